@@ -1,0 +1,75 @@
+"""Asynchronous client of OCA, Telkom Indonesia's SMS gateway: every error says whether the message may have been
+sent.
+"""
+
+from oca_sms_async._client import AsyncOcaSms
+from oca_sms_async._errors import (
+    AccountError,
+    AccountExpiredError,
+    ApiError,
+    ConnectionFailedError,
+    DeliveryUnknownError,
+    ExpiredError,
+    FieldError,
+    InternalError,
+    InvalidCredentialsError,
+    InvalidMessageError,
+    InvalidRequestError,
+    LimiterUnavailableError,
+    MissingAuthorizationError,
+    NotFoundError,
+    OcaSmsError,
+    QuotaExhaustedError,
+    RateLimitedError,
+    UnexpectedResponseError,
+    UserNotFoundError,
+)
+from oca_sms_async._lanes import Priority
+from oca_sms_async._limiter import LimiterStatistics, RateLimiter, TokenBucket, Unlimited
+from oca_sms_async._models import SendReceipt, Sms, SmsRecord
+from oca_sms_async._outcomes import BulkReport, Failed, Outcome, Sent, Skipped
+from oca_sms_async._retry import RetryPolicy
+from oca_sms_async._segments import Advice, Segments, check_message, segments
+from oca_sms_async._version import __version__
+
+__all__ = [
+    "AccountError",
+    "AccountExpiredError",
+    "Advice",
+    "ApiError",
+    "AsyncOcaSms",
+    "BulkReport",
+    "ConnectionFailedError",
+    "DeliveryUnknownError",
+    "ExpiredError",
+    "Failed",
+    "FieldError",
+    "InternalError",
+    "InvalidCredentialsError",
+    "InvalidMessageError",
+    "InvalidRequestError",
+    "LimiterStatistics",
+    "LimiterUnavailableError",
+    "MissingAuthorizationError",
+    "NotFoundError",
+    "OcaSmsError",
+    "Outcome",
+    "Priority",
+    "QuotaExhaustedError",
+    "RateLimitedError",
+    "RateLimiter",
+    "RetryPolicy",
+    "Segments",
+    "SendReceipt",
+    "Sent",
+    "Skipped",
+    "Sms",
+    "SmsRecord",
+    "TokenBucket",
+    "UnexpectedResponseError",
+    "Unlimited",
+    "UserNotFoundError",
+    "__version__",
+    "check_message",
+    "segments",
+]

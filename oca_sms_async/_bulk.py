@@ -1,0 +1,202 @@
+"""Many messages through one send: workers over one lazy iterator, one outcome for each message that was pulled."""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from operator import itemgetter
+from types import TracebackType
+from typing import Final, Self, cast
+
+from oca_sms_async._errors import (
+    AccountError,
+    ApiError,
+    ConnectionFailedError,
+    LimiterUnavailableError,
+    OcaSmsError,
+    UnexpectedResponseError,
+)
+from oca_sms_async._lanes import Priority
+from oca_sms_async._models import SendReceipt, Sms
+from oca_sms_async._outcomes import BulkReport, Failed, Outcome, Sent, Skipped
+from oca_sms_async._retry import Call
+
+Send = Callable[[Sms, Call], Awaitable[SendReceipt]]
+_END: Final = object()
+
+
+class _RefusedError(Exception):
+    """The run was stopped before this message's first byte."""
+
+
+class Bulk(AsyncIterator[Outcome]):
+    """One run of a bulk: an asynchronous context manager that hands itself out as the iterator over the outcomes.
+
+    `concurrency` workers pull messages; at most twice as many are pulled whose outcome was not taken yet.
+    `ValueError` and `TypeError` for arguments that cannot be worked with.
+    """
+
+    def __init__(self, send: Send, messages: Iterable[Sms] | AsyncIterable[Sms], concurrency: int) -> None:
+        if not (isinstance(concurrency, int) and concurrency >= 1):
+            raise ValueError("concurrency must be a whole number of at least 1")
+        self._next = _puller(messages)
+        self.stopped_by: OcaSmsError | None = None
+        self._send = send
+        self._concurrency = concurrency
+        self._room = asyncio.Semaphore(2 * concurrency)
+        self._one_at_a_time = asyncio.Lock()
+        self._pulled = 0
+        self._halted = False
+        self._aborted = False
+        self._bug: Exception | None = None
+        self._failed_connections = 0
+        self._calls = dict[asyncio.Task[None], Call | None]()
+        self._working = concurrency
+        self._outcomes = asyncio.Queue[tuple[int, Outcome] | None]()
+
+    async def __aenter__(self) -> Self:
+        for _ in range(self._concurrency):
+            task = asyncio.create_task(self._work())
+            self._calls[task] = None
+            task.add_done_callback(self._worker_ended)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Start nothing new and wait for what is on the wire; after an exception, cancel that as well."""
+        if kind is None:
+            self._halt()
+        else:
+            self._abort()
+        try:
+            await asyncio.wait(self._calls)
+        except asyncio.CancelledError:
+            self._abort()
+            await asyncio.wait(self._calls)
+            raise
+        if kind is None:
+            self._raise_bug()
+
+    async def __anext__(self) -> Outcome:
+        if (numbered := await self._next_numbered()) is None:
+            raise StopAsyncIteration
+        return numbered[1]
+
+    async def report(self) -> BulkReport:
+        """Return all outcomes that are still to come, in the order of their messages."""
+        numbered = list[tuple[int, Outcome]]()
+        while (one := await self._next_numbered()) is not None:
+            numbered.append(one)
+        numbered.sort(key=itemgetter(0))
+        return BulkReport(tuple(outcome for _, outcome in numbered), self.stopped_by)
+
+    async def _next_numbered(self) -> tuple[int, Outcome] | None:
+        """Return the next outcome, as it comes, with its message's place in the input; None after the last one."""
+        numbered = await self._outcomes.get()
+        if numbered is None:
+            self._outcomes.put_nowait(None)  # for whoever asks again
+            self._raise_bug()
+        else:
+            self._room.release()
+        return numbered
+
+    async def _work(self) -> None:
+        worker = cast(asyncio.Task[None], asyncio.current_task())
+        try:
+            while not self._halted and (pulled := await self._pull()) is not None:
+                number, sms = pulled
+                call = Call(Priority.BULK, admit=self._admit)
+                self._calls[worker] = call
+                outcome = await self._outcome(sms, call)
+                self._calls[worker] = None
+                self._outcomes.put_nowait((number, outcome))
+        except Exception as bug:  # noqa: BLE001 - whatever it is, it comes out as itself where the outcomes are taken
+            self._bug = self._bug or bug
+            self._abort()
+
+    async def _pull(self) -> tuple[int, Sms] | None:
+        await self._room.acquire()
+        async with self._one_at_a_time:  # an asynchronous generator must not be asked twice at once
+            sms = await self._next()
+            if sms is _END:
+                self._room.release()
+                return None
+            if not isinstance(sms, Sms):
+                raise TypeError(f"messages must yield Sms, not {type(sms).__name__}")
+            self._pulled += 1
+            return self._pulled - 1, sms
+
+    async def _outcome(self, sms: Sms, call: Call) -> Outcome:
+        """Send one message, and stop the run where its outcome says so."""
+        try:
+            receipt = await self._send(sms, call)
+        except OcaSmsError as error:
+            self._judge(error)
+            if isinstance(error, LimiterUnavailableError) and not error.attempts:
+                return Skipped(sms, self.stopped_by)
+            return Failed(sms, error.with_traceback(None))  # its frames would keep the request alive
+        except _RefusedError:
+            return Skipped(sms, self.stopped_by)
+        except asyncio.CancelledError:
+            if self._aborted or not self._halted:
+                raise
+            return Skipped(sms, self.stopped_by) if call.last is None else Failed(sms, call.settled(call.last))
+        self._failed_connections = 0
+        return Sent(sms, receipt)
+
+    async def _admit(self) -> None:
+        if self._halted:
+            raise _RefusedError
+
+    def _judge(self, error: OcaSmsError) -> None:
+        match error:
+            case AccountError() | LimiterUnavailableError():
+                self._halt(error)
+            case ConnectionFailedError():
+                self._failed_connections += 1
+                if self._failed_connections == self._concurrency:
+                    self._halt(error)
+            case ApiError() | UnexpectedResponseError():  # an answer, so this is no outage
+                self._failed_connections = 0
+
+    def _halt(self, reason: OcaSmsError | None = None) -> None:
+        """Start nothing new: whoever pulls, or waits for its turn or its next attempt, ends now, the others after
+        theirs.
+        """
+        if self._halted:
+            return
+        self._halted, self.stopped_by = True, reason
+        for worker, call in self._calls.items():
+            if call is not None:
+                call.last_attempt = True
+            if worker is not asyncio.current_task() and (call is None or not call.on_wire):
+                worker.cancel()
+
+    def _abort(self) -> None:
+        """Cancel everything, what is on the wire included."""
+        self._halted = self._aborted = True
+        for worker in self._calls:
+            if worker is not asyncio.current_task():
+                worker.cancel()
+
+    def _worker_ended(self, _: asyncio.Task[None]) -> None:
+        self._working -= 1
+        if not self._working:
+            self._outcomes.put_nowait(None)
+
+    def _raise_bug(self) -> None:
+        if self._bug is not None:
+            bug, self._bug = self._bug, None
+            raise bug
+
+
+def _puller(messages: Iterable[Sms] | AsyncIterable[Sms]) -> Callable[[], Awaitable[object]]:
+    """Return what pulls the next message, or `_END`, out of either kind of source."""
+    if isinstance(messages, AsyncIterable):
+        source = aiter(messages)
+        return lambda: anext(source, _END)
+    iterator = iter(messages)
+
+    async def pull() -> object:
+        return next(iterator, _END)
+
+    return pull

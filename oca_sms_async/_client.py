@@ -1,0 +1,260 @@
+"""The client: it checks, waits for its turn, sends, and says what became of it."""
+
+import asyncio
+import logging
+import math
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, Final, Self
+
+import attrs
+import httpx
+
+from oca_sms_async import _wire
+from oca_sms_async._bulk import Bulk
+from oca_sms_async._dispatch import Dispatcher
+from oca_sms_async._errors import ExpiredError, InvalidMessageError, NotFoundError
+from oca_sms_async._lanes import Priority
+from oca_sms_async._limiter import RateLimiter, TokenBucket
+from oca_sms_async._models import SendReceipt, Sms, SmsRecord
+from oca_sms_async._outcomes import BulkReport, Outcome
+from oca_sms_async._phone import check_region, e164, masked
+from oca_sms_async._retry import Call, RetryPolicy
+from oca_sms_async._settings import check_credentials, checked_url, options_from, positive_seconds
+
+_CLOCK_SKEW: Final = timedelta(minutes=2)
+
+_logger = logging.getLogger("oca_sms_async")
+
+
+class AsyncOcaSms:
+    """An asynchronous client of OCA's SMS Regular V1, for one account.
+
+    One client for an account and process keeps one rate limit; a client for each web request would keep none. It may
+    be made without a running loop. Leave it by `async with` or `aclose()`; afterwards a send is a `RuntimeError`.
+
+    `username`, an e-mail address, and `password` are the account's. `limiter` defaults to a `TokenBucket` of its own;
+    a limiter shared by several clients keeps one limit over all of them. `retry` says how HTTP 500 with code 13 is
+    repeated. `timeout` is in seconds for one attempt in total. A lent `http_client` is used as it is and never
+    closed. `allow_http` permits plain http beyond loopback. `region` is how a number without country code is read. A
+    value that cannot be worked with is a `ValueError` that names it and shows no secret.
+    """
+
+    def __init__(
+        self,
+        username: str,
+        password: str,
+        *,
+        base_url: str = _wire.BASE_URL,
+        limiter: RateLimiter | None = None,
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - a frozen value
+        timeout: float = 10.0,
+        http_client: httpx.AsyncClient | None = None,
+        allow_http: bool = False,
+        region: str = "ID",
+    ) -> None:
+        check_credentials(username, password)
+        check_region(region)
+        self._region = region
+        self._timeout = positive_seconds("timeout", timeout)
+        self._dispatcher = Dispatcher(
+            checked_url(base_url, allow_http=allow_http),
+            authorization=_wire.authorization(username, password),
+            limiter=TokenBucket() if limiter is None else limiter,
+            retry=retry,
+            lent=http_client,
+        )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ, **options: Any) -> Self:
+        """Return a client with what the environment says, and with `options` for the rest; an option given wins.
+
+        `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` are needed; `OCA_SMS_BASE_URL` and `OCA_SMS_ALLOW_HTTP` (1, true,
+        yes, on, or their opposites) may be there. `ValueError` names the variable that is missing or wrong.
+        """
+        return cls(**options_from(environ, options))
+
+    async def __aenter__(self) -> Self:
+        self._dispatcher.check_open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the client and its connections, those under a request too; a lent `http_client` stays open."""
+        await self._dispatcher.aclose()
+
+    def __repr__(self) -> str:
+        return f"<AsyncOcaSms {self._dispatcher!r}>"
+
+    async def send(
+        self,
+        phone: str,
+        message: str,
+        *,
+        expires_in: float | timedelta | None = None,
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> SendReceipt:
+        """Send one message and return the gateway's receipt; every failure is an `OcaSmsError`.
+
+        `phone` in any usual spelling. `expires_in` (seconds, or a timedelta) bounds the whole call, waiting and
+        repetitions included: what cannot be sent by then ends in an `ExpiredError`. Cancelling this from outside
+        gives no answer: then treat the message as possibly sent, or use `expires_in` instead.
+        """
+        self._dispatcher.check_open()
+        return await self._send(phone, message, Call(Priority(priority), _deadline_in(expires_in)))
+
+    async def history(self, *, timeout: float = 60.0) -> list[SmsRecord]:  # noqa: ASYNC109 - of one attempt, as the client's
+        """Return all that the gateway keeps, in its order; `timeout` in seconds for one attempt. An `OcaSmsError` if
+        not.
+        """
+        seconds = positive_seconds("timeout", timeout)
+        self._dispatcher.check_open()
+        return await self._dispatcher.request(_wire.history_request(), _query(), seconds=seconds)
+
+    async def status(self, msg_uid: str) -> SmsRecord:
+        """Return the record of one message; `NotFoundError` if there is none, or not yet, `ValueError` for a blank
+        id.
+        """
+        request = _wire.status_request(msg_uid)
+        self._dispatcher.check_open()
+        return await self._dispatcher.request(request, _query(), seconds=self._timeout)
+
+    async def wait_for_status(
+        self,
+        msg_uid: str,
+        statuses: Collection[str],
+        *,
+        timeout: float = 60.0,  # noqa: ASYNC109 - asking in between is this method's work
+        interval: float = 2.0,
+    ) -> SmsRecord:
+        """Ask every `interval` seconds until the status is one of `statuses`, and return the record.
+
+        A message that the gateway does not know yet is asked for again. `TimeoutError` after `timeout` seconds; any
+        other error of `status` as it is.
+        """
+        if isinstance(statuses, str):
+            raise TypeError("statuses must be a collection of words, such as {'sent'}, not one str")
+        if not statuses:
+            raise ValueError("statuses must hold at least one word")
+        positive_seconds("interval", interval)
+        try:
+            async with asyncio.timeout(positive_seconds("timeout", timeout)) as bound:
+                while True:
+                    try:
+                        record = await self.status(msg_uid)
+                    except NotFoundError:
+                        pass  # the gateway may lag behind its own receipt
+                    else:
+                        if record.status in statuses:
+                            return record
+                    await asyncio.sleep(interval)
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise TimeoutError(f"the message reached none of the statuses within {timeout} seconds") from None
+
+    async def find_in_history(self, sms: Sms, *, since: datetime) -> SmsRecord | None:
+        """Return the earliest record of this number and text made since then; None is no proof that it was not sent.
+
+        `since` must be aware and is taken two minutes earlier, because clocks differ. A record whose date cannot be
+        read counts, after all those with a date. `InvalidMessageError` for an impossible number, else as `history`.
+        """
+        if since.utcoffset() is None:
+            raise ValueError("since must be an aware datetime: give it a tzinfo")
+        number = self._number(sms.phone)
+        earliest = since - _CLOCK_SKEW
+        found = [
+            record
+            for record in await self.history()
+            if record.message_body == sms.message
+            and (record.created_at is None or record.created_at >= earliest)
+            and self._is(number, record.phone_number)
+        ]
+        return min(found, key=lambda record: (record.created_at is None, record.created_at or since), default=None)
+
+    def bulk(
+        self, messages: Iterable[Sms] | AsyncIterable[Sms], *, concurrency: int = 32
+    ) -> AbstractAsyncContextManager[AsyncIterator[Outcome]]:
+        """Return a context manager that sends while it is open and hands out an iterator over the outcomes as they
+        come.
+
+        `concurrency` messages are under way at once, in the lane that lets interactive ones pass; at most twice as
+        many are pulled from `messages` whose outcome was not taken. Each pulled message has exactly one outcome. The
+        run stops by itself when the account is refused, a shared limiter is gone or no connection comes about; what
+        it had not started is `Skipped`. Leaving the block ends what is on the wire and starts nothing new; leaving it
+        by an exception cancels. `ValueError` for a `concurrency` below 1.
+        """
+        return Bulk(self._send_sms, messages, concurrency)
+
+    async def send_many(self, messages: Iterable[Sms] | AsyncIterable[Sms], *, concurrency: int = 32) -> BulkReport:
+        """Send all messages as `bulk` does and return every outcome, in input order."""
+        async with Bulk(self._send_sms, messages, concurrency) as run:
+            return await run.report()
+
+    async def _send_sms(self, sms: Sms, call: Call) -> SendReceipt:
+        call.deadline = _deadline_at(sms.expires_at)
+        return await self._send(sms.phone, sms.message, call)
+
+    async def _send(self, phone: str, message: str, call: Call) -> SendReceipt:
+        number = self._number(phone)
+        _check_message(message)
+        try:
+            receipt = await self._dispatcher.request(_wire.send_request(number, message), call, seconds=self._timeout)
+        except asyncio.CancelledError:
+            if call.doubt:
+                _logger.warning("cancelled phone=%s: the message may have been sent", masked(number))
+            raise
+        return attrs.evolve(receipt, attempts=call.attempts)
+
+    def _number(self, phone: str) -> str:
+        try:
+            return e164(phone, self._region)
+        except ValueError as error:
+            raise InvalidMessageError(str(error)) from None
+
+    def _is(self, number: str, written: str) -> bool:
+        try:
+            return e164(written, self._region) == number
+        except ValueError:
+            return False
+
+
+def _query() -> Call:
+    """Return a call that asks, in the bulk lane, so that polling never delays a one-time password."""
+    return Call(Priority.BULK, sends=False)
+
+
+def _check_message(message: str) -> None:
+    if not isinstance(message, str) or not message.strip():
+        raise InvalidMessageError("message must be a str that is not blank")
+    try:
+        message.encode()
+    except UnicodeEncodeError:
+        raise InvalidMessageError("message holds half of a surrogate pair, which no gateway can take") from None
+
+
+def _deadline_in(expires_in: float | timedelta | None) -> float | None:
+    """Return a deadline in the loop's time."""
+    if expires_in is None:
+        return None
+    seconds = expires_in.total_seconds() if isinstance(expires_in, timedelta) else expires_in
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        raise InvalidMessageError("expires_in must be a finite number of seconds, or a timedelta")
+    if seconds <= 0:
+        raise ExpiredError("expires_in is not above 0: the message has expired already")
+    return asyncio.get_running_loop().time() + seconds
+
+
+def _deadline_at(expires_at: datetime | None) -> float | None:
+    if expires_at is None:
+        return None
+    if not isinstance(expires_at, datetime) or expires_at.utcoffset() is None:
+        raise InvalidMessageError("expires_at must be an aware datetime: give it a tzinfo")
+    return _deadline_in(max(expires_at - datetime.now(UTC), timedelta()))

@@ -1,0 +1,123 @@
+"""A request's way, always the same: slot, limiter, transport, parse; and round again where the retry policy says so."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Final, TypeVar
+
+import httpx
+
+from oca_sms_async._errors import ApiError, ExpiredError, RateLimitedError, freed
+from oca_sms_async._lanes import Slots
+from oca_sms_async._limiter import RateLimiter
+from oca_sms_async._retry import Call, RetryPolicy, repeated
+from oca_sms_async._transport import Connections, exchange
+from oca_sms_async._version import __version__
+from oca_sms_async._wire import Request
+
+MAX_IN_FLIGHT: Final = 256
+_LARGE: Final = 2**20
+_PAUSE: Final = 1.0  # seconds, where the gateway refuses by its rate limit and does not say for how long
+
+_T = TypeVar("_T")
+
+
+class Dispatcher:
+    """Takes requests to the gateway, at most `MAX_IN_FLIGHT` at once and no more than the limiter lets through."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        authorization: str,
+        limiter: RateLimiter,
+        retry: RetryPolicy,
+        lent: httpx.AsyncClient | None,
+    ) -> None:
+        self._base_url = base_url
+        self._limiter = limiter
+        self._retry = retry
+        self._slots = Slots(MAX_IN_FLIGHT)
+        self._owned = lent is None
+        self._client = lent or httpx.AsyncClient(transport=Connections(httpx.URL(base_url)), trust_env=False)
+        self._headers = httpx.Headers(self._client.headers)  # what a lent client always sends goes with ours
+        self._headers.update(
+            {
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip",
+                "Authorization": authorization,
+                "User-Agent": f"oca-sms-async/{__version__}",
+            }
+        )
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"{self._base_url} {'closed' if self._closed else 'open'}"
+
+    def check_open(self) -> None:
+        """Raise `RuntimeError` once there is nothing left to send with."""
+        if self._closed:
+            raise RuntimeError("this client is closed")
+        if self._client.is_closed:
+            raise RuntimeError("the http_client that was lent to this client is closed")
+
+    async def aclose(self) -> None:
+        """Close the connections, those under a request too, unless they were lent."""
+        self._closed = True
+        if self._owned:
+            await self._client.aclose()
+
+    async def request(self, request: Request[_T], call: Call, *, seconds: float) -> _T:
+        """Return what the gateway answers, each attempt within `seconds`; or raise the one error of the whole call."""
+        return await repeated(lambda: self._attempt(request, call, seconds), policy=self._retry, call=call)
+
+    async def _attempt(self, request: Request[_T], call: Call, seconds: float) -> _T:
+        # The slot comes first: nothing may wait for a connection once it has its token, or a stall of the gateway would
+        # end in a burst above the limit.
+        with _refusal_as_expiry():
+            await self._slots.acquire(call.priority, call.deadline)
+        try:
+            with _refusal_as_expiry():
+                await self._limiter.acquire(priority=call.priority, deadline=call.deadline)
+            if not call.attempts:
+                await call.admit()
+            self.check_open()
+            if call.deadline is not None and asyncio.get_running_loop().time() >= call.deadline:
+                raise ExpiredError("the message expired before its request was started")
+            call.attempts += 1
+            call.on_wire = True
+            reply = await exchange(
+                self._client, self._http(request), seconds=seconds, deadline=call.deadline, max_body=request.max_body
+            )
+        except asyncio.CancelledError:
+            call.doubt = call.doubt or call.on_wire
+            raise
+        finally:
+            call.on_wire = False
+            self._slots.release()
+        try:
+            if reply.body is not None and len(reply.body) > _LARGE:  # a history; nobody else should wait for it
+                return await asyncio.to_thread(request.parse, *reply)
+            return request.parse(*reply)
+        except ApiError as refusal:
+            if refusal.status_code == 429 or isinstance(refusal, RateLimitedError):
+                self._limiter.pause((isinstance(refusal, RateLimitedError) and refusal.retry_after) or _PAUSE)
+            raise
+
+    def _http(self, request: Request[_T]) -> httpx.Request:
+        typed = {"Content-Type": "application/json"} if request.body is not None else {}
+        return httpx.Request(
+            request.method,
+            self._base_url + request.path,
+            headers={**self._headers, **typed},
+            content=request.body,
+        )
+
+
+@contextlib.contextmanager
+def _refusal_as_expiry() -> Iterator[None]:
+    """Turn the `TimeoutError` with which slots and limiters refuse into the library's own."""
+    try:
+        yield
+    except TimeoutError as refusal:
+        raise ExpiredError("the message would expire before its turn to be sent") from freed(refusal)

@@ -1,0 +1,238 @@
+"""What can go wrong, and for each error the one answer that counts: may this message have been sent?
+
+OcaSmsError                          the root, never raised itself
+├── InvalidMessageError              (ValueError) the message cannot be sent as it is; nothing was
+├── ExpiredError                     (TimeoutError) its time ran out before it was answered
+├── LimiterUnavailableError          a shared limiter's server does not answer
+├── ConnectionFailedError            proof that no byte left
+├── DeliveryUnknownError             trouble once a request may have been on its way
+├── UnexpectedResponseError          a success that is not what the gateway documents
+└── ApiError                         the gateway refused
+    ├── InternalError                HTTP 500 with code 13, the only one that is tried again
+    ├── InvalidRequestError          code 39: number, text or template
+    ├── RateLimitedError             HTTP 429 or code 9
+    ├── NotFoundError                no such message
+    └── AccountError                 the account, not the message, is refused
+        ├── InvalidCredentialsError    code 17
+        ├── MissingAuthorizationError  code 19
+        ├── UserNotFoundError          code 41
+        ├── AccountExpiredError        code 51
+        └── QuotaExhaustedError        code 55
+
+`str`, `repr` and `args` hold only words of this library; what the gateway wrote is in `ApiError.text` and
+`FieldError.msg` alone.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import attrs
+
+# h11 quotes the bytes it could not read, and a gateway may have echoed a message in them.
+_QUOTED_BYTES = re.compile(r"b['\"].*", re.DOTALL)
+_DIGIT_RUNS = re.compile(r"\d{4,}")
+
+
+class OcaSmsError(Exception):
+    """The root of every error of this library.
+
+    `may_have_been_sent` is about the message, not about the last attempt: True as soon as one attempt of the call may
+    have been taken by the gateway. `attempts` counts the requests that were started; 0 means that nothing was.
+    """
+
+    may_have_been_sent: bool = False
+    attempts: int = 0
+
+    def __init__(self, message: str = "", *, may_have_been_sent: bool | None = None, attempts: int = 0) -> None:
+        super().__init__(message)
+        if may_have_been_sent is not None:
+            self.may_have_been_sent = may_have_been_sent
+        self.attempts = attempts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own way calls the class with `args` alone, which the richer constructors below would misread.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+class InvalidMessageError(OcaSmsError, ValueError):
+    """The message cannot be sent as it is: empty text, impossible number, naive `expires_at`. Nothing was sent."""
+
+
+class ExpiredError(OcaSmsError, TimeoutError):
+    """The message's `expires_in` or `expires_at` passed, or would pass before its turn or its next attempt comes."""
+
+
+class LimiterUnavailableError(OcaSmsError):
+    """A shared limiter's server does not answer, so nobody knows whether a request would be within the limit."""
+
+
+class ConnectionFailedError(OcaSmsError):
+    """No connection to the gateway came about; it is proven that no byte of the request left."""
+
+
+class DeliveryUnknownError(OcaSmsError):
+    """Trouble came once a request may have been on its way, time-out included: look the message up before sending
+    again.
+    """
+
+    may_have_been_sent = True
+
+
+class UnexpectedResponseError(OcaSmsError):
+    """The gateway answered with a success whose body is not what it documents, so it may well have taken the
+    message.
+    """
+
+    may_have_been_sent = True
+
+
+@attrs.frozen
+class FieldError:
+    """One field that the gateway refused: its name, the gateway's words (long digit runs starred), and where it
+    stood.
+    """
+
+    param: str
+    msg: str = attrs.field(repr=False)
+    location: str
+
+
+class ApiError(OcaSmsError):
+    """The gateway refused the request.
+
+    `status_code` is the HTTP status, `code` the gateway's own (None: none was given), `text` its words with runs of
+    four or more digits starred, `fields` the fields it complained of. Unless told otherwise, only a 4xx other than
+    408 and 499 proves that the message was not taken.
+    """
+
+    meaning: ClassVar[str] = "the gateway refused the request"
+
+    def __init__(
+        self,
+        status_code: int,
+        code: int | None = None,
+        text: str = "",
+        fields: tuple[FieldError, ...] = (),
+        *,
+        may_have_been_sent: bool | None = None,
+        attempts: int = 0,
+    ) -> None:
+        # A code of four digits and more is none of the gateway's: it could be a number or a one-time password.
+        coded = "" if code is None or not -1000 < code < 1000 else f", code {code}"
+        if may_have_been_sent is None:
+            may_have_been_sent = not 400 <= status_code < 500 or status_code in {408, 499}
+        super().__init__(
+            f"{self.meaning} (HTTP {status_code}{coded})", may_have_been_sent=may_have_been_sent, attempts=attempts
+        )
+        self.status_code = status_code
+        self.code = code
+        self.text = text
+        self.fields = fields
+
+
+class InternalError(ApiError):
+    """HTTP 500 with code 13, «usually a temporary error in server»: tried again, and the message may be doubled by
+    that.
+    """
+
+    meaning = "the gateway had an internal error"
+
+
+class InvalidRequestError(ApiError):
+    """Code 39: a parameter is missing or wrong, the text does not match the account's template, or the number is
+    refused.
+    """
+
+    meaning = "the gateway refused a parameter: number, text or template"
+
+
+class RateLimitedError(ApiError):
+    """HTTP 429 or code 9: too many requests. `retry_after` is in seconds, from 0 to 60; None if the gateway did not
+    say.
+    """
+
+    meaning = "the gateway's rate limit was exceeded"
+    retry_after: float | None = None
+
+
+class NotFoundError(ApiError):
+    """HTTP 404 on the history or a status: the gateway has no such message, or not yet."""
+
+    meaning = "the gateway knows no such message"
+
+
+class AccountError(ApiError):
+    """The account is refused, not the message: no other message will fare better until somebody mends that."""
+
+    meaning = "the gateway refused the account"
+
+
+class InvalidCredentialsError(AccountError):
+    """Code 17: the username or the password is missing or wrong."""
+
+    meaning = "the gateway refused the username or the password"
+
+
+class MissingAuthorizationError(AccountError):
+    """Code 19: the Authorization header did not arrive as it should."""
+
+    meaning = "the gateway did not get the Authorization header"
+
+
+class UserNotFoundError(AccountError):
+    """Code 41: the gateway has no settings for this user."""
+
+    meaning = "the gateway has no settings for this user"
+
+
+class AccountExpiredError(AccountError):
+    """Code 51: the account has expired."""
+
+    meaning = "the account has expired"
+
+
+class QuotaExhaustedError(AccountError):
+    """Code 55: the account's quota is used up."""
+
+    meaning = "the account's quota is used up"
+
+
+def digits_masked(text: str) -> str:
+    """Return a text in which each run of four or more digits is starred: it may be a number or a one-time password."""
+    return _DIGIT_RUNS.sub("****", text)
+
+
+def chain(cause: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and all that it came from, those in groups included, each once."""
+    waiting, seen = [cause], set[int]()
+    while waiting:
+        link = waiting.pop(0)
+        if id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            waiting += [e for e in (link.__cause__, link.__context__) if e is not None]
+            waiting += link.exceptions if isinstance(link, BaseExceptionGroup) else ()
+
+
+def freed(cause: BaseException) -> BaseException:
+    """Return an exception, to be chained as a cause, freed of all that it and its own causes hold of the message.
+
+    httpx's hold the request (body and credentials), json's the whole document, a traceback's frames both, and the
+    text of a protocol error the bytes that could not be read.
+    """
+    for link in chain(cause):
+        link.__traceback__ = None
+        for name in ("_request", "doc"):
+            if name in vars(link):
+                setattr(link, name, None)
+        if not isinstance(link, OSError):  # these say only what the system said, and keep it elsewhere than in args
+            link.args = tuple(digits_masked(_QUOTED_BYTES.sub("…", a)) if isinstance(a, str) else a for a in link.args)
+    return cause
+
+
+def _restored(cls: type[OcaSmsError], args: tuple[Any, ...], state: dict[str, Any]) -> OcaSmsError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error

@@ -1,0 +1,191 @@
+"""How many requests may start, and when: the token bucket, pure arithmetic apart from the waiting."""
+
+import asyncio
+import math
+from typing import Final, Protocol
+
+from attrs import define, frozen
+
+from oca_sms_async._lanes import Lanes, Priority
+
+# A part in a billion slower than asked, so that rounding can never let through one request too many.
+_ROUNDING: Final = 1 - 1e-9
+
+
+class RateLimiter(Protocol):
+    """What the client asks of a limiter; write your own, or take `TokenBucket` or `Unlimited`."""
+
+    async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+        """Return when one request may start; `TimeoutError` if that would be after `deadline`, in the loop's own
+        time.
+        """
+        ...
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody through for so many seconds: the gateway said 429."""
+        ...
+
+
+@frozen
+class LimiterStatistics:
+    """A limiter at one moment: requests `granted` and `refused` (for their deadline) since it was made, requests
+    `waiting`, `tokens` in the bucket, and the seconds that it is still `paused_for`.
+    """
+
+    granted: int
+    refused: int
+    waiting: int
+    tokens: float
+    paused_for: float
+
+
+class Unlimited:
+    """No limit and no pauses: for tests, and for a gateway of one's own."""
+
+    async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+        """Return at once; `TimeoutError` if `deadline` has passed already."""
+        del priority  # nobody waits, so nobody goes first
+        if deadline is not None and asyncio.get_running_loop().time() > deadline:
+            raise TimeoutError("the deadline has passed")
+
+    def pause(self, seconds: float) -> None:
+        """Do nothing."""
+
+
+class TokenBucket:
+    """A limit that holds in every window: at most `capacity + rate·w` requests in any `w` seconds.
+
+    `rate` is in requests per second, `capacity` (≥ 1) the burst that a full bucket lets through at once. The default
+    keeps about 100 ms of jitter on the way clear of a gateway that counts 25 in any second. A request is counted when
+    `acquire` returns; first come, first served within a priority. An event loop's timers are no finer than a
+    millisecond: above some hundred a second, give a capacity of a few to make full use of the rate.
+
+    It may be made without a running loop and be used in one loop after another; the level carries over. Wrong
+    arguments are a `ValueError`.
+    """
+
+    def __init__(self, rate: float = 22.0, capacity: float = 1.0) -> None:
+        if not (math.isfinite(rate) and rate > 0):
+            raise ValueError("rate must be a finite number of requests per second above 0")
+        if not (math.isfinite(capacity) and capacity >= 1):
+            raise ValueError("capacity must be a finite number of at least 1")
+        self.rate = rate
+        self.capacity = capacity
+        self._level = _Level(rate=rate * _ROUNDING, capacity=capacity, tokens=capacity)
+        self._lanes = Lanes(self._take, self._rouse)
+        self._timer: asyncio.TimerHandle | None = None
+        self._refused = 0
+        self._granted = 0
+
+    async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+        """Return when one request may start.
+
+        `deadline` is in the loop's time; where the token would come after it, `TimeoutError` is raised at once, and
+        where later arrivals push this one behind it, by the deadline at the latest.
+        """
+        now = self._now()
+        if deadline is not None and self._level.ready_at(now, self._lanes.ahead(priority)) > deadline:
+            self._refused += 1
+            raise TimeoutError("no token comes before the deadline")
+        try:
+            await self._lanes.turn(priority, deadline)
+        except TimeoutError:
+            self._refused += 1
+            raise
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody through for so many seconds from now; a longer pause that is on already stays."""
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise ValueError("seconds must be a finite number of at least 0")
+        self._level.pause(self._now(), seconds)
+
+    def statistics(self) -> LimiterStatistics:
+        """Return what the limiter has done and what waits in it, as a frozen value."""
+        now = self._level.as_of if self._lanes.loop is None else self._lanes.loop.time()
+        return LimiterStatistics(
+            granted=self._granted,
+            refused=self._refused,
+            waiting=len(self._lanes),
+            tokens=self._level.tokens_at(now),
+            paused_for=max(0.0, self._level.paused_until - now),
+        )
+
+    def __repr__(self) -> str:
+        now = self.statistics()
+        return f"<TokenBucket rate={self.rate} capacity={self.capacity} tokens={now.tokens:.2f} waiting={now.waiting}>"
+
+    def _now(self) -> float:
+        fresh = self._lanes.enter_loop()
+        now = asyncio.get_running_loop().time()
+        if fresh:
+            self._timer = None  # it belonged to the loop before
+            self._level.rebase(now)
+        return now
+
+    def _take(self) -> bool:
+        taken = self._level.take(asyncio.get_running_loop().time())
+        self._granted += taken
+        return taken
+
+    def _rouse(self) -> None:
+        """See to it that the first waiter looks again when its token is there.
+
+        A token's time only ever moves back (others take, somebody pauses), so a timer that is set already is early
+        enough.
+        """
+        if not self._lanes:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        elif self._timer is None:
+            loop = asyncio.get_running_loop()
+            now = loop.time()
+            if self._level.has_token(now):
+                self._lanes.wake()
+            else:
+                # Later than now by at least one step of the clock, or a rounding could make this spin for ever.
+                when = max(self._level.ready_at(now), math.nextafter(now, math.inf))
+                self._timer = loop.call_at(when, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._lanes.wake()
+
+
+@define
+class _Level:
+    """The arithmetic of a bucket: tokens as a function of time, without any waiting."""
+
+    rate: float
+    capacity: float
+    tokens: float
+    as_of: float = 0.0
+    paused_until: float = -math.inf
+
+    def tokens_at(self, now: float) -> float:
+        return min(self.capacity, self.tokens + max(0.0, now - self.as_of) * self.rate)
+
+    def has_token(self, now: float) -> bool:
+        return now >= self.paused_until and self.tokens_at(now) >= 1
+
+    def take(self, now: float) -> bool:
+        if not self.has_token(now):
+            return False
+        self.tokens, self.as_of = self.tokens_at(now) - 1, now
+        return True
+
+    def ready_at(self, now: float, ahead: int = 0) -> float:
+        """Return when the token comes that is left after so many others have taken theirs."""
+        start = max(now, self.paused_until)
+        return start + max(0.0, ahead + 1 - self.tokens_at(start)) / self.rate
+
+    def pause(self, now: float, seconds: float) -> None:
+        self.tokens, self.as_of = self.tokens_at(now), now
+        self.paused_until = max(self.paused_until, now + seconds)
+
+    def rebase(self, now: float) -> None:
+        """Go on with another loop's clock, whose zero may be elsewhere: the time between the loops counts for
+        nothing.
+        """
+        self.paused_until += now - self.as_of
+        self.as_of = now

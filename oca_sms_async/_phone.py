@@ -1,0 +1,51 @@
+"""Recipients' numbers: how they are read, how they go out (E.164), and how little of them is ever shown."""
+
+import re
+from typing import Final
+
+import phonenumbers
+from phonenumbers import PhoneNumberFormat, PhoneNumberType, ValidationResult
+
+# ASCII only, and a plus only in front. phonenumbers alone would read letters as digits («0812 ABCD EFGH» is somebody's
+# number) and drop an extension without a word; either way the message reaches a stranger.
+_WRITTEN: Final = re.compile(r"[ (]*+\+?[0-9 .()\-]+")
+
+
+def e164(phone: str, region: str) -> str:
+    """Return a recipient's number as E.164 with its plus; `ValueError` says what is wrong and never shows the number.
+
+    `region` (ISO 3166-1 alpha-2) is how a number without country code is read. The length must be possible for a mobile
+    number of its country; prefixes are not looked at, because new ones appear and real customers have them.
+    """
+    if not isinstance(phone, str):
+        raise ValueError("phone must be a str, such as '+6281234567890'")  # noqa: TRY004 - bad input is a ValueError
+    if not _WRITTEN.fullmatch(phone):
+        raise ValueError("phone may hold digits, a leading '+', spaces and '-', '.', '(', ')', nothing else")
+    try:
+        number = phonenumbers.parse(phone, region)
+    except phonenumbers.NumberParseException:
+        raise ValueError("phone is not a possible number: give the country code and the whole number") from None
+    possible = phonenumbers.is_possible_number_for_type_with_reason(number, PhoneNumberType.MOBILE)
+    if possible != ValidationResult.IS_POSSIBLE or _keeps_trunk_zero(number):
+        raise ValueError("phone is not a possible mobile number of its country: count its digits")
+    return phonenumbers.format_number(number, PhoneNumberFormat.E164)
+
+
+def check_region(region: str) -> None:
+    """Raise `ValueError` for a region that phonenumbers does not know."""
+    if region not in phonenumbers.SUPPORTED_REGIONS:
+        raise ValueError("region must be an ISO 3166-1 alpha-2 country code in capitals, such as 'ID'")
+
+
+def masked(phone: str) -> str:
+    """Return a number of which the last three digits are left, for logs and reprs."""
+    return "*" * (len(phone) - 3) + phone[-3:] if len(phone) > 7 else "*" * len(phone)
+
+
+def _keeps_trunk_zero(number: phonenumbers.PhoneNumber) -> bool:
+    """Tell whether a dialling zero was taken for part of the number, as in «0062 812 …», which Indonesia cannot
+    dial.
+    """
+    region = phonenumbers.region_code_for_country_code(number.country_code or 0)
+    country = phonenumbers.PhoneMetadata.metadata_for_region(region, None)
+    return bool(number.italian_leading_zero) and country is not None and country.national_prefix == "0"

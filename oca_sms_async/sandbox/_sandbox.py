@@ -1,0 +1,58 @@
+"""The sandbox as users meet it: a gateway that can be served on a socket or called in process."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Self
+
+import attrs
+
+from oca_sms_async.sandbox._gateway import Gateway
+
+try:
+    from starlette.applications import Starlette
+
+    from oca_sms_async.sandbox._routes import PREFIX, application
+    from oca_sms_async.sandbox._serving import listening
+except ModuleNotFoundError as missing:
+    raise ImportError('The sandbox needs its extra: pip install "oca-sms-async[sandbox]"') from missing
+
+
+@attrs.define(kw_only=True, eq=False)
+class Sandbox(Gateway):
+    """An SMS gateway with one account: `username`, `password`, and the `inbox` of what it accepted.
+
+    Its knobs are plain attributes that may be set at construction or at any time afterwards: `quota` (segments left;
+    None: no limit), `expired`, `unknown_user`, `template` (a regular expression that the whole text must match),
+    `refused_numbers` (any spelling), `internal_error_rate` (the share of sends answered 500 with code 13, drawn from
+    `seed`), `internal_errors` (so many of the next sends are answered 500 with code 13; counts down) and `latency`
+    (seconds before each answer; a message is delivered before they begin). `ValueError` names a knob with a bad value.
+    """
+
+    _base_url: str | None = attrs.field(init=False, default=None)
+
+    @property
+    def base_url(self) -> str:
+        """Where the sandbox is served, such as `http://127.0.0.1:43210/api/v1`; `RuntimeError` while it is not."""
+        if self._base_url is None:
+            raise RuntimeError("The sandbox has a base_url only while it is served: async with sandbox.serve(): ...")
+        return self._base_url
+
+    @asynccontextmanager
+    async def serve(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Self]:
+        """Serve on a socket for the length of an `async with` block; port 0 is any free one.
+
+        The server runs in the caller's event loop. `RuntimeError` when it is served already, `OSError` when the
+        address cannot be had. The inbox outlives the block.
+        """
+        if self._base_url is not None:
+            raise RuntimeError(f"The sandbox is served already, at {self._base_url}: a second one is Sandbox() again")
+        async with listening(self.asgi(), host, port) as origin:
+            self._base_url = origin + PREFIX
+            try:
+                yield self
+            finally:
+                self._base_url = None
+
+    def asgi(self) -> Starlette:
+        """Return the gateway as an ASGI application, for `httpx.ASGITransport`; its paths begin with `/api/v1`."""
+        return application(self)

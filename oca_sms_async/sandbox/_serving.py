@@ -1,0 +1,97 @@
+"""A uvicorn server within the caller's event loop, gone without a trace when its block ends."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Generator
+from typing import Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+_BACKLOG: Final = 2048  # connections; a cold burst of a whole service fits
+_CYCLES: Final = 8  # of the event loop; asyncio needs two or three to make a connection known that it accepted
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
+
+
+@contextlib.asynccontextmanager
+async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
+    """Serve `app` until the block ends, however it ends; yield the origin (`http://host:port`) to reach it at.
+
+    Port 0 is any free one. `OSError` when the address cannot be had. Who still waits for an answer when the block ends
+    finds the connection closed.
+    """
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http="h11",  # the same behaviour on every machine, whatever else is installed there
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            backlog=_BACKLOG,
+        )
+    )
+    # It listens before the block is entered: a connection that comes before uvicorn is ready waits in the backlog.
+    with _listener(host, port) as listener:
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            reached_at = _LOOPBACK.get(host, host)
+            yield f"http://{f'[{reached_at}]' if ':' in reached_at else reached_at}:{listener.getsockname()[1]}"
+        finally:
+            server.leaving.set()
+            await _ended(serving)
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    unspecific = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    # asyncio sets TCP_NODELAY only on sockets that say that they are TCP; without it each answer would take 40 ms.
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=unspecific.detach())
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its polling, its graceful end, and its hands on the caller's signal handlers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.leaving = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    async def main_loop(self) -> None:
+        # asyncio.run cancels every task when it ends; a server that obeyed would leave its listener open.
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.leaving.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # asyncio forgets, and leaves open, a connection that it accepts in the cycle in which its server is closed.
+        # So it stops accepting first, and the server is closed when what was accepted is known.
+        for listener in sockets or ():
+            with contextlib.suppress(NotImplementedError):  # the event loop of Windows has no readers
+                asyncio.get_running_loop().remove_reader(listener)
+        for _ in range(_CYCLES):
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()  # only latency keeps a request waiting, perhaps for an hour
+            await asyncio.sleep(0)
+        for server in self.servers:
+            server.close()
+        # Requests that have just learnt that nobody listens; uvicorn has logged what they raised, if they did.
+        await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Wait for a task that is about to end, even when cancelled meanwhile: nothing of it may outlive the block."""
+    interruption: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as cancelled:
+            interruption = cancelled
+    if interruption is not None:
+        raise interruption
+    task.result()

@@ -1,0 +1,28 @@
+"""What all tests share: a sandbox on a real socket, and a client on it that does not wait."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from oca_sms_async import AsyncOcaSms, RetryPolicy, Unlimited
+from oca_sms_async.sandbox import Sandbox
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """A sandbox, served on a free port."""
+    async with Sandbox().serve() as served:
+        yield served
+
+
+@pytest.fixture
+async def client(sandbox: Sandbox) -> AsyncIterator[AsyncOcaSms]:
+    """A client of that sandbox, without a limit and without waits between attempts."""
+    async with AsyncOcaSms(
+        sandbox.username,
+        sandbox.password,
+        base_url=sandbox.base_url,
+        limiter=Unlimited(),
+        retry=RetryPolicy(initial_wait=0, max_wait=0),
+    ) as opened:
+        yield opened

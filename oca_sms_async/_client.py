@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import os
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,7 @@ from oca_sms_async._retry import Call, RetryPolicy
 from oca_sms_async._settings import check_credentials, checked_url, options_from, positive_seconds
 
 _CLOCK_SKEW: Final = timedelta(minutes=2)
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 _logger = logging.getLogger("oca_sms_async")
 
@@ -217,7 +219,8 @@ class AsyncOcaSms:
         try:
             return e164(phone, self._region)
         except ValueError as error:
-            raise InvalidMessageError(str(error)) from None
+            reason = str(error)
+        raise InvalidMessageError(reason)  # out here, for the other one's frames hold the number
 
     def _is(self, number: str, written: str) -> bool:
         try:
@@ -234,10 +237,8 @@ def _query() -> Call:
 def _check_message(message: str) -> None:
     if not isinstance(message, str) or not message.strip():
         raise InvalidMessageError("message must be a str that is not blank")
-    try:
-        message.encode()
-    except UnicodeEncodeError:
-        raise InvalidMessageError("message holds half of a surrogate pair, which no gateway can take") from None
+    if _SURROGATE.search(message):
+        raise InvalidMessageError("message holds half of a surrogate pair, which no gateway can take")
 
 
 def _deadline_in(expires_in: float | timedelta | None) -> float | None:

@@ -39,7 +39,13 @@ class Dispatcher:
         self._retry = retry
         self._slots = Slots(MAX_IN_FLIGHT)
         self._owned = lent is None
-        self._client = lent or httpx.AsyncClient(transport=Connections(httpx.URL(base_url)), trust_env=False)
+        # httpx's time-outs start anew with every byte, and its default of 5 s would end an attempt before its time; what
+        # bounds an attempt is `exchange`.
+        self._client = lent or httpx.AsyncClient(
+            transport=Connections(httpx.URL(base_url)),
+            timeout=None,  # noqa: S113 - see above
+            trust_env=False,
+        )
         self._headers = httpx.Headers(self._client.headers)  # what a lent client always sends goes with ours
         self._headers.update(
             {

@@ -1,5 +1,6 @@
 """Recipients' numbers: how they are read, how they go out (E.164), and how little of them is ever shown."""
 
+import contextlib
 import re
 from typing import Final
 
@@ -21,10 +22,11 @@ def e164(phone: str, region: str) -> str:
         raise ValueError("phone must be a str, such as '+6281234567890'")  # noqa: TRY004 - bad input is a ValueError
     if not _WRITTEN.fullmatch(phone):
         raise ValueError("phone may hold digits, a leading '+', spaces and '-', '.', '(', ')', nothing else")
-    try:
+    number = None
+    with contextlib.suppress(phonenumbers.NumberParseException):
         number = phonenumbers.parse(phone, region)
-    except phonenumbers.NumberParseException:
-        raise ValueError("phone is not a possible number: give the country code and the whole number") from None
+    if number is None:
+        raise ValueError("phone is not a possible number: give the country code and the whole number")
     possible = phonenumbers.is_possible_number_for_type_with_reason(number, PhoneNumberType.MOBILE)
     if possible != ValidationResult.IS_POSSIBLE or _keeps_trunk_zero(number):
         raise ValueError("phone is not a possible mobile number of its country: count its digits")

@@ -1,13 +1,16 @@
 """What a client is told at its construction, checked: each `ValueError` names the field and shows no secret's value."""
 
+import contextlib
 import ipaddress
 import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import SplitResult, urlsplit
+
+import httpx
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _SWITCHES: Final = {
     "1": True,
     "true": True,
@@ -22,29 +25,33 @@ _SWITCHES: Final = {
 
 def check_credentials(username: str, password: str) -> None:
     """Raise `ValueError` for what HTTP Basic cannot carry."""
-    if not (isinstance(username, str) and username):
-        raise ValueError("username must be a str that is not empty")
+    for name, value in (("username", username), ("password", password)):
+        if not (isinstance(value, str) and value):
+            raise ValueError(f"{name} must be a str that is not empty")
+        if _SURROGATE.search(value):
+            raise ValueError(f"{name} must hold no lone surrogate, which stands for a byte that is not UTF-8")
     if ":" in username or _CONTROL.search(username):
         raise ValueError("username must hold no colon and no control character")
-    if not (isinstance(password, str) and password):
-        raise ValueError("password must be a str that is not empty")
 
 
 def checked_url(base_url: str, *, allow_http: bool) -> str:
     """Return the base URL without its last slash; `ValueError` unless it is https, or http where that is allowed."""
-    try:
-        parts = urlsplit(base_url)
-        host = parts.hostname or ""
-        _ = parts.port  # a ValueError where it is no number
-    except (ValueError, AttributeError, TypeError):
-        raise ValueError("base_url must be a URL such as 'https://sms.example.com/api/v1'") from None
-    if not host or _CONTROL.search(base_url) or " " in base_url:
+    url = None
+    with contextlib.suppress(httpx.InvalidURL, TypeError):  # their texts may quote what is wrong
+        url = httpx.URL(base_url)
+    if url is None or not url.scheme or not url.host or " " in base_url:
         raise ValueError("base_url must be a URL such as 'https://sms.example.com/api/v1'")
-    if parts.username is not None or parts.password is not None:
+    if url.userinfo:
         raise ValueError("base_url must hold no credentials: give them as username and password")
-    if parts.query or parts.fragment:
+    if url.query or url.fragment:
         raise ValueError("base_url must hold no query and no fragment")
-    _check_scheme(parts, host, allow_http=allow_http)
+    if url.scheme == "http" and not (allow_http or _is_loopback(url.host)):
+        raise ValueError(
+            "base_url must be https: plain http beyond this machine would show the password to everybody; "
+            "allow_http=True permits it all the same"
+        )
+    if url.scheme not in {"http", "https"}:
+        raise ValueError("base_url must begin with https://")
     return base_url.rstrip("/")
 
 
@@ -70,17 +77,6 @@ def options_from(environ: Mapping[str, str], options: Mapping[str, Any]) -> dict
             raise ValueError(f"OCA_SMS_ALLOW_HTTP must be one of {', '.join(_SWITCHES)}")
         found["allow_http"] = switch
     return {**found, **options}
-
-
-def _check_scheme(parts: SplitResult, host: str, *, allow_http: bool) -> None:
-    if parts.scheme == "https" or (parts.scheme == "http" and (allow_http or _is_loopback(host))):
-        return
-    if parts.scheme == "http":
-        raise ValueError(
-            "base_url must be https: plain http beyond this machine would show the password to everybody; "
-            "allow_http=True permits it all the same"
-        )
-    raise ValueError("base_url must begin with https://")
 
 
 def _is_loopback(host: str) -> bool:

@@ -38,7 +38,11 @@ async def exchange(
     request.extensions["trace"] = progress = _Progress()
     try:
         async with asyncio.timeout_at(deadline if expires else until) as bound:
-            response = await client.send(request, stream=True, auth=None, follow_redirects=False)
+            try:
+                response = await client.send(request, stream=True, auth=None, follow_redirects=False)
+            except BaseException:
+                await progress.close_half_open()
+                raise
             try:
                 body = await _read(response, max_body)
             finally:
@@ -85,17 +89,24 @@ def _reason(error: Exception) -> str:
 
 
 class _Progress:
-    """Listens to httpcore for whether a request is still waiting for its connection; without httpcore it hears
-    nothing.
-    """
+    """Listens to httpcore for whether a request still waits for its connection; other transports tell it nothing."""
 
-    connecting = False
+    def __init__(self) -> None:
+        self.connecting = False
+        self._half_open: Any = None
 
-    async def __call__(self, event: str, _: dict[str, Any]) -> None:
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
         if event.startswith("connection.connect_"):
             self.connecting = True
+            self._half_open = info.get("return_value")
         elif event.endswith(".send_request_headers.started"):
             self.connecting = False
+            self._half_open = None
+
+    async def close_half_open(self) -> None:
+        """Close the socket that httpcore forgets when it is cancelled within a TLS handshake."""
+        if self._half_open is not None:
+            await self._half_open.aclose()
 
 
 async def _read(response: httpx.Response, limit: int) -> bytes | None:

@@ -1,0 +1,54 @@
+"""What is run to check the project: `nox -s tests` on a fresh machine, and the rest of what `.ci/run` asks for."""
+
+import shutil
+import sys
+
+import nox
+
+nox.options.sessions = ["tests", "lint", "typing"]
+nox.options.default_venv_backend = "venv"
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = [f"3.{minor}" for minor in range(11, 16) if shutil.which(f"python3.{minor}")]
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the package with its extras, and the groups of tools."""
+    session.install("-e", ".[cli]", *nox.project.dependency_groups(PROJECT, *groups))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests on the Python that runs nox; arguments after `--` go to pytest."""
+    install(session, "tests")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def tests_all(session: nox.Session) -> None:
+    """Run the tests on every installed Python from 3.11 on."""
+    install(session, "tests")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the tests and fail where fewer than 95 % of the branches were taken."""
+    install(session, "tests")
+    session.run("python", "-m", "pytest", "--cov", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, format and the direction of imports."""
+    install(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check types, strictly."""
+    install(session, "typing")
+    session.run("mypy", f"--python-version={sys.version_info.major}.{sys.version_info.minor}")

@@ -1,0 +1,46 @@
+"""The README keeps its word: its Python blocks run, and its tables name what there is."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+import oca_sms_async
+from oca_sms_async import OcaSmsError
+from oca_sms_async.sandbox import Sandbox
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+async def test_a_block_runs(block: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each Python block runs as it stands, with the sandbox named by the environment."""
+    monkeypatch.setenv("OCA_SMS_USERNAME", sandbox.username)
+    monkeypatch.setenv("OCA_SMS_PASSWORD", sandbox.password)
+    monkeypatch.setenv("OCA_SMS_BASE_URL", sandbox.base_url)
+    # In a thread, for the blocks run loops of their own.
+    await asyncio.to_thread(exec, compile(block, "README.md", "exec"), {"__name__": "__main__"})
+    if "from_env() as" in block:
+        assert len(sandbox.inbox) > 0
+
+
+def test_the_blocks_were_found() -> None:
+    """A change of the markup would make the test above test nothing."""
+    assert len(BLOCKS) == README.count("```python") == 5
+
+
+def test_the_error_table_names_every_error() -> None:
+    """All errors that can be imported are in the README's table, and no others."""
+    table = set(re.findall(r"^\|[^|`]*`(\w+Error)`", README, re.MULTILINE))
+    exported = {name for name in oca_sms_async.__all__ if name.endswith("Error") and name != "FieldError"}
+    assert table == exported - {OcaSmsError.__name__}
+
+
+def test_the_readme_opens_with_the_two_commands_and_fits() -> None:
+    """The two commands come before the first section, and the whole is under 200 lines."""
+    opening = README.split("\n## ")[0]
+    assert '    pip install ".[cli]" && oca-sms demo\n    pip install nox && nox -s tests\n' in opening
+    assert len(README.splitlines()) < 200

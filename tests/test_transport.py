@@ -1,0 +1,530 @@
+"""Requests over real sockets: what each kind of trouble comes out as, and that the next request is not harmed by it."""
+
+import asyncio
+import gc
+import gzip
+import json
+import random
+import socket
+import ssl
+import zlib
+from itertools import pairwise
+from typing import Any
+
+import httpx
+import pytest
+import respx
+import trustme
+import virtual_time
+from raw_gateway import RECEIPT, Behaviour, Connection, RawGateway, http, receipt
+
+from oca_sms_async import (
+    ApiError,
+    AsyncOcaSms,
+    ConnectionFailedError,
+    DeliveryUnknownError,
+    ExpiredError,
+    OcaSmsError,
+    RetryPolicy,
+    TokenBucket,
+    UnexpectedResponseError,
+    Unlimited,
+    _transport,
+)
+
+PHONE = "+6281381475159"
+TEXT = "Acme: 482913 is your code"
+QUICK = RetryPolicy(initial_wait=0, max_wait=0)
+
+
+def client_of(base_url: str, **options: Any) -> AsyncOcaSms:
+    """Return a client without limit and without waits."""
+    defaults: dict[str, Any] = {"limiter": Unlimited(), "retry": QUICK, "allow_http": True}
+    return AsyncOcaSms("user@example.com", "secret", base_url=base_url, **(defaults | options))
+
+
+async def drop(connection: Connection) -> None:
+    """Hang up."""
+    connection.writer.close()
+
+
+async def reset(connection: Connection) -> None:
+    """Hang up with an RST."""
+    connection.reset()
+
+
+async def say_nothing(connection: Connection) -> None:
+    """Never answer."""
+    await connection.until_hung_up()
+
+
+async def drip(connection: Connection) -> None:
+    """Send a header, byte by byte, for as long as the client listens; each byte would restart a read time-out."""
+    await connection.write(b"HTTP/1.1 200 OK\r\nx: ")
+    while not connection.writer.is_closing():
+        await connection.write(b"x")
+        await asyncio.sleep(0.005)
+
+
+async def drip_body(connection: Connection) -> None:
+    """Send a body byte by byte for as long as the client listens."""
+    await connection.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
+    while not connection.writer.is_closing():
+        await connection.write(b" ")
+        await asyncio.sleep(0.005)
+
+
+def says(data: bytes) -> Behaviour:
+    """Return a behaviour that sends these bytes and hangs up."""
+
+    async def behaviour(connection: Connection) -> None:
+        await connection.write(data)
+        connection.writer.close()
+
+    return behaviour
+
+
+HTML = http(b"<html>502 Bad Gateway</html>", "502 Bad Gateway", "content-type: text/html\r\n")
+
+TROUBLE_AFTER_READING: dict[str, tuple[Behaviour, type[OcaSmsError]]] = {
+    "drop": (drop, DeliveryUnknownError),
+    "reset": (reset, DeliveryUnknownError),
+    "silence": (say_nothing, DeliveryUnknownError),
+    "dripping header": (drip, DeliveryUnknownError),
+    "dripping body": (drip_body, DeliveryUnknownError),
+    "half a status line": (says(b"HTTP/1.1 20"), DeliveryUnknownError),
+    "garbage": (says(b"\x00\x01\x02 garbage\r\n\r\n"), DeliveryUnknownError),
+    "truncated body": (says(http(RECEIPT)[:-5]), DeliveryUnknownError),
+    "bad chunks": (says(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"), DeliveryUnknownError),
+    "wrong length": (says(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{}"), DeliveryUnknownError),
+    "long header": (says(b"HTTP/1.1 200 OK\r\nx: " + b"x" * 1_000_000 + b"\r\n\r\n"), DeliveryUnknownError),
+    "html of a proxy": (says(HTML), ApiError),
+    "html as success": (says(http(b"<html>Welcome</html>")), UnexpectedResponseError),
+    "empty success": (says(http(b"")), UnexpectedResponseError),
+    "no content": (says(b"HTTP/1.1 204 No Content\r\n\r\n"), UnexpectedResponseError),
+}
+
+
+@pytest.mark.parametrize("fault", TROUBLE_AFTER_READING)
+@pytest.mark.parametrize("retry_unsent", [False, True])
+async def test_trouble_after_the_request_was_read_leaves_doubt(fault: str, retry_unsent: bool) -> None:
+    """Whatever goes wrong once the gateway has the request: one POST, one error in doubt, and the next send works."""
+    behaviour, expected = TROUBLE_AFTER_READING[fault]
+    retry = RetryPolicy(initial_wait=0, retry_unsent=retry_unsent)
+    async with (
+        RawGateway(behaviour).serve() as gateway,
+        client_of(gateway.base_url, timeout=0.2, retry=retry) as client,
+    ):
+        with pytest.raises(OcaSmsError) as caught:
+            await client.send(PHONE, TEXT)
+        assert type(caught.value) is expected
+        assert caught.value.may_have_been_sent
+        assert caught.value.attempts == 1
+        assert len(gateway.requests) == 1
+        gateway.behaviour = receipt
+        assert (await client.send(PHONE, TEXT)).msg_uid == RECEIPT["msg_uid"]
+
+
+async def test_trouble_with_a_question_is_never_about_a_message() -> None:
+    """A status whose answer is lost is an error that says that nothing was sent."""
+    async with RawGateway(drop).serve() as gateway, client_of(gateway.base_url) as client:
+        for question in (client.status("abc"), client.history()):
+            with pytest.raises(DeliveryUnknownError) as caught:
+                await question
+            assert not caught.value.may_have_been_sent
+
+
+async def test_a_reset_before_the_request_was_read_is_doubt_all_the_same() -> None:
+    """The client cannot know how much the other side has read, so a reset connection is no proof."""
+    async with RawGateway(on_connect=reset).serve() as gateway, client_of(gateway.base_url) as client:
+        with pytest.raises(DeliveryUnknownError) as caught:
+            await client.send(PHONE, TEXT)
+        assert caught.value.may_have_been_sent
+        gateway.on_connect = None
+        await client.send(PHONE, TEXT)
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        return int(unused.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("base_url", "reason"),
+    [("http://localhost:{port}/", "refused"), ("http://no-such-host.invalid/", "name was not found")],
+)
+async def test_no_connection_is_proof_that_nothing_was_sent(base_url: str, reason: str) -> None:
+    """A refused connection and an unknown host say so, and that no byte left."""
+    async with client_of(base_url.format(port=free_port())) as client:
+        with pytest.raises(ConnectionFailedError, match=reason) as caught:
+            await client.send(PHONE, TEXT)
+        assert (caught.value.may_have_been_sent, caught.value.attempts) == (False, 1)
+
+
+async def test_only_on_request_is_a_failed_connection_tried_again() -> None:
+    """With `retry_unsent` the policy's attempts are made, without it one."""
+    url = f"http://localhost:{free_port()}"
+    for retry, attempts in ((QUICK, 1), (RetryPolicy(max_attempts=3, initial_wait=0, retry_unsent=True), 3)):
+        async with client_of(url, retry=retry) as client:
+            with pytest.raises(ConnectionFailedError) as caught:
+                await client.send(PHONE, TEXT)
+            assert caught.value.attempts == attempts
+
+
+async def test_a_connection_that_hangs_while_it_is_made_is_proof_too() -> None:
+    """A TLS handshake that never ends: the attempt's time is up before a byte of the request left."""
+    gateway = RawGateway(on_connect=say_nothing)
+    async with gateway.serve(), client_of(f"https://localhost:{gateway.port}", timeout=0.1) as client:
+        with pytest.raises(ConnectionFailedError, match="took too long") as caught:
+            await client.send(PHONE, TEXT)
+        assert not caught.value.may_have_been_sent
+        with pytest.raises(ExpiredError) as expired:
+            await client.send(PHONE, TEXT, expires_in=0.05)
+        assert (expired.value.may_have_been_sent, expired.value.attempts) == (False, 1)
+
+
+async def test_expiry_ends_a_request_that_is_under_way() -> None:
+    """A message that expires before its answer comes is an `ExpiredError` in doubt."""
+    async with RawGateway(say_nothing).serve() as gateway, client_of(gateway.base_url) as client:
+        with pytest.raises(ExpiredError) as caught:
+            await client.send(PHONE, TEXT, expires_in=0.1)
+        assert (caught.value.may_have_been_sent, caught.value.attempts) == (True, 1)
+
+
+def tls(host: str) -> tuple[trustme.CA, ssl.SSLContext]:
+    """Return a private authority and a server's context with a certificate for `host`."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(host).configure_cert(context)
+    return authority, context
+
+
+async def test_tls_with_an_untrusted_certificate_fails_and_says_why() -> None:
+    """A certificate of an unknown authority is a failed connection whose sentence speaks of the certificate."""
+    _, context = tls("localhost")
+    async with RawGateway().serve(context) as gateway, client_of(gateway.base_url) as client:
+        with pytest.raises(ConnectionFailedError, match="certificate is not trusted") as caught:
+            await client.send(PHONE, TEXT)
+        assert not caught.value.may_have_been_sent
+        assert gateway.requests == []
+
+
+@pytest.mark.parametrize(("host", "works"), [("localhost", True), ("elsewhere.example", False)])
+async def test_tls_trusts_the_authority_that_the_environment_names(
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    works: bool,
+) -> None:
+    """`SSL_CERT_FILE` with a private authority is enough, and the host's name is still checked."""
+    authority, context = tls(host)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    async with RawGateway().serve(context) as gateway, client_of(gateway.base_url) as client:
+        if works:
+            await client.send(PHONE, TEXT)
+        else:
+            with pytest.raises(ConnectionFailedError, match="not trusted"):
+                await client.send(PHONE, TEXT)
+
+
+async def test_sequential_sends_share_one_connection() -> None:
+    """The connection of an answer that was read to its end serves again."""
+    async with RawGateway().serve() as gateway, client_of(gateway.base_url) as client:
+        for _ in range(5):
+            await client.send(PHONE, TEXT)
+        assert gateway.accepted == 1
+        await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(3)))
+        assert gateway.accepted <= 3
+
+
+async def test_idle_connections_are_closed_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that nobody uses any more does not stay open until the client is closed."""
+    monkeypatch.setattr(_transport, "KEEPALIVE", 0.02)
+    async with RawGateway().serve() as gateway, client_of(gateway.base_url) as client:
+        await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(10)))
+        await asyncio.wait_for(gateway.all_closed(), 10)
+        await client.send(PHONE, TEXT)
+
+
+async def test_a_server_that_closes_after_each_answer_causes_no_doubt() -> None:
+    """A connection that was closed while it was idle is not used again."""
+    async with RawGateway(says(http(RECEIPT))).serve() as gateway, client_of(gateway.base_url) as client:
+        for _ in range(5):
+            await client.send(PHONE, TEXT)
+            await asyncio.wait_for(gateway.all_closed(), 10)
+        assert gateway.accepted == 5
+
+
+async def test_no_connection_is_open_after_aclose() -> None:
+    """Idle connections and those under a request are closed, seen from the server; the latter's send is in doubt."""
+    async with RawGateway().serve() as gateway:
+        client = client_of(gateway.base_url)
+        await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(50)))
+        gateway.behaviour = say_nothing
+        stuck = asyncio.create_task(client.send(PHONE, TEXT))
+        await gateway.has_read(51)
+        await client.aclose()
+        await client.aclose()
+        await asyncio.wait_for(gateway.all_closed(), 10)
+        with pytest.raises(DeliveryUnknownError):
+            await stuck
+        with pytest.raises(RuntimeError, match="closed"):
+            await client.send(PHONE, TEXT)
+
+
+async def test_a_thousand_cancelled_sends_leave_the_client_healthy() -> None:
+    """After 1,000 sends cancelled at random moments every further send works, and nothing is left open."""
+    dice = random.Random(7)
+
+    async def moody(connection: Connection) -> None:
+        for _ in range(dice.randrange(20)):
+            await asyncio.sleep(0)
+        await receipt(connection)
+
+    async with RawGateway(moody).serve() as gateway:
+        async with client_of(gateway.base_url) as client:
+
+            async def cancelled() -> None:
+                task = asyncio.create_task(client.send(PHONE, TEXT))
+                for _ in range(dice.randrange(60)):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+            for _ in range(10):
+                await asyncio.gather(*(cancelled() for _ in range(100)))
+            assert gateway.accepted > 100  # else the cancellations came before anything happened
+            gateway.behaviour = receipt
+            receipts = await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(300)))
+            assert len(receipts) == 300
+        await asyncio.wait_for(gateway.all_closed(), 10)
+
+
+async def test_a_cold_gather_of_five_thousand_sends_sees_no_time_out() -> None:
+    """Nobody's clock runs while it waits for its slot; no more than 256 requests are in flight."""
+    async with RawGateway().serve() as gateway, client_of(gateway.base_url) as client:
+        receipts = await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(5000)))
+        assert len(receipts) == 5000
+        assert gateway.most_in_flight <= 256
+        assert gateway.accepted <= 256
+
+
+def test_a_stall_of_the_gateway_is_not_followed_by_a_burst() -> None:
+    """Requests that waited for a slot through a stall of 7 s go out afterwards no faster than the limit."""
+    starts: list[float] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        stalled_until = loop.time() + 7
+
+        async def answer(_: httpx.Request) -> httpx.Response:
+            starts.append(loop.time())
+            await asyncio.sleep(max(0.05, stalled_until - loop.time()))
+            return httpx.Response(200, json=RECEIPT)
+
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as lent:
+            limiter = TokenBucket(rate=100.0)
+            client = client_of("https://sms.example", http_client=lent, limiter=limiter)
+            await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(1000)))
+
+    virtual_time.run(main())
+    assert len(starts) == 1000
+    assert any(later - earlier > 3 for earlier, later in pairwise(starts))  # the stall was felt
+    assert max(sum(start <= s < start + 1 for s in starts) for start in starts) <= 101
+
+
+@pytest.mark.parametrize(
+    "status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary Redirect", "308 Permanent Redirect"]
+)
+async def test_redirects_are_not_followed(status: str) -> None:
+    """A redirect is an error, and nothing, the credentials least of all, goes where it points."""
+    async with RawGateway().serve() as other:
+        redirect = http(b"", status, f"location: http://localhost:{other.port}/\r\n")
+        async with RawGateway(says(redirect)).serve() as gateway, client_of(gateway.base_url) as client:
+            with pytest.raises(ApiError) as caught:
+                await client.send(PHONE, TEXT)
+            assert (caught.value.status_code, caught.value.may_have_been_sent) == (int(status[:3]), True)
+            assert len(gateway.requests) == 1
+        assert other.accepted == 0
+
+
+def padded(size: int) -> bytes:
+    """Return a receipt of exactly so many bytes."""
+    body = json.dumps(RECEIPT).encode()
+    return body + b" " * (size - len(body))
+
+
+async def test_an_answer_is_read_up_to_a_mebibyte_and_not_further() -> None:
+    """One of 1 MiB is read; one byte more is not what the gateway documents, and the connection is given up."""
+
+    async def endless(connection: Connection) -> None:
+        await connection.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        while not connection.writer.is_closing():
+            await connection.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+
+    async with RawGateway(says(http(padded(2**20)))).serve() as gateway, client_of(gateway.base_url) as client:
+        await client.send(PHONE, TEXT)
+        for behaviour in (says(http(padded(2**20 + 1))), endless):
+            gateway.behaviour = behaviour
+            with pytest.raises(UnexpectedResponseError) as caught:
+                await client.send(PHONE, TEXT)
+            assert caught.value.may_have_been_sent
+        await asyncio.wait_for(gateway.all_closed(), 10)
+        gateway.behaviour = receipt
+        await client.send(PHONE, TEXT)
+
+
+async def test_a_refusal_too_long_to_read_is_classed_by_its_status() -> None:
+    """The HTTP status is known even where the body is not."""
+    answer = http(b" " * (2**20 + 1), "406 Not Acceptable")
+    async with RawGateway(says(answer)).serve() as gateway, client_of(gateway.base_url) as client:
+        with pytest.raises(ApiError) as caught:
+            await client.send(PHONE, TEXT)
+        assert (caught.value.status_code, caught.value.code, caught.value.may_have_been_sent) == (406, None, False)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content", "works"),
+    [
+        ("gzip", gzip.compress(json.dumps(RECEIPT).encode()), True),
+        ("deflate", zlib.compress(json.dumps(RECEIPT).encode()), True),
+        ("identity", json.dumps(RECEIPT).encode(), True),
+        ("gzip", gzip.compress(padded(2**20)), True),
+        ("gzip", gzip.compress(padded(2**20 + 1)), False),
+        ("gzip", gzip.compress(bytes(100_000_000)), False),
+        ("gzip", gzip.compress(json.dumps(RECEIPT).encode())[:-4], False),
+        ("gzip", b"no gzip at all", False),
+        ("br", json.dumps(RECEIPT).encode(), False),
+    ],
+    ids=["gzip", "deflate", "identity", "1 MiB", "1 MiB and a byte", "bomb", "truncated", "broken", "unknown"],
+)
+async def test_compressed_answers(encoding: str, content: bytes, works: bool) -> None:
+    """Compressed answers are read, within the same bound; what cannot be unpacked is not what the gateway documents."""
+    answer = http(content, headers=f"content-encoding: {encoding}\r\n")
+    async with RawGateway(says(answer)).serve() as gateway, client_of(gateway.base_url) as client:
+        if works:
+            assert (await client.send(PHONE, TEXT)).msg_uid == RECEIPT["msg_uid"]
+        else:
+            with pytest.raises(UnexpectedResponseError):
+                await client.send(PHONE, TEXT)
+
+
+async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`HTTP_PROXY` is asked for the gateway's address, unless `NO_PROXY` names the host."""
+    async with RawGateway().serve() as proxy, RawGateway().serve() as gateway:
+        monkeypatch.setenv("HTTP_PROXY", f"http://localhost:{proxy.port}")
+        async with client_of(gateway.base_url) as client:
+            await client.send(PHONE, TEXT)
+        assert (len(proxy.requests), len(gateway.requests)) == (1, 0)
+        assert proxy.requests[0].startswith(f"POST http://localhost:{gateway.port}/api/v1/sms ".encode())
+        monkeypatch.setenv("NO_PROXY", "localhost")
+        async with client_of(gateway.base_url) as client:
+            await client.send(PHONE, TEXT)
+        assert (len(proxy.requests), len(gateway.requests)) == (1, 1)
+
+
+PROOF: list[Exception] = [httpx.ConnectError("x"), httpx.ConnectTimeout("x"), httpx.PoolTimeout("x")]
+DOUBT: list[Exception] = [
+    httpx.ReadError("x"),
+    httpx.ReadTimeout("x"),
+    httpx.WriteError("x"),
+    httpx.WriteTimeout("x"),
+    httpx.CloseError("x"),
+    httpx.RemoteProtocolError("x"),
+    httpx.LocalProtocolError("x"),
+    httpx.ProxyError("x"),
+    httpx.UnsupportedProtocol("x"),
+    httpx.DecodingError("x"),
+    httpx.TooManyRedirects("x"),
+    OSError("x"),
+    KeyError("x"),
+]
+
+
+@pytest.mark.parametrize("trouble", PROOF + DOUBT, ids=lambda trouble: type(trouble).__name__)
+@respx.mock
+async def test_httpx_exceptions_by_one_table(trouble: Exception) -> None:
+    """Three exceptions of httpx prove that nothing left, all others leave doubt; none gets out; respx intercepts."""
+    route = respx.post("https://sms.example/api/v1/sms").mock(side_effect=trouble)
+    async with client_of("https://sms.example/api/v1") as client:
+        with pytest.raises(OcaSmsError) as caught:
+            await client.send(PHONE, TEXT)
+    assert type(caught.value) is (ConnectionFailedError if trouble in PROOF else DeliveryUnknownError)
+    assert caught.value.may_have_been_sent is (trouble not in PROOF)
+    assert type(caught.value.__cause__) is type(trouble)
+    assert route.call_count == 1
+
+
+@respx.mock
+async def test_no_time_out_of_httpx_ends_an_attempt_before_its_time() -> None:
+    """The client's own time-out is the one: httpx's default of 5 s would cut a longer one short."""
+    route = respx.post("https://sms.example/sms").respond(json=RECEIPT)
+    async with client_of("https://sms.example", timeout=60.0) as client:
+        await client.send(PHONE, TEXT)
+    assert set(route.calls.last.request.extensions.get("timeout", {}).values()) <= {None}
+
+
+@pytest.mark.parametrize("trouble", PROOF, ids=lambda trouble: type(trouble).__name__)
+async def test_a_lent_client_of_another_make_proves_nothing(trouble: Exception) -> None:
+    """«Could not connect» is proof only from httpx's own transport: others say it of a reset after the request."""
+
+    async def fail(_: httpx.Request) -> httpx.Response:
+        raise trouble
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(fail)) as lent:
+        client = client_of("https://sms.example", http_client=lent)
+        with pytest.raises(DeliveryUnknownError) as caught:
+            await client.send(PHONE, TEXT)
+        assert caught.value.may_have_been_sent
+
+
+async def test_a_lent_client_is_used_as_it_is_and_stays_open() -> None:
+    """What the lent client always sends goes along, its proof counts where it is httpx's own, and it is not closed."""
+    async with RawGateway().serve() as gateway, httpx.AsyncClient(headers={"X-Team": "otp"}, trust_env=False) as lent:
+        async with client_of(gateway.base_url, http_client=lent) as client:
+            await client.send(PHONE, TEXT)
+        assert b"x-team: otp" in gateway.requests[0].lower()
+        assert not lent.is_closed
+        assert (await lent.get(f"http://localhost:{gateway.port}/")).status_code == 200
+        client = client_of(f"http://localhost:{free_port()}", http_client=lent)
+        with pytest.raises(ConnectionFailedError):
+            await client.send(PHONE, TEXT)
+    with pytest.raises(RuntimeError, match="lent"):
+        await client.send(PHONE, TEXT)
+
+
+async def test_the_request_on_the_wire() -> None:
+    """One POST: path, credentials, type and body as documented, and no more headers than needed."""
+    async with RawGateway().serve() as gateway:
+        async with AsyncOcaSms("test@gmail.com", "test123", base_url=gateway.base_url) as client:
+            await client.send("0813 8147 5159", "Kode: 1234")
+        head, _, body = gateway.requests[0].partition(b"\r\n\r\n")
+        line, *headers = head.decode().split("\r\n")
+        named = dict(header.lower().split(": ", 1) for header in headers)
+        assert line == "POST /api/v1/sms HTTP/1.1"
+        assert named["authorization"] == "basic dGVzdEBnbWFpbC5jb206dGVzdDEyMw==".lower()
+        assert named["content-type"] == "application/json"
+        assert json.loads(body) == {"phone": "+6281381475159", "message": "Kode: 1234"}
+        assert set(named) == {
+            *("host", "accept", "accept-encoding", "connection", "user-agent"),
+            *("authorization", "content-type", "content-length"),
+        }
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # see below
+def test_one_client_serves_one_loop_after_another() -> None:
+    """What is left of a loop that is gone is not used in the next one."""
+    client = client_of("http://localhost")
+
+    async def use() -> int:
+        async with RawGateway().serve() as gateway:
+            client._dispatcher._base_url = gateway.base_url
+            await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(3)))
+            return len(gateway.requests)
+
+    assert [asyncio.run(use()), asyncio.run(use())] == [3, 3]
+    asyncio.run(client.aclose())
+    # Nobody can close the sockets of a loop that is closed, so asyncio warns of them: here, not in another test.
+    gc.collect()

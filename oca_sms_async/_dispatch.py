@@ -34,27 +34,29 @@ class Dispatcher:
         retry: RetryPolicy,
         lent: httpx.AsyncClient | None,
     ) -> None:
+        if not isinstance(lent, httpx.AsyncClient | None):  # an httpx.Client would send, and only then fail
+            raise TypeError("http_client must be an httpx.AsyncClient")
         self._base_url = base_url
         self._limiter = limiter
         self._retry = retry
         self._slots = Slots(MAX_IN_FLIGHT)
         self._owned = lent is None
-        # httpx's time-outs start anew with every byte, and its default of 5 s would end an attempt before its time; what
-        # bounds an attempt is `exchange`.
+        # httpx's time-outs start anew with every byte, and its default of 5 s would end an attempt before its time;
+        # what bounds an attempt is `exchange`.
         self._client = lent or httpx.AsyncClient(
             transport=Connections(httpx.URL(base_url)),
             timeout=None,  # noqa: S113 - see above
             trust_env=False,
         )
-        self._headers = httpx.Headers(self._client.headers)  # what a lent client always sends goes with ours
-        self._headers.update(
-            {
-                "Accept": "application/json",
-                "Accept-Encoding": "gzip",
-                "Authorization": authorization,
-                "User-Agent": f"oca-sms-async/{__version__}",
-            }
-        )
+        # What a lent client always sends goes with ours.
+        ours = {
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip",
+            "Authorization": authorization,
+            "User-Agent": f"oca-sms-async/{__version__}",
+        }
+        self._headers = httpx.Headers({**self._client.headers, **httpx.Headers(ours)})
+        self._headers_with_body = httpx.Headers({**self._headers, "content-type": "application/json"})
         self._closed = False
 
     def __repr__(self) -> str:
@@ -107,17 +109,12 @@ class Dispatcher:
             return request.parse(*reply)
         except ApiError as refusal:
             if refusal.status_code == 429 or isinstance(refusal, RateLimitedError):
-                self._limiter.pause((isinstance(refusal, RateLimitedError) and refusal.retry_after) or _PAUSE)
+                self._limiter.pause(refusal.retry_after or _PAUSE)
             raise
 
     def _http(self, request: Request[_T]) -> httpx.Request:
-        typed = {"Content-Type": "application/json"} if request.body is not None else {}
-        return httpx.Request(
-            request.method,
-            self._base_url + request.path,
-            headers={**self._headers, **typed},
-            content=request.body,
-        )
+        headers = self._headers if request.body is None else self._headers_with_body
+        return httpx.Request(request.method, self._base_url + request.path, headers=headers, content=request.body)
 
 
 @contextlib.contextmanager

@@ -102,11 +102,12 @@ class ApiError(OcaSmsError):
     """The gateway refused the request.
 
     `status_code` is the HTTP status, `code` the gateway's own (None: none was given), `text` its words with runs of
-    four or more digits starred, `fields` the fields it complained of. Unless told otherwise, only a 4xx other than
-    408 and 499 proves that the message was not taken.
+    four or more digits starred, `fields` the fields it complained of, `retry_after` the seconds it asks to wait,
+    where it refuses by its rate limit. Unless told otherwise, only a 4xx other than 408 and 499 proves that the
+    message was not taken.
     """
 
-    meaning: ClassVar[str] = "the gateway refused the request"
+    _meaning: ClassVar[str] = "the gateway refused the request"
 
     def __init__(
         self,
@@ -115,6 +116,7 @@ class ApiError(OcaSmsError):
         text: str = "",
         fields: tuple[FieldError, ...] = (),
         *,
+        retry_after: float | None = None,
         may_have_been_sent: bool | None = None,
         attempts: int = 0,
     ) -> None:
@@ -123,12 +125,13 @@ class ApiError(OcaSmsError):
         if may_have_been_sent is None:
             may_have_been_sent = not 400 <= status_code < 500 or status_code in {408, 499}
         super().__init__(
-            f"{self.meaning} (HTTP {status_code}{coded})", may_have_been_sent=may_have_been_sent, attempts=attempts
+            f"{self._meaning} (HTTP {status_code}{coded})", may_have_been_sent=may_have_been_sent, attempts=attempts
         )
         self.status_code = status_code
         self.code = code
         self.text = text
         self.fields = fields
+        self.retry_after = retry_after
 
 
 class InternalError(ApiError):
@@ -136,7 +139,7 @@ class InternalError(ApiError):
     that.
     """
 
-    meaning = "the gateway had an internal error"
+    _meaning = "the gateway had an internal error"
 
 
 class InvalidRequestError(ApiError):
@@ -144,7 +147,7 @@ class InvalidRequestError(ApiError):
     refused.
     """
 
-    meaning = "the gateway refused a parameter: number, text or template"
+    _meaning = "the gateway refused a parameter: number, text or template"
 
 
 class RateLimitedError(ApiError):
@@ -152,50 +155,49 @@ class RateLimitedError(ApiError):
     say.
     """
 
-    meaning = "the gateway's rate limit was exceeded"
-    retry_after: float | None = None
+    _meaning = "the gateway's rate limit was exceeded"
 
 
 class NotFoundError(ApiError):
     """HTTP 404 on the history or a status: the gateway has no such message, or not yet."""
 
-    meaning = "the gateway knows no such message"
+    _meaning = "the gateway knows no such message"
 
 
 class AccountError(ApiError):
     """The account is refused, not the message: no other message will fare better until somebody mends that."""
 
-    meaning = "the gateway refused the account"
+    _meaning = "the gateway refused the account"
 
 
 class InvalidCredentialsError(AccountError):
     """Code 17: the username or the password is missing or wrong."""
 
-    meaning = "the gateway refused the username or the password"
+    _meaning = "the gateway refused the username or the password"
 
 
 class MissingAuthorizationError(AccountError):
     """Code 19: the Authorization header did not arrive as it should."""
 
-    meaning = "the gateway did not get the Authorization header"
+    _meaning = "the gateway did not get the Authorization header"
 
 
 class UserNotFoundError(AccountError):
     """Code 41: the gateway has no settings for this user."""
 
-    meaning = "the gateway has no settings for this user"
+    _meaning = "the gateway has no settings for this user"
 
 
 class AccountExpiredError(AccountError):
     """Code 51: the account has expired."""
 
-    meaning = "the account has expired"
+    _meaning = "the account has expired"
 
 
 class QuotaExhaustedError(AccountError):
     """Code 55: the account's quota is used up."""
 
-    meaning = "the account's quota is used up"
+    _meaning = "the account's quota is used up"
 
 
 def digits_masked(text: str) -> str:

@@ -57,10 +57,8 @@ def refusal(
     elif status_code < 400 and errors and code not in _LISTED:
         return UnexpectedResponseError(f"the gateway answered HTTP {status_code} with errors in it")
     text = text or _excerpt((body or b"")[: 4 * _MAX_TEXT].decode(errors="replace"))
-    error = (kind or ApiError)(status_code, code, text, fields)
-    if isinstance(error, RateLimitedError):
-        error.retry_after = _retry_after(headers)
-    return error
+    wait = _retry_after(headers) if kind is RateLimitedError else None
+    return (kind or ApiError)(status_code, code, text, fields, retry_after=wait)
 
 
 def _complaint(errors: Any) -> tuple[int | None, str, tuple[FieldError, ...]]:

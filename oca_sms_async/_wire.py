@@ -97,7 +97,9 @@ def _parse(
             return _CONVERTER.structure(document, shape)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             cause = error
-    raise UnexpectedResponseError("the gateway's answer is not what it documents for this request") from freed(cause)
+    raise UnexpectedResponseError(
+        f"the gateway's answer (HTTP {status_code}) is not what it documents for this request"
+    ) from freed(cause)
 
 
 def _json(body: bytes | None) -> tuple[Any, BaseException | None]:

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import re
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -34,6 +36,7 @@ from oca_sms_async import (
     TokenBucket,
     Unlimited,
     UserNotFoundError,
+    _wire,
 )
 from oca_sms_async.sandbox import Sandbox
 
@@ -415,6 +418,30 @@ async def test_a_history_of_many_mebibytes_is_read() -> None:
     assert records[0].created_at is None
 
 
+async def test_a_long_history_is_read_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading many mebibytes takes its time, and no send should wait for it."""
+    readers: list[threading.Thread] = []
+    structure = _wire._CONVERTER.structure
+
+    def read(*args: Any) -> Any:
+        readers.append(threading.current_thread())
+        return structure(*args)
+
+    monkeypatch.setattr(_wire, "_CONVERTER", SimpleNamespace(structure=read))
+    bodies = [b"[]", b"[]" + b" " * 2**20]
+    client = in_memory(lambda _: httpx.Response(200, content=bodies.pop(0)), limiter=Unlimited())
+    assert [await client.history(), await client.history()] == [[], []]
+    short, long = readers
+    assert short is threading.main_thread()
+    assert long is not short
+
+
+async def test_a_client_that_is_not_asynchronous_is_refused() -> None:
+    """An `httpx.Client` would send the message and only then fail, in doubt; so it is refused where it is lent."""
+    with httpx.Client() as lent, pytest.raises(TypeError, match="http_client"):
+        AsyncOcaSms("u", "p", http_client=lent)  # type: ignore[arg-type] # this is the point
+
+
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "5", True])
 async def test_a_time_out_is_a_positive_number_of_seconds(client: AsyncOcaSms, timeout: Any) -> None:
     """Whatever else is a ValueError that names it, before anything is asked."""
@@ -481,6 +508,14 @@ async def test_waiting_for_a_status_does_not_swallow_other_errors(client: AsyncO
     sandbox.expired = True
     with pytest.raises(AccountExpiredError):
         await client.wait_for_status("a", ["sent"])
+
+    class Refusing(Unavailable):
+        async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+            raise TimeoutError
+
+    async with sandbox_client(sandbox, limiter=Refusing()) as refused:
+        with pytest.raises(ExpiredError):  # a TimeoutError too, but not that of the waiting
+            await refused.wait_for_status("a", ["sent"])
 
 
 NOON = datetime(2026, 5, 31, 12, tzinfo=UTC)

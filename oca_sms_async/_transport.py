@@ -147,6 +147,15 @@ class Connections(httpx.AsyncBaseTransport):
         self._closing = set[asyncio.Task[None]]()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
+        usable = False
+        with contextlib.suppress(ValueError, ImportError, httpx.InvalidURL):  # their texts may quote its password
+            self._new()
+            usable = True
+        if not usable:
+            raise ValueError(
+                "the proxy that the environment names cannot be used: it must be an http or https URL, "
+                'or a socks5 one with pip install "httpx[socks]"'
+            )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Serve one request on the connection used last, or on a new one."""
@@ -193,14 +202,18 @@ class Connections(httpx.AsyncBaseTransport):
         if self._idle:
             connection, _ = self._idle.pop()
         else:
-            connection = httpx.AsyncHTTPTransport(
-                verify=self._ssl_context,
-                trust_env=False,
-                proxy=self._proxy,
-                limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE),
-            )
+            connection = self._new()
         self._busy.add(connection)
         return connection
+
+    def _new(self) -> httpx.AsyncHTTPTransport:
+        """Return a transport that connects with its first request."""
+        return httpx.AsyncHTTPTransport(
+            verify=self._ssl_context,
+            trust_env=False,
+            proxy=self._proxy,
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE),
+        )
 
     def _close_expired(self) -> None:
         loop = asyncio.get_running_loop()

@@ -79,7 +79,7 @@ async def complaints(response: httpx.Response) -> list[tuple[str, str]]:
 
 async def until(condition: Callable[[], object]) -> None:
     """Let the event loop turn until something holds that nobody announces."""
-    while not condition():  # noqa: ASYNC110 - the state of sockets and of other people's tasks sets no event
+    while not condition():
         await asyncio.sleep(0)
 
 

@@ -425,6 +425,15 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
         assert (len(proxy.requests), len(gateway.requests)) == (1, 1)
 
 
+@pytest.mark.parametrize("proxy", ["foo://user:marker@localhost:1", "socks5://user:marker@localhost:1"])
+def test_a_proxy_that_cannot_be_used_is_told_at_once(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is bad configuration, not a message in doubt; its password is not shown."""
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(ValueError, match="proxy") as caught:
+        client_of("https://sms.example")
+    assert "marker" not in repr((caught.value, caught.value.__context__))
+
+
 PROOF: list[Exception] = [httpx.ConnectError("x"), httpx.ConnectTimeout("x"), httpx.PoolTimeout("x")]
 DOUBT: list[Exception] = [
     httpx.ReadError("x"),

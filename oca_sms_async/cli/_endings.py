@@ -1,0 +1,95 @@
+"""How a command ends: its exit status, and for every error one line that says what became of the message."""
+
+import contextlib
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Final
+
+from oca_sms_async import (
+    AccountError,
+    ConnectionFailedError,
+    InvalidMessageError,
+    InvalidRequestError,
+    LimiterUnavailableError,
+    OcaSmsError,
+)
+
+_LOOK_IT_UP: Final = "look it up with `oca-sms history` before you send it again"
+_NAME_LENGTH: Final = 40
+
+
+class ExitStatus(IntEnum):
+    """What a script learns. Of the failures, `USAGE` and `STOPPED` prove that nothing was sent."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    STOPPED = 3
+    INTERRUPTED = 130
+
+
+class CommandError(Exception):
+    """A command ends here, with this one line and this exit status."""
+
+    def __init__(self, line: str, status: ExitStatus) -> None:
+        super().__init__(line)
+        self.status = status
+
+
+@contextlib.contextmanager
+def before_sending() -> Iterator[None]:
+    """Say of whatever goes wrong in this block that the message was not sent."""
+    try:
+        yield
+    except CommandError as error:
+        raise CommandError(f"not sent: {error}", error.status) from error
+    except KeyboardInterrupt:
+        raise CommandError("not sent: interrupted", ExitStatus.INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def while_sending() -> Iterator[None]:
+    """Say of whatever goes wrong in this block whether the message may have been sent."""
+    try:
+        yield
+    except OcaSmsError as error:
+        raise _about_message(error) from error
+    except KeyboardInterrupt:
+        # Cancelling a send gives no answer, so there is nothing more exact to be said.
+        line = f"interrupted: if a request was under way, the message may have been sent; {_LOOK_IT_UP}"
+        raise CommandError(line, ExitStatus.INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def while_asking() -> Iterator[None]:
+    """Say what went wrong in this block, in which nothing is sent."""
+    try:
+        yield
+    except OcaSmsError as error:
+        raise CommandError(str(error), _status(error)) from error
+    except ValueError as error:  # an argument that the library refused before it asked anybody
+        raise CommandError(str(error), ExitStatus.USAGE) from error
+
+
+def _about_message(error: OcaSmsError) -> CommandError:
+    reason = f"{error}{_named_fields(error)}{f', after {error.attempts} attempts' if error.attempts > 1 else ''}"
+    if error.may_have_been_sent:
+        return CommandError(f"may have been sent: {reason}; {_LOOK_IT_UP}", ExitStatus.FAILED)
+    return CommandError(f"not sent: {reason}", _status(error))
+
+
+def _status(error: OcaSmsError) -> ExitStatus:
+    match error:
+        case InvalidMessageError():
+            return ExitStatus.USAGE
+        case AccountError() | ConnectionFailedError() | LimiterUnavailableError():
+            return ExitStatus.STOPPED
+        case _:
+            return ExitStatus.FAILED
+
+
+def _named_fields(error: OcaSmsError) -> str:
+    """Return the names of the fields that the gateway refused; its words about them may echo the message."""
+    fields = error.fields if isinstance(error, InvalidRequestError) else ()
+    names = [field.param for field in fields if field.param.isidentifier() and len(field.param) <= _NAME_LENGTH]
+    return f": {', '.join(names)}" if names else ""

@@ -1,0 +1,88 @@
+"""How a bulk is going: counted as its outcomes come, and shown as a bar on a terminal or as plain lines elsewhere."""
+
+import contextlib
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from attrs import define, field
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from oca_sms_async import Failed, Outcome, Sent
+from oca_sms_async.cli._console import on_terminal, show
+
+_LINE_EVERY: Final = 50  # outcomes
+
+
+@define
+class Tally:
+    """The outcomes of a bulk, counted.
+
+    `reasons` counts the failed ones by what went wrong; `unknown` is the part of them that may have been sent;
+    `retried` the part of `sent` that took more than one attempt.
+    """
+
+    total: int
+    sent: int = 0
+    retried: int = 0
+    reasons: Counter[str] = field(factory=Counter)
+    unknown: int = 0
+    skipped: int = 0
+
+    @property
+    def failed(self) -> int:
+        """The messages that were refused, or whose fate is unknown."""
+        return self.reasons.total()
+
+    @property
+    def done(self) -> int:
+        """The messages that have an outcome."""
+        return self.sent + self.failed + self.skipped
+
+    def note(self, outcome: Outcome) -> None:
+        """Count one more outcome."""
+        match outcome:
+            case Sent(receipt=receipt):
+                self.sent += 1
+                self.retried += receipt.attempts > 1
+            case Failed(error=error):
+                self.reasons[str(error)] += 1
+                self.unknown += error.may_have_been_sent
+            case _:
+                self.skipped += 1
+
+    def __str__(self) -> str:
+        return f"{self.sent} sent, {self.failed} failed, {self.unknown} unknown, {self.retried} retried"
+
+
+@contextlib.contextmanager
+def shown(tally: Tally) -> Iterator[Callable[[Outcome], None]]:
+    """Show how the tally grows while the block runs; yield the function that takes each outcome."""
+    console = Console()
+    on_screen = on_terminal(sys.stdout) and not console.is_dumb_terminal
+    with _bar(tally, console) if on_screen else _lines(tally) as refresh:
+
+        def note(outcome: Outcome) -> None:
+            tally.note(outcome)
+            refresh()
+
+        yield note
+
+
+@contextlib.contextmanager
+def _bar(tally: Tally, console: Console) -> Iterator[Callable[[], None]]:
+    columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, expand=True) as progress:
+        task = progress.add_task(str(tally), total=tally.total)
+        yield lambda: progress.update(task, completed=tally.done, description=str(tally))
+
+
+@contextlib.contextmanager
+def _lines(tally: Tally) -> Iterator[Callable[[], None]]:
+    def refresh() -> None:
+        if tally.done % _LINE_EVERY == 0 or tally.done == tally.total:
+            show(f"{tally.done}/{tally.total}: {tally}")
+
+    yield refresh

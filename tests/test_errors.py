@@ -1,0 +1,359 @@
+"""The errors: their tree, what each answers about its message, how they travel, and what they leave behind."""
+
+import copy
+import errno
+import functools
+import gc
+import inspect
+import itertools
+import json
+import pickle
+import re
+import weakref
+from collections.abc import Callable
+from typing import NamedTuple
+
+import httpx
+import pytest
+
+import oca_sms_async
+from oca_sms_async import (
+    ApiError,
+    ConnectionFailedError,
+    DeliveryUnknownError,
+    ExpiredError,
+    FieldError,
+    InternalError,
+    InvalidMessageError,
+    LimiterUnavailableError,
+    OcaSmsError,
+    RateLimitedError,
+    UnexpectedResponseError,
+    _errors,
+)
+from oca_sms_async._errors import chain, digits_masked, freed
+from oca_sms_async._wire import parse_receipt
+
+ERRORS: dict[str, type[OcaSmsError]] = {
+    name: kind
+    for name in oca_sms_async.__all__
+    if inspect.isclass(kind := getattr(oca_sms_async, name)) and issubclass(kind, OcaSmsError)
+}
+API_ERRORS = {name: kind for name, kind in ERRORS.items() if issubclass(kind, ApiError)}
+FIELDS = (FieldError("phone_number", "Invalid country code", "body"), FieldError("message", "Empty", "body"))
+WORDS = "Invalid country code; Empty"
+
+each_error = pytest.mark.parametrize("kind", ERRORS.values(), ids=ERRORS)
+each_api_error = pytest.mark.parametrize("kind", API_ERRORS.values(), ids=API_ERRORS)
+
+
+def plain(kind: type[OcaSmsError]) -> OcaSmsError:
+    """Return an error as bare as it can be."""
+    return kind(406) if issubclass(kind, ApiError) else kind()
+
+
+def full(kind: type[OcaSmsError]) -> OcaSmsError:
+    """Return an error with everything that it can carry, none of it a default."""
+    doubt = not plain(kind).may_have_been_sent
+    if issubclass(kind, ApiError):
+        error: OcaSmsError = kind(406, 39, WORDS, FIELDS, may_have_been_sent=doubt, attempts=3)
+    else:
+        error = kind("our own words", may_have_been_sent=doubt, attempts=3)
+    if isinstance(error, RateLimitedError):
+        error.retry_after = 2.5
+    error.add_note("message 7 of the bulk")
+    error.add_note("the second note")
+    return error
+
+
+# The tree
+
+
+class Branch(NamedTuple):
+    """One line of the tree in the module's docstring."""
+
+    name: str
+    parent: str | None
+    about: str
+
+
+def drawn() -> list[Branch]:
+    """Read the tree out of the module's docstring."""
+    branches, path = [], list[str]()
+    for lead, name, about in re.findall(r"^([│├└─ ]*)(\w+Error)\b +(.*)$", _errors.__doc__ or "", re.MULTILINE):
+        depth = len(lead) // 4
+        path[depth:] = [name]
+        branches.append(Branch(name, path[depth - 1] if depth else None, about))
+    return branches
+
+
+def test_tree_is_as_drawn() -> None:
+    """The classes and their descent are those of the tree in the module's docstring, and all of them are exported."""
+    descent = {name: kind.__bases__[0].__name__ for name, kind in ERRORS.items() if kind is not OcaSmsError}
+    assert {branch.name: branch.parent for branch in drawn()} == {"OcaSmsError": None, **descent}
+    defined = {kind for kind in vars(_errors).values() if inspect.isclass(kind) and issubclass(kind, OcaSmsError)}
+    assert defined == set(ERRORS.values())
+
+
+def test_drawn_codes_are_the_gateways() -> None:
+    """The code that stands beside an error in the tree is the one that the gateway gives for it."""
+    codes = {branch.name: int(found[1]) for branch in drawn() if (found := re.search(r"\bcode (\d+)", branch.about))}
+    assert sorted(codes.values()) == [9, 13, 17, 19, 39, 41, 51, 55]
+    for name, code in codes.items():
+        with pytest.raises(ERRORS[name]) as caught:
+            parse_receipt(500, {}, json.dumps({"errors": [{"code": code}]}).encode())
+        assert type(caught.value) is ERRORS[name]
+
+
+@each_error
+def test_builtin_bases(kind: type[OcaSmsError]) -> None:
+    """An impossible message is a ValueError, an expired one a TimeoutError; no other error is one of these."""
+    builtin = {InvalidMessageError: (ValueError,), ExpiredError: (TimeoutError, OSError)}.get(kind, ())
+    assert (
+        tuple(base for base in (ValueError, TimeoutError, OSError, RuntimeError) if issubclass(kind, base)) == builtin
+    )
+    drawn_base = re.match(r"\((\w+)\)", next(branch.about for branch in drawn() if branch.name == kind.__name__))
+    assert (drawn_base[1] if drawn_base else None) == (builtin[0].__name__ if builtin else None)
+
+
+# May it have been sent?
+
+
+@pytest.mark.parametrize(
+    ("kind", "doubt"),
+    [
+        (OcaSmsError, False),
+        (InvalidMessageError, False),
+        (ExpiredError, False),
+        (LimiterUnavailableError, False),
+        (ConnectionFailedError, False),
+        (DeliveryUnknownError, True),
+        (UnexpectedResponseError, True),
+    ],
+)
+def test_default_answer(kind: type[OcaSmsError], *, doubt: bool) -> None:
+    """An error answers for its own kind unless it is told otherwise, and nothing was attempted unless it is told so."""
+    assert kind("words").may_have_been_sent is doubt
+    assert kind("words").attempts == 0
+    for told in (True, False):
+        assert kind("words", may_have_been_sent=told).may_have_been_sent is told
+    assert kind("words", attempts=2).attempts == 2
+
+
+@each_api_error
+def test_default_answer_of_a_refusal(kind: type[ApiError]) -> None:
+    """Only a 4xx other than 408 and 499 proves that the message was not taken, whatever the class and the code."""
+    for code in (None, 13, 39):
+        safe = [status for status in range(100, 600) if not kind(status, code).may_have_been_sent]
+        assert safe == [status for status in range(400, 500) if status not in {408, 499}]
+    for told in (True, False):
+        for status in (401, 408, 500):
+            assert kind(status, may_have_been_sent=told).may_have_been_sent is told
+    assert kind(500).attempts == 0
+    assert kind(500, attempts=2).attempts == 2
+
+
+# What shows
+
+
+@each_api_error
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        *((None, ""), (0, ", code 0"), (39, ", code 39"), (999, ", code 999"), (-999, ", code -999")),
+        *((1000, ""), (-1000, ""), (482913, ""), (6281381475159, "")),
+    ],
+)
+def test_refusal_in_words(kind: type[ApiError], code: int | None, shown: str) -> None:
+    """A refusal shows its meaning, status and code alone, and no code long enough to be a number or a password."""
+    error = kind(406, code, "the gateway's words", FIELDS)
+    assert re.fullmatch(rf"the [A-Za-z',: ]+ \(HTTP 406{shown}\)", str(error))
+    assert error.args == (str(error),)
+    assert repr(error) == f"{kind.__name__}({str(error)!r})"
+    assert (error.status_code, error.code, error.text, error.fields) == (406, code, "the gateway's words", FIELDS)
+
+
+def test_meanings_differ() -> None:
+    """Each refusal says something of its own."""
+    assert len({str(kind(406)) for kind in API_ERRORS.values()}) == len(API_ERRORS)
+
+
+def test_field_error_hides_its_words() -> None:
+    """What the gateway said of a field is in `msg` alone, out of its repr."""
+    assert "Invalid country code" not in repr(FIELDS)
+    assert FIELDS[0].msg == "Invalid country code"
+
+
+@pytest.mark.parametrize(
+    ("text", "starred"),
+    [
+        ("", ""),
+        ("123", "123"),
+        ("1234", "****"),
+        ("a1234567b 12 12345", "a****b 12 ****"),
+        ("٠١٢٣ ０８１２", "**** ****"),
+        ("123-456-789", "123-456-789"),
+    ],
+)
+def test_digits_masked(text: str, starred: str) -> None:
+    """Runs of four and more digits of any script are starred, and their length with them."""
+    assert digits_masked(text) == starred
+
+
+# Travelling
+
+
+def pickled(error: OcaSmsError, protocol: int) -> OcaSmsError:
+    """Send an error through pickle."""
+    arrived = pickle.loads(pickle.dumps(error, protocol))
+    assert isinstance(arrived, OcaSmsError)
+    return arrived
+
+
+TRAVELS: dict[str, Callable[[OcaSmsError], OcaSmsError]] = {"copy": copy.copy, "deepcopy": copy.deepcopy} | {
+    f"pickle {protocol}": functools.partial(pickled, protocol=protocol)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+}
+
+
+@each_error
+@pytest.mark.parametrize("make", [plain, full])
+@pytest.mark.parametrize("travel", TRAVELS.values(), ids=TRAVELS)
+def test_errors_travel(
+    kind: type[OcaSmsError],
+    make: Callable[[type[OcaSmsError]], OcaSmsError],
+    travel: Callable[[OcaSmsError], OcaSmsError],
+) -> None:
+    """An error comes out of pickle and copy as it was: class, words, answer, attempts, notes and all the rest."""
+    error = make(kind)
+    arrived = travel(error)
+    assert arrived is not error
+    assert type(arrived) is kind
+    assert (str(arrived), repr(arrived), arrived.args) == (str(error), repr(error), error.args)
+    assert vars(arrived) == vars(error)
+    assert arrived.may_have_been_sent is error.may_have_been_sent
+    assert arrived.attempts == (3 if make is full else 0)
+    if make is full:
+        assert arrived.__notes__ == ["message 7 of the bulk", "the second note"]
+    if isinstance(arrived, ApiError):
+        expected = (406, 39, WORDS, FIELDS) if make is full else (406, None, "", ())
+        assert (arrived.status_code, arrived.code, arrived.text, arrived.fields) == expected
+    if isinstance(arrived, RateLimitedError):
+        assert arrived.retry_after == (2.5 if make is full else None)
+
+
+def test_users_own_error_travels() -> None:
+    """What somebody else hangs on an error travels with it."""
+    error = ExpiredError("words")
+    error.order = 7  # type: ignore[attr-defined] # any exception takes attributes
+    assert vars(pickle.loads(pickle.dumps(error)))["order"] == 7
+
+
+def test_late_answer_travels() -> None:
+    """What the whole call adds to an error at its end survives too."""
+    error = InternalError(500, 13)
+    error.may_have_been_sent, error.attempts = False, 4
+    arrived = pickle.loads(pickle.dumps(error))
+    assert (arrived.may_have_been_sent, arrived.attempts) == (False, 4)
+
+
+# Causes
+
+
+def linked(*links: BaseException) -> BaseException:
+    """Chain exceptions in turn as causes and as contexts, and return the first."""
+    for number, (error, cause) in enumerate(itertools.pairwise(links)):
+        if number % 2:
+            error.__context__ = cause
+        else:
+            error.__cause__ = cause
+    return links[0]
+
+
+def test_chain_yields_each_link_once() -> None:
+    """All that an exception came from is found, through causes, contexts and groups, each once."""
+    first, second, third, member, deep = (ValueError(name) for name in "abcde")
+    member.__cause__ = deep
+    group = ExceptionGroup("group", [member, ExceptionGroup("inner", [third])])
+    links = list(chain(linked(first, second, group)))
+    assert {str(link) for link in links if not isinstance(link, ExceptionGroup)} == set("abcde")
+    assert links[0] is first
+    assert len(links) == 7
+
+
+def test_chain_ends_on_cycles() -> None:
+    """Exceptions that lead back to each other, or to themselves, are walked once."""
+    first, second = ValueError("482913"), KeyError("482913")
+    first.__cause__ = first.__context__ = second
+    second.__context__ = ExceptionGroup("group", [first, second])
+    second.__cause__ = second
+    assert len(list(chain(first))) == 3
+    assert freed(first) is first
+    assert (first.args, second.args) == (("****",), ("****",))
+
+
+@pytest.mark.parametrize("position", range(3))
+def test_freed_lets_go_of_request_and_frames(position: int) -> None:
+    """A freed cause keeps neither httpx's request, with its body and credentials, nor the frames of its traceback."""
+
+    class Local:
+        """Something that only a frame holds."""
+
+    def failed(request: httpx.Request) -> tuple[BaseException, "weakref.ref[Local]"]:
+        local = Local()
+        try:
+            raise httpx.ReadTimeout("too late", request=request)  # noqa: TRY301 - the frame that it is raised in matters
+        except httpx.ReadTimeout as error:
+            return error, weakref.ref(local)
+
+    request = httpx.Request("POST", "https://gateway.test/sms", content=b"482913")
+    error, frame = failed(request)
+    held = weakref.ref(request)
+    del request
+    links: list[BaseException] = [ValueError("outer"), ValueError("middle")]
+    links.insert(position, error)
+    cause = linked(*links)
+    gc.collect()
+    assert held() is not None
+    assert frame() is not None
+    assert freed(cause) is cause
+    gc.collect()
+    assert held() is None
+    assert frame() is None
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_freed_lets_go_of_the_document(*, grouped: bool) -> None:
+    """A freed cause keeps nothing of the JSON that could not be read, in a group either."""
+    with pytest.raises(json.JSONDecodeError) as caught:
+        json.loads('{"message": "482913"')
+    error = caught.value
+    freed(ExceptionGroup("group", [error]) if grouped else error)
+    assert not error.doc
+    assert "482913" not in repr(vars(error))
+    assert str(error).startswith("Expecting")
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("illegal status line: bytearray(b'HTTP/1.1 2x0 Quagga')", "illegal status line: bytearray(…"),
+        ("illegal header line: b'Quagga'", "illegal header line: …"),
+        ('cannot read b"it\'s\nQuagga" of 20', "cannot read …"),
+        ("number 6281381475159 in 3 parts", "number **** in 3 parts"),
+        ("nothing to hide", "nothing to hide"),
+    ],
+)
+def test_freed_masks_texts(text: str, kept: str) -> None:
+    """Quoted bytes and long digits leave a cause's words, wherever in its chain it stands."""
+    errors = [httpx.RemoteProtocolError(text), ValueError(text, 5, "1234"), KeyError(text)]
+    freed(linked(*errors))
+    assert [error.args for error in errors] == [(kept,), (kept, 5, "****"), (kept,)]
+
+
+def test_freed_leaves_the_systems_words() -> None:
+    """What the system said of a connection is kept whole."""
+    error = ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 50123)")
+    freed(error)
+    assert error.args == (errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 50123)")
+    assert error.errno == errno.ECONNREFUSED

@@ -1,0 +1,375 @@
+"""What a client is told, by its constructor or the environment: wrong values are named, secrets are not shown."""
+
+import asyncio
+import base64
+import traceback
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oca_sms_async import AsyncOcaSms, Unlimited
+
+SECRET = "Quagga"  # stands in every value that is refused: it must never show
+PUBLISHED = "https://sms.ocatelkom.co.id/api/v1"
+ENVIRON = {"OCA_SMS_USERNAME": "ann@acme.test", "OCA_SMS_PASSWORD": "tops3cret"}
+GOOD: dict[str, Any] = {"username": "ann@acme.test", "password": "tops3cret"}
+
+
+def refused(**wrong: Any) -> ValueError:
+    """Return the error with which the constructor refuses a value, everything that led to it included."""
+    with pytest.raises(ValueError, match=r"^\w+ must ") as caught:
+        AsyncOcaSms(**{**GOOD, **wrong})
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    assert SECRET not in f"{caught.value!r} {caught.value.args} {vars(caught.value)}"
+    assert GOOD["password"] not in f"{caught.value} {caught.value!r}"
+    return caught.value
+
+
+def refused_environment(environ: Mapping[str, str], **options: Any) -> ValueError:
+    """Return the error with which an environment is refused."""
+    with pytest.raises(ValueError, match=r"^\w+ (must|is) ") as caught:
+        AsyncOcaSms.from_env(environ, **options)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    return caught.value
+
+
+async def request_of(environ: Mapping[str, str], **options: Any) -> httpx.Request:
+    """Return the request that a client made from an environment sends."""
+    requests = list[httpx.Request]()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        return httpx.Response(200, json=[])
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as lent:
+        client = AsyncOcaSms.from_env(environ, http_client=lent, limiter=Unlimited(), **options)
+        assert await client.history() == []
+    (request,) = requests
+    return request
+
+
+def basic(username: str, password: str) -> str:
+    """Write credentials as HTTP Basic does."""
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+
+
+# Credentials
+
+
+@pytest.mark.parametrize(
+    "username",
+    [
+        *("", None, 5, b"Quagga", ["Quagga"], "Qua:gga", "Quagga:", ":", "Quagga\n", "\x00Quagga", "Qua\tgga"),
+        *("Quagga\x7f", "Quagga\x85", "\r\nQuagga", "Quagga\udce9"),
+    ],
+)
+def test_username(username: object) -> None:
+    """A username that HTTP Basic cannot carry is refused: empty, with a colon, with a control character."""
+    assert str(refused(username=username)).startswith("username ")
+
+
+@pytest.mark.parametrize("password", ["", None, 5, b"Quagga", ["Quagga"], "Quagga\udce9"])
+def test_password(password: object) -> None:
+    """A password is a text that is not empty and has a UTF-8 form, which a byte in the environment may lack."""
+    assert str(refused(password=password)).startswith("password ")
+
+
+@pytest.mark.parametrize(("username", "password"), [("a", ":"), ("a b", "p:w"), ("é", "pässwörd"), ("a@b.test", " ")])
+async def test_usual_credentials(username: str, password: str) -> None:
+    """Whatever HTTP Basic can carry goes out as it was given, in UTF-8."""
+    request = await request_of({}, username=username, password=password)
+    assert request.headers["Authorization"] == basic(username, password)
+
+
+def test_repr_shows_no_credentials() -> None:
+    """A client shows its URL and nothing of its account."""
+    client = AsyncOcaSms("Quagga@acme.test", "Quagga-secret")
+    assert PUBLISHED in repr(client)
+    assert SECRET not in repr(client)
+    assert basic("Quagga@acme.test", "Quagga-secret").split()[1] not in repr(client)
+
+
+# The URL
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "",
+        " ",
+        "Quagga",
+        "/Quagga/api",
+        "//Quagga.test/api/v1",
+        "Quagga.test/api/v1",
+        "https://",
+        "https:///Quagga",
+        "https:/Quagga.test",
+        "https://:443/Quagga",
+        "https://Quagga.test:port",
+        "https://[::1/Quagga",
+        "https://Quagga test/api",
+        "https://Quagga.test/api v1",
+        "https://Quagga.test/\n",
+        "https://Quagga.test/\tapi",
+        " https://Quagga.test",
+        "https://Quagga.test/api?key=Quagga",
+        "https://Quagga.test/api#Quagga",
+        "https://Quagga@gateway.test",
+        "https://user:Quagga@gateway.test/api/v1",
+        "https://user:Quagga/7@gateway.test",
+        "https://:@Quagga.test",
+        "http://user:Quagga@localhost:8080",
+        "ftp://Quagga.test",
+        "ws://localhost/Quagga",
+        "file:///Quagga",
+        "file://localhost/Quagga",
+        "httpss://Quagga.test",
+        None,
+        5,
+        ["https://Quagga.test"],
+    ],
+)
+@pytest.mark.parametrize("allow_http", [False, True])
+def test_base_url(base_url: object, *, allow_http: bool) -> None:
+    """A base URL that is none, or that holds credentials, a query or a fragment, is refused and not shown."""
+    assert str(refused(base_url=base_url, allow_http=allow_http)).startswith("base_url ")
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "http://localhost",
+        "http://localhost:8080/api/v1",
+        "http://LocalHost:8080",
+        "http://127.0.0.1:8080/api/v1",
+        "http://127.9.8.7",
+        "http://[::1]",
+        "http://[::1]:8080/api/v1",
+        "HTTP://127.0.0.1",
+    ],
+)
+def test_plain_http_on_loopback(base_url: str) -> None:
+    """Plain http is allowed where nobody can listen."""
+    assert base_url in repr(AsyncOcaSms("user", "password", base_url=base_url))
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "http://sms.ocatelkom.co.id/api/v1",
+        "http://sandbox:8080/api/v1",
+        "http://10.0.0.1",
+        "http://192.168.1.1:8080",
+        "http://0.0.0.0:8080",
+        "http://[::]:8080",
+        "http://[2001:db8::1]",
+        "http://localhost.quagga.test",
+        "http://127.0.0.1.quagga.test",
+        "http://notlocalhost",
+        "http://quagga.test/localhost",
+        "HTTP://gateway.test",
+    ],
+)
+def test_plain_http_beyond_loopback(base_url: str) -> None:
+    """Plain http anywhere else would show the password, so it has to be asked for, and the error says how."""
+    assert "allow_http=True" in str(refused(base_url=base_url))
+    assert base_url in repr(AsyncOcaSms("user", "password", base_url=base_url, allow_http=True))
+
+
+@pytest.mark.parametrize(
+    ("base_url", "url"),
+    [
+        ("https://gateway.test", "https://gateway.test/sms"),
+        ("https://gateway.test/", "https://gateway.test/sms"),
+        ("https://gateway.test/api/v1", "https://gateway.test/api/v1/sms"),
+        ("https://gateway.test/api/v1/", "https://gateway.test/api/v1/sms"),
+        ("HTTPS://gateway.test:8443/api", "https://gateway.test:8443/api/sms"),
+        ("https://[2001:db8::1]/api", "https://[2001:db8::1]/api/sms"),
+    ],
+)
+async def test_url_of_a_request(base_url: str, url: str) -> None:
+    """Requests go below the base URL, whether or not it ends with a slash."""
+    assert str((await request_of(ENVIRON, base_url=base_url)).url) == url
+
+
+# Numbers and region
+
+
+@pytest.mark.parametrize(
+    "timeout",
+    [
+        0,
+        -1,
+        -0.5,
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+        None,
+        True,
+        False,
+        "Quagga",
+        "5",
+        timedelta(seconds=5),
+        [5],
+    ],
+)
+def test_timeout(timeout: object) -> None:
+    """A time-out is a finite number of seconds above 0."""
+    assert str(refused(timeout=timeout)).startswith("timeout ")
+
+
+@pytest.mark.parametrize("timeout", [1, 0.001, 3600.0])
+def test_usual_timeouts(timeout: float) -> None:
+    """Whole and broken seconds are taken."""
+    AsyncOcaSms("user", "password", timeout=timeout)
+
+
+@pytest.mark.parametrize("region", ["", "id", "IDN", "Quagga", "62", "001", "ZZ", None, 62])
+def test_region(region: object) -> None:
+    """A region is a country's code in capitals."""
+    assert str(refused(region=region)).startswith("region ")
+
+
+# The environment
+
+
+@pytest.mark.parametrize(
+    ("environ", "url"),
+    [
+        (ENVIRON, PUBLISHED),
+        ({**ENVIRON, "OCA_SMS_BASE_URL": ""}, PUBLISHED),
+        ({**ENVIRON, "OCA_SMS_ALLOW_HTTP": ""}, PUBLISHED),
+        ({**ENVIRON, "OCA_SMS_BASE_URL": "https://gateway.test/"}, "https://gateway.test"),
+        ({**ENVIRON, "OCA_SMS_BASE_URL": "http://sandbox", "OCA_SMS_ALLOW_HTTP": "1"}, "http://sandbox"),
+        ({**ENVIRON, "USERNAME": "bob", "OCA_SMS_REGION": "ZZ", "OCA_SMS_TIMEOUT": "x"}, PUBLISHED),
+    ],
+)
+async def test_environment(environ: dict[str, str], url: str) -> None:
+    """Credentials and URL come out of the four variables and no others; an empty one counts as missing."""
+    request = await request_of(environ)
+    assert str(request.url) == f"{url}/sms"
+    assert request.headers["Authorization"] == basic("ann@acme.test", "tops3cret")
+
+
+def test_environment_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a mapping the process's own environment is read, as it is at that moment."""
+    monkeypatch.delenv("OCA_SMS_ALLOW_HTTP", raising=False)
+    for variable, value in {**ENVIRON, "OCA_SMS_BASE_URL": "https://gateway.test"}.items():
+        monkeypatch.setenv(variable, value)
+    assert "https://gateway.test" in repr(AsyncOcaSms.from_env())
+    monkeypatch.delenv("OCA_SMS_PASSWORD")
+    with pytest.raises(ValueError, match="OCA_SMS_PASSWORD"):
+        AsyncOcaSms.from_env()
+
+
+@pytest.mark.parametrize("variable", ["OCA_SMS_USERNAME", "OCA_SMS_PASSWORD"])
+@pytest.mark.parametrize("rest", [{}, {"empty": ""}])
+def test_missing_variable(variable: str, rest: dict[str, str]) -> None:
+    """Without credentials the missing variable is named."""
+    environ = {name: SECRET for name in ENVIRON if name != variable} | dict.fromkeys([variable] if rest else [], "")
+    assert variable in str(refused_environment(environ))
+
+
+@pytest.mark.parametrize(
+    ("environ", "field"),
+    [
+        ({**ENVIRON, "OCA_SMS_USERNAME": "Qua:gga"}, "username"),
+        ({**ENVIRON, "OCA_SMS_BASE_URL": "Quagga"}, "base_url"),
+        ({**ENVIRON, "OCA_SMS_BASE_URL": "https://user:Quagga@gateway.test"}, "base_url"),
+        ({**ENVIRON, "OCA_SMS_BASE_URL": "http://quagga.test"}, "base_url"),
+        ({**ENVIRON, "OCA_SMS_BASE_URL": "http://quagga.test", "OCA_SMS_ALLOW_HTTP": "0"}, "base_url"),
+        ({**ENVIRON, "OCA_SMS_ALLOW_HTTP": "Quagga"}, "OCA_SMS_ALLOW_HTTP"),
+        ({**ENVIRON, "OCA_SMS_ALLOW_HTTP": " "}, "OCA_SMS_ALLOW_HTTP"),
+        ({**ENVIRON, "OCA_SMS_ALLOW_HTTP": "2"}, "OCA_SMS_ALLOW_HTTP"),
+    ],
+)
+def test_wrong_variable(environ: dict[str, str], field: str) -> None:
+    """A value out of the environment is checked as any other."""
+    assert str(refused_environment(environ)).startswith(field)
+
+
+@pytest.mark.parametrize("word", ["1", "true", "yes", "on", "TRUE", "Yes", " on "])
+def test_switched_on(word: str) -> None:
+    """Each of the words switches plain http on, in any case and with spaces around it."""
+    environ = {**ENVIRON, "OCA_SMS_BASE_URL": "http://sandbox", "OCA_SMS_ALLOW_HTTP": word}
+    assert "http://sandbox" in repr(AsyncOcaSms.from_env(environ))
+
+
+@pytest.mark.parametrize("word", ["0", "false", "no", "off", "FALSE", "No", " off ", ""])
+def test_switched_off(word: str) -> None:
+    """Each of their opposites leaves it off."""
+    environ = {**ENVIRON, "OCA_SMS_BASE_URL": "http://sandbox", "OCA_SMS_ALLOW_HTTP": word}
+    assert "allow_http=True" in str(refused_environment(environ))
+
+
+async def test_given_options_win() -> None:
+    """An option that is given wins over its variable, which need not even be there."""
+    environ = {**ENVIRON, "OCA_SMS_BASE_URL": "http://sandbox", "OCA_SMS_ALLOW_HTTP": "no"}
+    request = await request_of(environ, username="bob", password="pw", base_url="http://other", allow_http=True)
+    assert str(request.url) == "http://other/sms"
+    assert request.headers["Authorization"] == basic("bob", "pw")
+    request = await request_of({"OCA_SMS_PASSWORD": "tops3cret"}, username="bob")
+    assert request.headers["Authorization"] == basic("bob", "tops3cret")
+    request = await request_of({}, username="bob", password="pw")
+    assert request.headers["Authorization"] == basic("bob", "pw")
+
+
+def test_given_refusal_of_plain_http_wins() -> None:
+    """An option that is given wins where it forbids, too."""
+    environ = {**ENVIRON, "OCA_SMS_BASE_URL": "http://sandbox", "OCA_SMS_ALLOW_HTTP": "1"}
+    assert "allow_http=True" in str(refused_environment(environ, allow_http=False))
+
+
+def test_other_options_go_to_the_constructor() -> None:
+    """What the environment does not know is the constructor's, which checks it."""
+    assert str(refused_environment(ENVIRON, timeout=0)).startswith("timeout ")
+    assert str(refused_environment(ENVIRON, region="zz")).startswith("region ")
+    with pytest.raises(TypeError, match="tiemout"):
+        AsyncOcaSms.from_env(ENVIRON, tiemout=5)
+
+
+def test_subclass_makes_its_own_kind() -> None:
+    """A subclass's from_env gives one of its own."""
+
+    class Ours(AsyncOcaSms):
+        """A client of somebody's."""
+
+    assert type(Ours.from_env(ENVIRON)) is Ours
+
+
+# Loops
+
+
+@pytest.mark.parametrize("make", [lambda: AsyncOcaSms("user", "password"), lambda: AsyncOcaSms.from_env(ENVIRON)])
+def test_constructor_needs_no_loop(make: Any) -> None:
+    """A client is made where no loop runs, as at a module's import, and closed in one, or in several."""
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        asyncio.get_running_loop()
+    client = make()
+    for _ in range(2):
+        asyncio.run(client.aclose())
+
+
+any_text = st.text(st.characters(exclude_categories=()), max_size=10) | st.text(max_size=10)
+
+
+@settings(deadline=None)  # a busy machine must not fail a test
+@given(any_text, any_text)
+def test_any_credentials_are_taken_or_refused(username: str, password: str) -> None:
+    """Any two texts make a client, or a ValueError that names one of them."""
+    odd = {":", *map(chr, range(32)), *map(chr, range(127, 160))}
+    if (
+        username
+        and password
+        and not set(username) & odd
+        and not any("\ud800" <= c <= "\udfff" for c in username + password)
+    ):
+        AsyncOcaSms(username, password)
+    else:
+        with pytest.raises(ValueError, match=r"^(username|password) must "):
+            AsyncOcaSms(username, password)

@@ -4,19 +4,24 @@ import asyncio
 import functools
 import selectors
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_MOST_TURNS: Final = 10_000
 
 
 class _JumpingSelector(selectors.SelectSelector):
     """Moves the clock on by the time that it was asked to wait."""
 
     now = 0.0
+    turns = 0  # of the loop, since the clock last moved
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Return what is ready; where nothing is, move the clock on instead of waiting."""
+        self.turns = 0 if timeout else self.turns + 1
+        if self.turns > _MOST_TURNS:
+            raise RuntimeError("the loop turns and turns, and its clock stands still: this would spin for ever")
         ready = super().select(0)
         if not ready:
             if timeout is None:

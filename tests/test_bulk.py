@@ -1,0 +1,1349 @@
+"""A bulk: who is pulled, what becomes of each, when it stops by itself, and what leaving it does."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import random
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from attrs import define, evolve, field, frozen
+from attrs.exceptions import FrozenInstanceError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from virtual_time import in_virtual_time, run
+
+from oca_sms_async import (
+    AccountError,
+    AccountExpiredError,
+    ApiError,
+    AsyncOcaSms,
+    BulkReport,
+    ConnectionFailedError,
+    DeliveryUnknownError,
+    ExpiredError,
+    Failed,
+    InternalError,
+    InvalidCredentialsError,
+    InvalidMessageError,
+    InvalidRequestError,
+    LimiterUnavailableError,
+    MissingAuthorizationError,
+    OcaSmsError,
+    Outcome,
+    Priority,
+    QuotaExhaustedError,
+    RateLimitedError,
+    RetryPolicy,
+    SendReceipt,
+    Sent,
+    Skipped,
+    Sms,
+    UnexpectedResponseError,
+    Unlimited,
+    UserNotFoundError,
+)
+from oca_sms_async._bulk import Bulk
+from oca_sms_async._retry import Call, repeated
+from oca_sms_async.sandbox import Sandbox
+
+TEXT = "Acme: 482913 is your code"
+WITHOUT_WAITS = RetryPolicy(initial_wait=0, max_wait=0)
+ONE_WAIT = RetryPolicy(max_attempts=4, initial_wait=100, max_wait=100)  # random.uniform decides how much of it
+
+
+def now() -> float:
+    """Return the loop's time."""
+    return asyncio.get_running_loop().time()
+
+
+# --- a fake send, and what is sent with it --------------------------------------------------------------------------
+
+
+@frozen
+class Plan:
+    """What happens to one message: seconds in front of each attempt (for its slot and token), seconds on the wire,
+    and what each attempt ends in, None being success. `before` is raised instead of the first attempt's token, and
+    `refused` at once, as for an invalid message.
+    """
+
+    waits: float = 0.0
+    takes: float = 1.0
+    ends: tuple[Callable[[], Exception] | None, ...] = (None,)
+    before: Callable[[], Exception] | None = None
+    refused: Callable[[], Exception] | None = None
+
+
+@define
+class Wire:
+    """A fake of the client's `send`, which goes the way of the real one: turn, hook, wire, and round again.
+
+    `log` holds what happened: («pull», n), («start», n) of each attempt on the wire, («end», n, error or None) of
+    each attempt or refusal, («cut», n) of an attempt cancelled on the wire, («idle», n) of one cancelled elsewhere.
+    """
+
+    plans: Sequence[Plan]
+    policy: RetryPolicy = WITHOUT_WAITS
+    log: list[tuple[Any, ...]] = field(factory=list)
+    calls: dict[int, Call] = field(factory=dict)
+    receipts: dict[int, SendReceipt] = field(factory=dict)
+    under_way: int = 0
+    most_under_way: int = 0
+
+    def messages(self) -> list[Sms]:
+        """Return one message for each plan, all equal but for their numbers."""
+        return [Sms(str(number), TEXT) for number in range(len(self.plans))]
+
+    async def send(self, sms: Sms, call: Call) -> SendReceipt:
+        """Do what the message's plan says."""
+        number = int(sms.phone)
+        plan = self.plans[number]
+        self.calls[number] = call
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            if plan.refused is not None:
+                raise self._end(number, plan.refused())
+            return await repeated(lambda: self._attempt(number, plan, call), policy=self.policy, call=call)
+        except asyncio.CancelledError:
+            if self.log[-1] != ("cut", number):
+                self.log.append(("idle", number))
+            raise
+        finally:
+            self.under_way -= 1
+
+    async def _attempt(self, number: int, plan: Plan, call: Call) -> SendReceipt:
+        await asyncio.sleep(plan.waits)
+        if plan.before is not None and not call.attempts:
+            raise self._end(number, plan.before())
+        if not call.attempts:
+            await call.admit()
+        call.attempts += 1
+        call.on_wire = True
+        self.log.append(("start", number))
+        try:
+            await asyncio.sleep(plan.takes)
+        except asyncio.CancelledError:
+            call.doubt = True
+            self.log.append(("cut", number))
+            raise
+        finally:
+            call.on_wire = False
+        end = plan.ends[min(call.attempts, len(plan.ends)) - 1]
+        if end is not None:
+            raise self._end(number, end())
+        self._end(number, None)
+        self.receipts[number] = SendReceipt(f"uid {number}", "sent", attempts=call.attempts)
+        return self.receipts[number]
+
+    def _end(self, number: int, error: Any) -> Any:
+        self.log.append(("end", number, error))
+        return error
+
+    def numbers(self, kind: str) -> list[int]:
+        """Return the messages to which this happened, in its order."""
+        return [entry[1] for entry in self.log if entry[0] == kind]
+
+    def errors(self, number: int) -> list[OcaSmsError]:
+        """Return what the attempts of this message ended in, up to now."""
+        return [entry[2] for entry in self.log if entry[:2] == ("end", number) and entry[2] is not None]
+
+
+class Source(Iterator[Sms]):
+    """An iterator that notes what is pulled from it, and asserts that it is not asked ahead of time."""
+
+    def __init__(self, messages: Iterable[Sms], log: list[tuple[Any, ...]]) -> None:
+        self.pulled: list[Sms] = []
+        self.taken = 0  # of their outcomes; for the consumer to count
+        self.most_waiting = 0
+        self._messages = iter(messages)
+        self._log = log
+
+    def __next__(self) -> Sms:
+        sms = next(self._messages)
+        self._log.append(("pull", len(self.pulled)))
+        self.pulled.append(sms)
+        self.most_waiting = max(self.most_waiting, len(self.pulled) - self.taken)
+        return sms
+
+
+class AsyncSource(AsyncIterator[Sms]):
+    """The same, asynchronous: it takes its time, and must not be asked again in the meantime."""
+
+    def __init__(self, source: Source, seconds: float = 0.0) -> None:
+        self._source = source
+        self._seconds = seconds
+        self._asked = False
+
+    async def __anext__(self) -> Sms:
+        assert not self._asked, "two were pulled at once"
+        self._asked = True
+        try:
+            await asyncio.sleep(self._seconds)
+            return next(self._source)
+        except StopIteration:
+            raise StopAsyncIteration from None
+        finally:
+            self._asked = False
+
+
+def account_refused() -> Exception:
+    """Return an error that stops a run."""
+    return QuotaExhaustedError(401, 55)
+
+
+def internal() -> Exception:
+    """Return the error that is tried again."""
+    return InternalError(500, 13)
+
+
+def assert_alone() -> None:
+    """Assert that no task is left but this one."""
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def report_of(
+    wire: Wire, concurrency: int = 32, messages: Iterable[Sms] | AsyncIterator[Sms] | None = None
+) -> BulkReport:
+    """Return what `send_many` would."""
+    async with Bulk(wire.send, wire.messages() if messages is None else messages, concurrency) as bulk:
+        report = await bulk.report()
+    assert_alone()
+    return report
+
+
+async def rest_of(bulk: Bulk) -> list[Outcome]:
+    """Return the outcomes that were not taken before the block was left."""
+    return [outcome async for outcome in bulk]
+
+
+# --- every pulled message has exactly one outcome -------------------------------------------------------------------
+
+
+class ConsumerError(Exception):
+    """What a consumer leaves its block by."""
+
+
+@frozen
+class Scenario:
+    """Messages and what happens to them, and a consumer that is as slow as `rests` say and leaves after `takes`
+    outcomes, or is cancelled after so many seconds.
+    """
+
+    plans: list[Plan]
+    concurrency: int
+    pull_seconds: float | None  # None: a synchronous source
+    rests: list[float]
+    leaves: str  # "at the end", "normally", "by an exception", "cancelled"
+    takes: int
+    seconds: float
+
+
+SECONDS = st.sampled_from([0.0, 0.5, 1.0, 1.5, 4.0])
+ENDS = st.sampled_from(
+    [
+        None,
+        None,
+        None,
+        internal,
+        ConnectionFailedError,
+        DeliveryUnknownError,
+        UnexpectedResponseError,
+        lambda: InvalidRequestError(406, 39),
+        lambda: RateLimitedError(429, 9),
+    ]
+)
+PLANS = st.builds(
+    Plan,
+    waits=SECONDS,
+    takes=SECONDS,
+    ends=st.lists(ENDS, min_size=1, max_size=4).map(tuple),
+    before=st.sampled_from([None] * 6 + [ExpiredError]),
+    refused=st.sampled_from([None] * 6 + [InvalidMessageError]),
+)
+STOPPERS = st.sampled_from(
+    [
+        Plan(ends=(account_refused,)),
+        Plan(ends=(internal, account_refused)),
+        Plan(before=LimiterUnavailableError),
+        Plan(ends=(ConnectionFailedError,)),
+    ]
+)
+SCENARIOS = st.builds(
+    Scenario,
+    plans=st.lists(st.one_of(PLANS, PLANS, PLANS, PLANS, STOPPERS), max_size=25),
+    concurrency=st.integers(1, 5),
+    pull_seconds=st.one_of(st.none(), SECONDS),
+    rests=st.lists(SECONDS, max_size=5),
+    leaves=st.sampled_from(["at the end", "normally", "by an exception", "cancelled"]),
+    takes=st.integers(0, 12),
+    seconds=st.floats(0, 15),
+)
+
+
+def expected_stop(log: list[tuple[Any, ...]], concurrency: int) -> tuple[int, OcaSmsError | None]:
+    """Return where in the log the run had to stop by itself, and why; behind its end if it did not have to."""
+    in_a_row = 0
+    for place, (kind, number, *rest) in enumerate(log):
+        following = next((entry[0] for entry in log[place + 1 :] if entry[1] == number), "nothing")
+        if kind != "end" or following != "nothing":
+            continue  # only what a call ends in is judged
+        match rest[0]:
+            case AccountError() | LimiterUnavailableError():
+                return place, rest[0]
+            case ConnectionFailedError():
+                in_a_row += 1
+                if in_a_row == concurrency:
+                    return place, rest[0]
+            case None | ApiError() | UnexpectedResponseError():
+                in_a_row = 0
+    return len(log), None
+
+
+class Run:
+    """One run of a scenario, and all that was seen of it."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.wire = Wire(scenario.plans, RetryPolicy(max_attempts=3, initial_wait=1))
+        self.source = Source(self.wire.messages(), self.wire.log)
+        seconds = scenario.pull_seconds
+        messages = self.source if seconds is None else AsyncSource(self.source, seconds)
+        self.bulk = Bulk(self.wire.send, messages, scenario.concurrency)
+        self.taken: list[Outcome] = []
+
+    async def main(self) -> None:
+        """Take outcomes until the scenario says that it is enough, and then those that are left."""
+        consumer = asyncio.create_task(self._consume())
+        if self.scenario.leaves == "cancelled":
+            asyncio.get_running_loop().call_later(self.scenario.seconds, consumer.cancel)
+        with contextlib.suppress(asyncio.CancelledError, ConsumerError):
+            await consumer
+        assert_alone()
+        self.taken += await rest_of(self.bulk)
+
+    async def _consume(self) -> None:
+        rests = itertools.chain(self.scenario.rests, itertools.repeat(0.0))
+        async with self.bulk:
+            async for outcome in self.bulk:
+                self.source.taken += 1
+                self.taken.append(outcome)
+                if len(self.taken) > self.scenario.takes and self.scenario.leaves == "normally":
+                    break
+                if len(self.taken) > self.scenario.takes and self.scenario.leaves == "by an exception":
+                    self.wire.log.append(("leave", -1))
+                    raise ConsumerError
+                await asyncio.sleep(next(rests))
+            self.wire.log.append(("leave", -1))
+
+    def numbered(self) -> dict[int, Outcome]:
+        """Return each outcome under the number of its message, which has no second one."""
+        numbers = {id(sms): number for number, sms in enumerate(self.source.pulled)}
+        outcomes = {numbers[id(outcome.sms)]: outcome for outcome in self.taken}
+        assert len(outcomes) == len(self.taken)
+        return outcomes
+
+    def assert_true(self, number: int, outcome: Outcome) -> None:
+        """Assert that an outcome is what happened on the wire."""
+        started, errors = self.wire.numbers("start").count(number), self.wire.errors(number)
+        match outcome:
+            case Sent(receipt=receipt):
+                assert receipt is self.wire.receipts[number]
+                assert receipt.attempts == started
+            case Failed(error=failure):
+                assert failure is errors[-1]
+                assert failure.attempts == started
+                assert failure.may_have_been_sent == any(error.may_have_been_sent for error in errors)
+            case Skipped(reason=reason, receipt=skipped_receipt):
+                assert started == 0
+                assert reason is self.bulk.stopped_by
+                assert skipped_receipt is None
+
+
+@settings(max_examples=400, deadline=None)
+@given(SCENARIOS)
+def test_every_pulled_message_has_exactly_one_outcome(scenario: Scenario) -> None:
+    """Whatever happens and however the block is left: sent, failed and skipped add up to what was pulled, each as it
+    was on the wire. Only what an exception or a cancellation cut off has none.
+    """
+    seen = Run(scenario)
+    run(seen.main())
+    outcomes = seen.numbered()
+    for number, outcome in outcomes.items():
+        seen.assert_true(number, outcome)
+    without = set(range(len(seen.source.pulled))) - outcomes.keys()
+    if scenario.leaves in {"by an exception", "cancelled"}:
+        assert without <= {*seen.wire.numbers("cut"), *seen.wire.numbers("idle")}
+    else:
+        assert not without
+        assert seen.wire.numbers("cut") == []
+
+
+@settings(max_examples=400, deadline=None)
+@given(SCENARIOS)
+def test_a_run_keeps_its_bounds_and_stops_where_it_must(scenario: Scenario) -> None:
+    """Never more than `concurrency` under way nor twice as many pulled and not taken; nothing is pulled nor started
+    after an error that stops the run, or after leaving; and nothing else stops it.
+    """
+    seen = Run(scenario)
+    run(seen.main())
+    log = seen.wire.log
+    assert seen.source.most_waiting <= 2 * scenario.concurrency
+    assert seen.wire.most_under_way <= scenario.concurrency
+    assert seen.wire.under_way == 0
+    place, error = expected_stop(log, scenario.concurrency)
+    assert seen.bulk.stopped_by is error
+    leave = next((index for index, entry in enumerate(log) if entry[0] == "leave"), len(log))
+    assert not any(entry[0] in {"pull", "start"} for entry in log[min(place, leave) :])
+    if error is None and scenario.leaves == "at the end":
+        assert len(seen.source.pulled) == len(scenario.plans)
+
+
+@settings(max_examples=50, deadline=None)
+@given(plans=st.lists(PLANS, max_size=25), concurrency=st.integers(1, 30))
+def test_a_report_is_in_input_order(plans: list[Plan], concurrency: int) -> None:
+    """`send_many` gives every outcome in the order of the input, however long each took."""
+    wire = Wire(plans)
+    messages = wire.messages()
+    report = run(report_of(wire, concurrency, messages))
+    pulled = len(report.outcomes)
+    assert pulled == len(messages) or report.stopped_by is not None
+    assert all(outcome.sms is sms for outcome, sms in zip(report.outcomes, messages[:pulled], strict=True))
+
+
+@in_virtual_time
+async def test_outcomes_come_as_they_are_known() -> None:
+    """The iterator does not wait for a slow message to hand out a quick one; the report puts them in order."""
+    wire = Wire([Plan(takes=seconds) for seconds in (5, 1, 3)])
+    messages = wire.messages()
+    seen = []
+    async with Bulk(wire.send, messages, 3) as bulk:
+        async for outcome in bulk:
+            assert any(outcome.sms is sms for sms in messages)
+            seen.append((outcome.sms.phone, now() - 1000))
+    assert seen == [("1", 1), ("2", 3), ("0", 5)]
+
+
+@in_virtual_time
+async def test_equal_messages_have_outcomes_of_their_own() -> None:
+    """The very object that was passed comes back, as often as it was passed."""
+    sms = Sms("0", TEXT)
+    report = await report_of(Wire([Plan()]), 2, [sms, sms, Sms("0", TEXT)])
+    assert [outcome.sms is sms for outcome in report.outcomes] == [True, True, False]
+    assert len(report.sent) == 3
+
+
+@in_virtual_time
+async def test_nothing_to_send_is_an_empty_report() -> None:
+    """An empty input ends at once, and stays at its end."""
+    assert await report_of(Wire([])) == BulkReport((), None)
+    async with Bulk(Wire([]).send, iter(()), 4) as bulk:
+        for _ in range(3):
+            with pytest.raises(StopAsyncIteration):
+                await anext(bulk)
+
+
+@in_virtual_time
+async def test_messages_wait_in_the_bulk_lane_and_as_many_at_once_as_asked() -> None:
+    """`concurrency` messages are under way at any time, no more and no fewer, in the lane that lets others pass."""
+    wire = Wire([Plan()] * 20)
+    await report_of(wire, 4)
+    assert wire.most_under_way == 4
+    assert now() == 1005
+    assert {call.priority for call in wire.calls.values()} == {Priority.BULK}
+
+
+@in_virtual_time
+async def test_a_failed_message_keeps_no_frames_alive() -> None:
+    """The errors of a large bulk are kept, the requests that they came from are not."""
+    report = await report_of(Wire([Plan(ends=(lambda: InvalidRequestError(406, 39),))]))
+    assert report.failed[0].error.__traceback__ is None
+
+
+# --- laziness -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pull_seconds", [None, 0.0, 0.25])
+@pytest.mark.parametrize("concurrency", [1, 3, 8])
+def test_no_more_is_pulled_than_twice_the_concurrency(concurrency: int, pull_seconds: float | None) -> None:
+    """Where nobody takes an outcome the run goes on to twice its concurrency and waits; each one taken pulls one."""
+
+    async def main() -> None:
+        wire = Wire([Plan()] * 1000)
+        source = Source(wire.messages(), wire.log)
+        messages = source if pull_seconds is None else AsyncSource(source, pull_seconds)
+        async with Bulk(wire.send, messages, concurrency) as bulk:
+            await asyncio.sleep(1000)
+            assert len(source.pulled) == 2 * concurrency
+            for taken in range(1, 20):
+                await anext(bulk)
+                await asyncio.sleep(1000)
+                assert len(source.pulled) == 2 * concurrency + taken
+        assert len(source.pulled) == 2 * concurrency + 19
+        assert_alone()
+
+    run(main())
+
+
+@in_virtual_time
+async def test_an_endless_source_can_be_broken_off() -> None:
+    """An input without end is no problem for one who takes ten outcomes and goes."""
+    wire = Wire([Plan()])
+    pulled = itertools.count()
+    async with Bulk(wire.send, (Sms("0", str(next(pulled))) for _ in itertools.count()), 5) as bulk:
+        async for _ in bulk:
+            if now() > 1010:
+                break
+    assert next(pulled) <= 11 * 5 + 10
+
+
+@in_virtual_time
+async def test_an_asynchronous_source_is_asked_for_one_message_at_a_time() -> None:
+    """An asynchronous generator must not be asked twice at once, however many workers are idle."""
+    wire = Wire([Plan(takes=0)] * 50)
+
+    async def generated() -> AsyncIterator[Sms]:
+        for sms in wire.messages():
+            await asyncio.sleep(0.1)
+            yield sms
+
+    assert len((await report_of(wire, 16, generated())).sent) == 50  # a second anext would be a RuntimeError
+    source = AsyncSource(Source(wire.messages(), wire.log), 0.1)
+    assert len((await report_of(wire, 16, source)).sent) == 50
+
+
+@in_virtual_time
+async def test_nothing_is_pulled_before_the_block_is_entered() -> None:
+    """Making a bulk asks its source for nothing."""
+    wire = Wire([Plan()])
+    source = Source(wire.messages(), wire.log)
+    bulk = Bulk(wire.send, source, 4)
+    await asyncio.sleep(1)
+    assert source.pulled == []
+    async with bulk:
+        assert [type(outcome) for outcome in await rest_of(bulk)] == [Sent]
+
+
+@pytest.mark.parametrize("concurrency", [0, -1, 1.5, None])
+def test_concurrency_must_be_a_whole_number_of_at_least_1(concurrency: int) -> None:
+    """The refusal comes before anything is pulled, and names the field."""
+    client = in_memory(Gateway())
+    with pytest.raises(ValueError, match=r"^concurrency\b"):
+        client.bulk([], concurrency=concurrency)
+    with pytest.raises(ValueError, match=r"^concurrency\b"):
+        run(client.send_many([], concurrency=concurrency))
+
+
+@pytest.mark.parametrize("messages", [None, 5, Sms("0812", TEXT)])
+def test_messages_must_be_iterable(messages: Any) -> None:
+    """One message is no collection of messages."""
+    client = in_memory(Gateway())
+    with pytest.raises(TypeError):
+        client.bulk(messages)
+    with pytest.raises(TypeError):
+        run(client.send_many(messages))
+
+
+# --- stopping by itself ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        Plan(ends=(lambda: AccountError(403),)),
+        Plan(ends=(lambda: InvalidCredentialsError(401, 17),)),
+        Plan(ends=(lambda: MissingAuthorizationError(406, 19),)),
+        Plan(ends=(lambda: UserNotFoundError(404, 41),)),
+        Plan(ends=(lambda: AccountExpiredError(401, 51),)),
+        Plan(ends=(account_refused,)),
+        Plan(ends=(internal, account_refused)),
+        Plan(before=LimiterUnavailableError),
+        Plan(ends=(LimiterUnavailableError,)),
+    ],
+)
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_refused_account_or_a_limiter_that_is_gone_stops_the_run(stop: Plan, concurrency: int) -> None:
+    """One such error is enough, and nothing more is pulled; its own message is `Failed` if it was attempted."""
+    wire = Wire([Plan()] * 10 + [stop] + [Plan()] * 50)
+    source = Source(wire.messages(), wire.log)
+    report = run(report_of(wire, concurrency, source))
+    error = wire.errors(10)[-1]
+    assert report.stopped_by is error
+    assert len(source.pulled) == len(report.outcomes) <= 10 + 2 * concurrency
+    own = report.outcomes[10]
+    assert own == (Skipped(own.sms, error) if stop.before else Failed(own.sms, error))
+    assert all(isinstance(outcome, Sent) for outcome in report.outcomes[:10])
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        internal,
+        lambda: InvalidRequestError(406, 39),
+        lambda: RateLimitedError(429, 9),
+        lambda: ApiError(401, may_have_been_sent=False),
+        DeliveryUnknownError,
+        UnexpectedResponseError,
+        ExpiredError,
+        InvalidMessageError,
+    ],
+)
+def test_no_other_error_stops_the_run(end: Callable[[], Exception]) -> None:
+    """What is wrong with one message, or passes, is no reason to leave the others."""
+    report = run(report_of(Wire([Plan(ends=(end,))] * 30), 2))
+    assert report.stopped_by is None
+    assert len(report.failed) == 30
+
+
+# One worker after the other ends, in the order of the input, so that a row is a row.
+CONNECTION_FAILED, SENT = Plan(ends=(ConnectionFailedError,)), Plan()
+ANSWERS = {
+    "sent": SENT,
+    "refused": Plan(ends=(lambda: InvalidRequestError(406, 39),)),
+    "rate limited": Plan(ends=(lambda: RateLimitedError(429, 9),)),
+    "internal error": Plan(ends=(internal,) * 9),
+    "unexpected": Plan(ends=(UnexpectedResponseError,)),
+}
+NO_ANSWERS = {
+    "invalid": Plan(refused=InvalidMessageError),
+    "expired": Plan(before=ExpiredError),
+    "unknown": Plan(ends=(DeliveryUnknownError,)),
+}
+
+
+def in_turn(plans: Iterable[Plan]) -> list[Plan]:
+    """Return the plans with times on the wire such that the messages end in the order of the input."""
+    return [evolve(plan, takes=1 + number / 1000) for number, plan in enumerate(plans)]
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 5])
+def test_an_outage_does_not_burn_the_input(concurrency: int) -> None:
+    """After as many connections in a row that failed as there are workers, the run stops by the last of them."""
+    wire = Wire(in_turn([SENT] * 10 + [CONNECTION_FAILED] * 90))
+    source = Source(wire.messages(), wire.log)
+    report = run(report_of(wire, concurrency, source))
+    assert report.stopped_by is wire.errors(10 + concurrency - 1)[0]
+    assert (len(report.sent), len(report.failed)) == (10, len(wire.numbers("start")) - 10)
+    assert len(source.pulled) < 10 + 2 * concurrency
+
+
+@pytest.mark.parametrize("between", ANSWERS.values(), ids=ANSWERS)
+def test_any_answer_begins_the_row_anew(between: Plan) -> None:
+    """Connections that fail now and then are no outage."""
+    wire = Wire(in_turn(([CONNECTION_FAILED] * 2 + [between]) * 10), RetryPolicy(max_attempts=1))
+    report = run(report_of(wire, 3))
+    assert report.stopped_by is None
+    assert len(report.outcomes) == 30
+
+
+@pytest.mark.parametrize("between", NO_ANSWERS.values(), ids=NO_ANSWERS)
+def test_what_is_no_answer_neither_ends_the_row_nor_counts_in_it(between: Plan) -> None:
+    """An invalid or expired message says nothing about the connection, and trouble under way is no proof either."""
+    wire = Wire(in_turn([between] * 5 + [CONNECTION_FAILED] * 2 + [between] * 5 + [CONNECTION_FAILED] * 20))
+    report = run(report_of(wire, 3))
+    assert report.stopped_by is wire.errors(12)[0]
+
+
+def test_a_stop_skips_who_waits_fails_who_is_between_attempts_and_lets_the_wire_finish(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What had not started is `Skipped` with the error, at once; what had, ends its attempt and starts no other."""
+    monkeypatch.setattr(random, "uniform", lambda _, high: high)
+    plans = [
+        Plan(takes=2, ends=(account_refused,)),
+        Plan(waits=1000),  # waits for its first turn
+        Plan(takes=1, ends=(internal, None)),  # is in its back-off
+        Plan(takes=0, waits=1.5, ends=(internal, None)),  # as well
+        Plan(takes=5),  # on the wire, and will be taken
+        Plan(takes=7, ends=(internal, None)),  # on the wire, and will not
+        Plan(takes=6, ends=(ConnectionFailedError,)),  # likewise
+    ]
+
+    async def main() -> None:
+        wire = Wire([*plans, *[Plan()] * 50], ONE_WAIT)
+        source = Source(wire.messages(), wire.log)
+        async with Bulk(wire.send, source, len(plans)) as bulk:
+            seen = [(int(outcome.sms.phone), now() - 1000, outcome) async for outcome in bulk]
+            assert bulk.stopped_by is wire.errors(0)[0]
+        assert_alone()
+        sms = source.pulled
+        stop = bulk.stopped_by
+        assert len(sms) == len(plans)
+        assert wire.numbers("start").count(5) == 1
+        assert sorted(seen, key=lambda one: one[0]) == [
+            (0, 2, Failed(sms[0], stop)),
+            (1, 2, Skipped(sms[1], stop)),
+            (2, 2, Failed(sms[2], wire.errors(2)[0])),
+            (3, 2, Failed(sms[3], wire.errors(3)[0])),
+            (4, 5, Sent(sms[4], wire.receipts[4])),
+            (5, 7, Failed(sms[5], wire.errors(5)[0])),
+            (6, 6, Failed(sms[6], wire.errors(6)[0])),
+        ]
+        failed = [one.error for _, _, one in seen if isinstance(one, Failed)]
+        assert all(error.attempts == 1 for error in failed)
+        assert all(error.may_have_been_sent == isinstance(error, InternalError) for error in failed)
+
+    run(main())
+
+
+@in_virtual_time
+async def test_a_stop_ends_who_waits_for_its_second_turn_with_its_own_error() -> None:
+    """One that had an attempt and waits for the token of the next is `Failed`, not `Skipped`."""
+    wire = Wire([Plan(takes=3, ends=(account_refused,)), Plan(waits=2, takes=0, ends=(internal, None))])
+    report = await report_of(wire, 2)
+    assert isinstance(report.outcomes[1], Failed)
+    assert report.outcomes[1].error is wire.errors(1)[0]
+    assert report.outcomes[1].error.attempts == 1
+    assert now() == 1003
+
+
+@in_virtual_time
+async def test_the_first_reason_to_stop_is_the_one_that_is_told() -> None:
+    """Messages on the wire at a stop may run into the same refusal; that changes nothing."""
+    wire = Wire(in_turn([Plan(ends=(account_refused,))] * 6))
+    report = await report_of(wire, 3)
+    assert report.stopped_by is wire.errors(0)[0]
+    assert [outcome.error for outcome in report.failed] == [wire.errors(number)[0] for number in range(3)]
+    assert len(report.outcomes) == 3
+
+
+@in_virtual_time
+async def test_a_stop_does_not_wait_for_a_slow_source() -> None:
+    """A worker that waits for its next message pulls none after a stop, and does not delay the end."""
+    stopper, *_ = messages = Wire([Plan(ends=(account_refused,)), Plan()]).messages()
+    wire = Wire([Plan(ends=(account_refused,))])
+
+    async def slow() -> AsyncIterator[Sms]:
+        yield stopper
+        await asyncio.sleep(1000)
+        yield messages[1]
+
+    report = await report_of(wire, 4, slow())
+    assert len(report.outcomes) == 1
+    assert now() == 1001
+
+
+# --- leaving the block ----------------------------------------------------------------------------------------------
+
+
+def test_leaving_normally_starts_nothing_and_waits_for_the_wire_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is on the wire runs to its end; what waits for its turn or its next attempt delays nobody."""
+    monkeypatch.setattr(random, "uniform", lambda _, high: high)
+    plans = [
+        Plan(takes=1),
+        Plan(takes=3),
+        Plan(takes=4, ends=(internal, None)),
+        Plan(waits=1000),
+        Plan(takes=0.5, ends=(internal, None)),
+    ]
+
+    async def main() -> None:
+        wire = Wire([*plans, *[Plan(takes=2)] * 50], ONE_WAIT)
+        source = Source(wire.messages(), wire.log)
+        async with Bulk(wire.send, source, len(plans)) as bulk:
+            async for outcome in bulk:
+                assert outcome.sms is source.pulled[0]
+                break
+            started = len(wire.numbers("start"))
+        assert now() == 1004
+        assert_alone()
+        assert len(wire.numbers("start")) == started
+        assert wire.numbers("cut") == []
+        outcomes = {int(outcome.sms.phone): outcome for outcome in await rest_of(bulk)}
+        assert {number: type(outcome) for number, outcome in outcomes.items()} == {
+            1: Sent,
+            2: Failed,
+            3: Skipped,
+            4: Failed,
+            5: Skipped,  # pulled by the worker whose outcome was taken, and not started
+        }
+        assert {outcome.reason for outcome in outcomes.values() if isinstance(outcome, Skipped)} == {None}
+        assert bulk.stopped_by is None
+        assert len(source.pulled) == 6
+
+    run(main())
+
+
+@in_virtual_time
+async def test_leaving_at_once_sends_nothing() -> None:
+    """A block without a body leaves before its workers have begun."""
+    wire = Wire([Plan()] * 10)
+    source = Source(wire.messages(), wire.log)
+    async with Bulk(wire.send, source, 4) as bulk:
+        pass
+    assert wire.log == []
+    assert await rest_of(bulk) == []
+    assert now() == 1000
+
+
+@in_virtual_time
+async def test_leaving_by_an_exception_cancels_the_wire() -> None:
+    """The exception comes out at once and as itself, and nothing goes on behind it."""
+    wire = Wire([Plan(takes=1), *[Plan(takes=100)] * 10])
+    error = ConsumerError()
+
+    async def use() -> None:
+        async with Bulk(wire.send, wire.messages(), 4) as bulk:
+            await anext(bulk)
+            raise error
+
+    with pytest.raises(ConsumerError) as caught:
+        await use()
+    assert caught.value is error
+    assert now() == 1001
+    assert_alone()
+    assert set(wire.numbers("cut")) == {1, 2, 3}
+    assert all(wire.calls[number].doubt for number in wire.numbers("cut"))
+
+
+@pytest.mark.parametrize("leaving", [False, True])
+def test_cancelling_the_consumer_cancels_the_wire(leaving: bool) -> None:
+    """Whether it still takes outcomes or waits at the end of the block, its cancellation ends everything."""
+
+    async def main() -> None:
+        wire = Wire([Plan(takes=1), *[Plan(takes=100)] * 10])
+
+        async def consume() -> None:
+            async with Bulk(wire.send, wire.messages(), 4) as bulk:
+                async for _ in bulk:
+                    if leaving:
+                        break
+
+        consumer = asyncio.create_task(consume())
+        await asyncio.sleep(5)
+        consumer.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await consumer
+        assert now() == 1005
+        assert_alone()
+        assert len(set(wire.numbers("cut"))) == (3 if leaving else 4)
+
+    run(main())
+
+
+@in_virtual_time
+async def test_cancelling_send_many_cancels_the_wire() -> None:
+    """A time-out around `send_many` leaves nothing running."""
+    gateway = Gateway(taken, silent, silent)
+    client = in_memory(gateway)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(5):
+            await client.send_many(smses(9), concurrency=3)
+    assert_alone()
+    assert len(gateway.requests) == 4
+    assert now() == 1005
+
+
+# --- bugs -----------------------------------------------------------------------------------------------------------
+
+
+class BugError(Exception):
+    """An exception that is not of this library."""
+
+
+def with_a_bug(where: str, error: Exception, wire: Wire) -> Iterable[Sms] | AsyncIterator[Sms]:
+    """Return messages for that wire, the sixth of which meets a bug there."""
+    messages = wire.messages()
+    if where == "a send":
+        wire.plans = [*wire.plans[:5], Plan(takes=0, ends=(lambda: error,)), *wire.plans[6:]]
+        return messages
+    if where == "an item":
+        return [*messages[:5], "0812", *messages[6:]]  # type: ignore[list-item]  # that is the bug
+
+    def broken() -> Iterator[Sms]:
+        yield from messages[:5]
+        raise error
+
+    async def broken_too() -> AsyncIterator[Sms]:
+        for sms in broken():
+            yield sms
+
+    return broken() if where == "an iterator" else broken_too()
+
+
+BUGS = ["an iterator", "an asynchronous iterator", "an item", "a send"]
+
+
+def expected_bug(where: str, error: Exception, caught: BaseException) -> bool:
+    """Tell whether this is the bug that was put there."""
+    return isinstance(caught, TypeError) and "Sms" in str(caught) if where == "an item" else caught is error
+
+
+@pytest.mark.parametrize("taken_by", ["the iterator", "the report", "nobody"])
+@pytest.mark.parametrize("where", BUGS)
+def test_a_bug_cancels_the_run_and_comes_out_as_itself(where: str, taken_by: str) -> None:
+    """An exception that is not ours is no outcome: it ends the run, on the wire as well, and is in no group."""
+
+    async def main() -> None:
+        error = BugError()
+        wire = Wire([Plan(takes=1), Plan(takes=1.5), *[Plan(takes=100)] * 50])
+        outcomes: list[Outcome] = []
+        bulk = Bulk(wire.send, with_a_bug(where, error, wire), 4)
+
+        async def use() -> None:
+            async with bulk:
+                if taken_by == "the report":
+                    await bulk.report()
+                elif taken_by == "nobody":
+                    await asyncio.sleep(1000)
+                else:
+                    async for outcome in bulk:
+                        outcomes.append(outcome)  # noqa: PERF401 - a comprehension would keep none of them
+
+        with pytest.raises((BugError, TypeError)) as caught:
+            await use()
+        assert expected_bug(where, error, caught.value)
+        assert_alone()
+        assert set(wire.numbers("cut")) == {2, 3, 4}
+        assert now() == (2000 if taken_by == "nobody" else 1001.5)
+        assert bulk.stopped_by is None
+        if taken_by == "the iterator":
+            assert [int(outcome.sms.phone) for outcome in outcomes] == [0, 1]
+
+    run(main())
+
+
+@pytest.mark.parametrize("where", BUGS)
+def test_a_bug_comes_out_of_send_many(where: str) -> None:
+    """`send_many` has no report for a run that met a bug."""
+    error = BugError()
+
+    async def main() -> None:
+        wire = Wire([Plan()] * 20)
+        messages = with_a_bug(where, error, wire)
+        client = in_memory(Gateway())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(client, "_send_sms", wire.send)
+            with pytest.raises((BugError, TypeError)) as caught:
+                await client.send_many(messages, concurrency=2)
+        assert expected_bug(where, error, caught.value)
+        assert_alone()
+
+    run(main())
+
+
+@in_virtual_time
+async def test_a_bug_that_was_caught_is_not_raised_again() -> None:
+    """Who catches it from the iterator within the block leaves the block normally."""
+    error = BugError()
+    wire = Wire([Plan(ends=(lambda: error,))] * 9)
+    async with Bulk(wire.send, wire.messages(), 3) as bulk:
+        with pytest.raises(BugError) as caught:
+            await anext(bulk)
+        assert caught.value is error
+        with pytest.raises(StopAsyncIteration):
+            await anext(bulk)
+    assert_alone()
+
+
+@in_virtual_time
+async def test_an_exception_of_the_consumer_goes_before_a_bug() -> None:
+    """Who leaves by an exception of their own gets that one."""
+    wire = Wire([Plan(takes=0, ends=(BugError,))] * 9)
+
+    async def use() -> None:
+        async with Bulk(wire.send, wire.messages(), 3):
+            await asyncio.sleep(1)
+            raise ConsumerError
+
+    with pytest.raises(ConsumerError):
+        await use()
+    assert_alone()
+
+
+@in_virtual_time
+async def test_an_error_of_this_library_out_of_the_callers_iterator_is_a_bug() -> None:
+    """Only a send's error is a message's outcome."""
+    error = QuotaExhaustedError(401, 55)
+
+    def broken() -> Iterator[Sms]:
+        yield Sms("0", TEXT)
+        raise error
+
+    with pytest.raises(QuotaExhaustedError) as caught:
+        await report_of(Wire([Plan()]), 2, broken())
+    assert caught.value is error
+
+
+# --- through the client, without sockets ----------------------------------------------------------------------------
+
+
+Answer = Callable[[httpx.Request], Awaitable[httpx.Response]]
+
+
+def refused(status: int, code: int | None = None) -> Answer:
+    """Return a gateway that refuses so after a second."""
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(1)
+        error = {"message": "refused"} if code is None else {"message": "refused", "code": code}
+        return httpx.Response(status, content=json.dumps({"errors": [error]}))
+
+    return answer
+
+
+async def unconnected(_: httpx.Request) -> httpx.Response:
+    """Fail to connect."""
+    raise httpx.ConnectError("")
+
+
+async def taken(_: httpx.Request) -> httpx.Response:
+    """Take the message after a second."""
+    await asyncio.sleep(1)
+    return httpx.Response(200, content=json.dumps({"status": "sent", "msg_uid": "0123abcd"}))
+
+
+async def silent(_: httpx.Request) -> httpx.Response:
+    """Never answer."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+class Gateway(httpx.AsyncHTTPTransport):
+    """A gateway without sockets that gives its last answer for ever; by its class, httpx's own honest transport."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.answers = answers
+        self.requests: list[str] = []  # the texts
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Give the next answer."""
+        self.requests.append(json.loads(request.content)["message"])
+        return await self.answers[min(len(self.requests), len(self.answers)) - 1](request)
+
+    async def aclose(self) -> None:
+        """Do nothing: there are no connections."""
+
+
+def in_memory(gateway: Gateway, **options: Any) -> AsyncOcaSms:
+    """Return a client of that gateway, without a limit and without waits unless told otherwise."""
+    defaults: dict[str, Any] = {"limiter": Unlimited(), "retry": WITHOUT_WAITS}
+    lent = httpx.AsyncClient(transport=gateway)
+    return AsyncOcaSms("a@example.com", "secret", http_client=lent, **(defaults | options))
+
+
+def smses(many: int) -> list[Sms]:
+    """Return so many messages, their texts their numbers."""
+    return [Sms(f"+62812345{number:05}", str(number)) for number in range(many)]
+
+
+@in_virtual_time
+async def test_an_invalid_message_is_failed_and_the_others_go_on() -> None:
+    """A number, a text or a date that cannot be is the message's own failure, and nothing of it was sent."""
+    good = smses(2)
+    bad: list[Any] = [
+        Sms("12", TEXT),
+        Sms("0812 ABCD EFGH", TEXT),
+        Sms(None, TEXT),  # type: ignore[arg-type]  # that is the point
+        Sms("+6281234567890", " \n"),
+        Sms("+6281234567890", 482913),  # type: ignore[arg-type]
+        Sms("+6281234567890", TEXT, expires_at=datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)),
+        Sms("+6281234567890", TEXT, expires_at=5.0),  # type: ignore[arg-type]
+    ]
+    gateway = Gateway(taken)
+    report = await in_memory(gateway).send_many([good[0], *bad, good[1]], concurrency=2)
+    assert [type(outcome) for outcome in report.outcomes] == [Sent, *[Failed] * len(bad), Sent]
+    assert {type(outcome.error) for outcome in report.failed} == {InvalidMessageError}
+    assert not any(outcome.error.may_have_been_sent or outcome.error.attempts for outcome in report.failed)
+    assert gateway.requests == ["0", "1"]
+    assert report.stopped_by is None
+
+
+@in_virtual_time
+async def test_an_expired_message_is_failed() -> None:
+    """What is past its time is not sent, in whatever zone that time is; what is not past it is."""
+    moment = datetime.now(UTC)
+    messages = [
+        evolve(sms, expires_at=moment + timedelta(seconds=seconds))
+        for sms, seconds in zip(smses(3), [-1, 3600, -86400 * 365], strict=True)
+    ]
+    gateway = Gateway(taken)
+    report = await in_memory(gateway).send_many(messages)
+    assert [type(outcome) for outcome in report.outcomes] == [Failed, Sent, Failed]
+    for outcome in report.failed:
+        assert isinstance(outcome.error, ExpiredError)
+        assert (outcome.error.may_have_been_sent, outcome.error.attempts) == (False, 0)
+    assert gateway.requests == ["1"]
+
+
+@in_virtual_time
+async def test_expiry_bounds_the_request_too() -> None:
+    """A message that expires under way ends then, in doubt; one without a date has the whole time-out."""
+    first, second = smses(2)
+    report = await in_memory(Gateway(silent)).send_many(
+        [evolve(first, expires_at=datetime.now(UTC) + timedelta(seconds=5)), second]
+    )
+    assert [type(outcome.error) for outcome in report.failed] == [ExpiredError, DeliveryUnknownError]
+    assert len(report.unknown) == 2
+    assert now() == 1010
+
+
+@in_virtual_time
+async def test_repeated_messages_are_named() -> None:
+    """A message that took more than one attempt is `Sent`, and in `retried`."""
+    report = await in_memory(Gateway(refused(500, 13), taken)).send_many(smses(3), concurrency=1)
+    assert [outcome.receipt.attempts for outcome in report.sent] == [2, 1, 1]
+    assert report.retried == report.sent[:1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "requests"),
+    [
+        (refused(401, 17), InvalidCredentialsError, 4),
+        (refused(401, 55), QuotaExhaustedError, 4),
+        (refused(403), AccountError, 4),
+        (unconnected, ConnectionFailedError, 4),
+    ],
+)
+def test_a_run_stops_by_itself(answer: Answer, error: type[OcaSmsError], requests: int) -> None:
+    """A refused account, or an outage, is met by each worker once, and the rest of the input stays unpulled."""
+
+    async def main() -> None:
+        gateway = Gateway(answer)
+        source = Source(smses(100), [])
+        report = await in_memory(gateway).send_many(source, concurrency=4)
+        assert type(report.stopped_by) is error
+        assert len(report.outcomes) == len(report.failed) == len(source.pulled) == len(gateway.requests) == requests
+        assert_alone()
+
+    run(main())
+
+
+class Held(Unlimited):
+    """A limiter that lets as many through as it is told, and holds the others; a stubborn one lets them through when
+    they are cancelled.
+    """
+
+    def __init__(self, through: int, *, stubborn: bool = False) -> None:
+        self.through = through
+        self.stubborn = stubborn
+        self.let_through_late = 0
+
+    async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+        """Return at once or, as a limiter must not, when it is cancelled."""
+        assert priority is Priority.BULK
+        self.through -= 1
+        if self.through >= 0:
+            return
+        with contextlib.suppress(asyncio.CancelledError) if self.stubborn else contextlib.nullcontext():
+            await asyncio.sleep(1000)
+            raise AssertionError
+        self.let_through_late += 1
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+@pytest.mark.parametrize("how", ["by itself", "by leaving", "by an exception"])
+def test_who_waits_for_a_token_is_not_sent_once_the_run_is_over(how: str, stubborn: bool) -> None:
+    """Not even where the limiter swallows the cancellation: the hook before the first byte refuses."""
+
+    async def main() -> None:
+        gateway = Gateway(refused(401, 55) if how == "by itself" else taken)
+        limiter = Held(1, stubborn=stubborn)
+        client = in_memory(gateway, limiter=limiter)
+        bulk = client.bulk(smses(20), concurrency=4)
+        assert isinstance(bulk, Bulk)
+        with contextlib.suppress(ConsumerError):
+            async with bulk:
+                first = await anext(bulk)
+                if how == "by an exception":
+                    raise ConsumerError
+        assert_alone()
+        assert len(gateway.requests) == 1
+        assert limiter.let_through_late == (0 if not stubborn else 3 if how == "by itself" else 4)
+        rest = await rest_of(bulk)
+        if stubborn or how != "by an exception":
+            assert len(rest) == (3 if how == "by itself" else 4)
+        assert all(outcome == Skipped(outcome.sms, bulk.stopped_by) for outcome in rest)
+        assert isinstance(first, Failed if how == "by itself" else Sent)
+
+    run(main())
+
+
+@in_virtual_time
+async def test_a_limiter_without_its_server_stops_the_run_before_anything_was_sent() -> None:
+    """Where nobody knows the rate, nothing is attempted: every pulled message is `Skipped` with that error."""
+
+    class Unreachable(Unlimited):
+        async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+            await asyncio.sleep(1)
+            raise LimiterUnavailableError("the limiter's server does not answer")
+
+    gateway = Gateway(taken)
+    report = await in_memory(gateway, limiter=Unreachable()).send_many(smses(50), concurrency=4)
+    assert isinstance(report.stopped_by, LimiterUnavailableError)
+    assert [outcome.reason for outcome in report.skipped] == [report.stopped_by] * 4
+    assert report.skipped == report.outcomes
+    assert gateway.requests == []
+
+
+@in_virtual_time
+async def test_a_limiter_that_loses_its_server_fails_whose_attempt_was_made() -> None:
+    """A message that was answered 500/13 once, and cannot be repeated for want of a limiter, may have been sent."""
+
+    class Lost(Unlimited):
+        calls = 0
+
+        async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+            self.calls += 1
+            if self.calls > 1:
+                raise LimiterUnavailableError("the limiter's server does not answer")
+
+    report = await in_memory(Gateway(refused(500, 13)), limiter=Lost()).send_many(smses(5), concurrency=1)
+    (failed,) = report.outcomes
+    assert isinstance(failed, Failed)
+    assert failed.error is report.stopped_by
+    assert (failed.error.attempts, failed.error.may_have_been_sent) == (1, True)
+
+
+@in_virtual_time
+async def test_a_closed_client_is_no_outcome() -> None:
+    """Sending with a client that was closed is the caller's bug."""
+    client = in_memory(Gateway(taken))
+    await client.aclose()
+    with pytest.raises(RuntimeError, match="closed"):
+        await client.send_many(smses(3))
+    assert_alone()
+
+
+# --- through the client, over sockets -------------------------------------------------------------------------------
+
+
+async def test_a_bulk_reaches_the_gateway(client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """100 messages, synchronous or not, arrive once each and are reported in input order."""
+
+    async def generated() -> AsyncIterator[Sms]:
+        for sms in messages:
+            yield sms
+
+    messages = smses(100)
+    for source in (messages, generated()):
+        sandbox.inbox.clear()
+        report = await client.send_many(source, concurrency=8)
+        assert [outcome.sms for outcome in report.sent] == messages
+        assert sorted(message.text for message in sandbox.inbox) == sorted(sms.message for sms in messages)
+        uids = {message.text: message.msg_uid for message in sandbox.inbox}
+        assert [outcome.receipt.msg_uid for outcome in report.sent] == [uids[sms.message] for sms in messages]
+
+
+async def test_a_mixed_bulk_ends_as_the_gateway_decides(client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """Refused, repeated and impossible ones stand where they stood in the input, and the rest arrives."""
+    messages = smses(20)
+    messages[7] = Sms("081", "7")
+    sandbox.refused_numbers = [messages[3].phone]
+    sandbox.internal_errors = 2
+    report = await client.send_many(messages, concurrency=4)
+    kinds = [type(outcome.error) if isinstance(outcome, Failed) else Sent for outcome in report.outcomes]
+    assert kinds == [InvalidRequestError if n == 3 else InvalidMessageError if n == 7 else Sent for n in range(20)]
+    assert sum(outcome.receipt.attempts - 1 for outcome in report.sent) == 2
+    assert len(sandbox.inbox) == 18
+    assert report.stopped_by is None
+
+
+async def test_an_exhausted_quota_stops_a_bulk(client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """What the account could pay for is sent; the input behind that is left alone."""
+    sandbox.quota = 10
+    source = Source(smses(1000), [])
+    report = await client.send_many(source, concurrency=4)
+    assert isinstance(report.stopped_by, QuotaExhaustedError)
+    assert len(report.sent) == len(sandbox.inbox) == 10
+    assert len(report.outcomes) == len(source.pulled) <= 14
+    assert {type(outcome.error) for outcome in report.failed} == {QuotaExhaustedError}
+
+
+async def test_a_gateway_that_is_down_stops_a_bulk() -> None:
+    """Connections that are refused are proof that nothing was sent, and `concurrency` of them are enough."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    source = Source(smses(1000), [])
+    async with AsyncOcaSms("a", "b", base_url=f"http://127.0.0.1:{port}", limiter=Unlimited()) as client:
+        report = await client.send_many(source, concurrency=4)
+    assert isinstance(report.stopped_by, ConnectionFailedError)
+    assert len(report.failed) >= 4
+    assert len(report.outcomes) == len(source.pulled) <= 8
+    assert report.unknown == ()
+
+
+async def test_breaking_off_a_bulk_lets_the_wire_finish(client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """Whatever arrived has an outcome that says so, taken before the end of the block or after it."""
+    sandbox.latency = 0.01
+    source = Source(smses(1000), [])
+    outcomes = []
+    bulk = client.bulk(source, concurrency=4)
+    async with bulk as run_:
+        async for outcome in run_:
+            outcomes.append(outcome)
+            if len(outcomes) == 10:
+                break
+    assert isinstance(bulk, Bulk)
+    outcomes += await rest_of(bulk)
+    assert len(outcomes) == len(source.pulled) <= 10 + 8
+    sent = {outcome.sms.message for outcome in outcomes if isinstance(outcome, Sent)}
+    assert sent == {message.text for message in sandbox.inbox}
+
+
+async def test_an_exception_in_the_block_cancels_what_is_on_the_wire(client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """A gateway that is slow to answer does not hold up an exception, and the client is as good as before."""
+    sandbox.latency = 600
+
+    async def use() -> None:
+        async with client.bulk(smses(100), concurrency=4):
+            while len(sandbox.inbox) < 4:
+                await asyncio.sleep(0)
+            raise ConsumerError
+
+    with pytest.raises(ConsumerError):
+        await use()
+    assert len(sandbox.inbox) == 4
+    sandbox.latency = 0
+    assert (await client.send("+6281234567890", TEXT)).attempts == 1
+
+
+# --- the report -----------------------------------------------------------------------------------------------------
+
+
+OUTCOMES: tuple[Outcome, ...] = (
+    Sent(Sms("0", TEXT), SendReceipt("a", "sent")),
+    Failed(Sms("1", TEXT), DeliveryUnknownError()),
+    Skipped(Sms("2", TEXT), QuotaExhaustedError(401, 55)),
+    Sent(Sms("3", TEXT), SendReceipt("b", "sent", attempts=2)),
+    Failed(Sms("4", TEXT), InvalidMessageError()),
+    Failed(Sms("5", TEXT), RateLimitedError(429, 9, may_have_been_sent=True)),
+    Skipped(Sms("6", TEXT), None, SendReceipt("c", "sent", attempts=3)),
+)
+
+
+def test_a_report_parts_its_outcomes() -> None:
+    """`sent`, `failed` and `skipped` hold each outcome once, in order; `unknown` and `retried` are parts of them."""
+    report = BulkReport(OUTCOMES, None)
+    assert report.sent == (OUTCOMES[0], OUTCOMES[3])
+    assert report.failed == (OUTCOMES[1], OUTCOMES[4], OUTCOMES[5])
+    assert report.skipped == (OUTCOMES[2], OUTCOMES[6])
+    assert report.unknown == (OUTCOMES[1], OUTCOMES[5])
+    assert report.retried == (OUTCOMES[3],)
+    assert BulkReport((), None).unknown == ()
+    assert BulkReport((), None).retried == ()
+
+
+def test_a_reports_repr_counts_and_shows_no_message() -> None:
+    """What may be millions of outcomes is shown as their numbers, with the error that stopped the run."""
+    error = QuotaExhaustedError(401, 55)
+    report = BulkReport(OUTCOMES, error)
+    assert repr(report) == (f"<BulkReport sent=2 failed=3 skipped=2 unknown=2 retried=1 stopped_by={error!r}>")
+    assert TEXT not in repr(report)
+    assert repr(BulkReport((), None)).endswith("stopped_by=None>")
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(BulkReport((), None), "stopped_by"), (OUTCOMES[0], "receipt"), (OUTCOMES[1], "error"), (OUTCOMES[2], "reason")],
+)
+def test_outcomes_and_reports_are_frozen(value: object, name: str) -> None:
+    """What became of a message does not change afterwards."""
+    with pytest.raises(FrozenInstanceError):
+        setattr(value, name, None)

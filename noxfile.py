@@ -14,7 +14,7 @@ PYTHONS = [f"3.{minor}" for minor in range(11, 16) if shutil.which(f"python3.{mi
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install the package with its extras, and the groups of tools."""
-    session.install("-e", ".[cli]", *nox.project.dependency_groups(PROJECT, *groups))
+    session.install("-e", ".[cli,redis]", *nox.project.dependency_groups(PROJECT, *groups))
 
 
 @nox.session
@@ -52,3 +52,11 @@ def typing(session: nox.Session) -> None:
     """Check types, strictly."""
     install(session, "typing")
     session.run("mypy", f"--python-version={sys.version_info.major}.{sys.version_info.minor}")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks; `-- --json` for machines."""
+    install(session, "bench")
+    for script in ("limiter.py",):
+        session.run("python", f"benchmarks/{script}", *session.posargs)

@@ -3,9 +3,12 @@ them.
 """
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import IntEnum
+
+from attrs import frozen
 
 
 class Priority(IntEnum):
@@ -18,18 +21,20 @@ class Priority(IntEnum):
 class Lanes:
     """Waiters, first come first served, the interactive ones before the others.
 
-    `take()` takes for the waiter whose turn it is, if there is something to take. Nothing is ever granted to a waiter
-    that sleeps: it is woken, looks for itself and takes in the same step in which it returns, so that a cancellation
-    at any moment, the one between waking and taking included, has nothing to lose. `rouse()` is called whenever the
-    first waiter may have changed; it must see to it that `wake()` is called once there may be something to take.
+    `take()` takes for the waiter whose turn it is, if there is something to take, and tells whether there was.
+    `ready_at(now)` is when there will be something, in the loop's time: `now` only if there is; None where nobody
+    knows, and then `rouse` is to be called when there is. Nothing is ever granted to a waiter that sleeps: it is
+    woken, looks for itself and takes in the same step in which it returns, so that a cancellation at any moment, the
+    one between waking and taking included, has nothing to lose.
     """
 
-    def __init__(self, take: Callable[[], bool], rouse: Callable[[], None]) -> None:
+    def __init__(self, take: Callable[[], bool], ready_at: Callable[[float], float | None]) -> None:
         self._take = take
-        self._rouse = rouse
+        self._ready_at = ready_at
+        self._timer: asyncio.TimerHandle | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         # Ordered dictionaries, because a waiter that gives up leaves from the middle, and that must not cost a search.
-        self._queues = tuple(OrderedDict[object, asyncio.Future[None]]() for _ in Priority)
+        self._queues = tuple(OrderedDict[object, _Waiter]() for _ in Priority)
 
     def __len__(self) -> int:
         return sum(map(len, self._queues))
@@ -43,7 +48,7 @@ class Lanes:
         loop = asyncio.get_running_loop()
         if loop is self.loop:
             return False
-        self.loop = loop
+        self.loop, self._timer = loop, None
         for queue in self._queues:
             queue.clear()
         return True
@@ -61,26 +66,70 @@ class Lanes:
         try:
             async with asyncio.timeout_at(deadline):
                 while True:
-                    queue[ticket] = woken = loop.create_future()
-                    self._rouse()
-                    await woken
+                    queue[ticket] = waiter = _Waiter(loop.create_future(), deadline)
+                    self.rouse()
+                    await waiter.woken
                     if self._first() is ticket and self._take():
                         return
         finally:
-            # Gone already, or the loop closed: then this is a waiter of a dead loop, and nobody is behind it.
-            if queue.pop(ticket, None) is not None and not loop.is_closed():
-                self._rouse()
+            if queue.pop(ticket, None) is not None:  # else this is a waiter of a dead loop, and nobody is behind it
+                self.rouse()
+
+    def rouse(self) -> None:
+        """See to it that the first waiter looks again once there is something for it."""
+        if not self or self.loop is None or self.loop.is_closed():  # nobody, or the waiters of a dead loop
+            self._set_timer(None)
+            return
+        now = self.loop.time()
+        when = self._ready_at(now)
+        if when is None:
+            return
+        if when <= now:
+            self.wake()
+        elif self._timer is None or when < self._timer.when():  # a timer that fires too early does no harm
+            self._set_timer(self.loop.call_at(when, self._on_timer))
+
+    def latest_deadline(self) -> float:
+        """Return the time by which the most patient waiter must have had its turn; infinity where one waits for
+        ever.
+        """
+        waiters = (waiter for queue in self._queues for waiter in queue.values())
+        return max((math.inf if waiter.deadline is None else waiter.deadline for waiter in waiters), default=math.inf)
+
+    def refuse(self, error: Callable[[], Exception], *, before: float = math.inf) -> None:
+        """Raise an error in every waiter, or in those only whose deadline comes before a time of the loop."""
+        for queue in self._queues:
+            for waiter in queue.values():
+                hopeless = before == math.inf or (waiter.deadline is not None and waiter.deadline < before)
+                if hopeless and not waiter.woken.done():
+                    waiter.woken.set_exception(error())
+                    # A waiter that was cancelled just now will not look at it, and asyncio would complain.
+                    waiter.woken.exception()
+
+    def _set_timer(self, timer: asyncio.TimerHandle | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.wake()
 
     def wake(self) -> None:
         """Let the first waiter look again."""
         ticket = self._first()
-        if ticket is not None:
-            woken = next(queue[ticket] for queue in self._queues if ticket in queue)
-            if not woken.done():
-                woken.set_result(None)
+        waiter = next((queue[ticket] for queue in self._queues if ticket in queue), None)
+        if waiter is not None and not waiter.woken.done():
+            waiter.woken.set_result(None)
 
     def _first(self) -> object | None:
         return next((next(iter(queue)) for queue in self._queues if queue), None)
+
+
+@frozen
+class _Waiter:
+    woken: asyncio.Future[None]
+    deadline: float | None
 
 
 class Slots:
@@ -88,7 +137,7 @@ class Slots:
 
     def __init__(self, limit: int) -> None:
         self._free = limit
-        self._lanes = Lanes(self._take, self._rouse)
+        self._lanes = Lanes(self._take, lambda now: now if self._free else None)
 
     async def acquire(self, priority: Priority, deadline: float | None) -> None:
         """Return with a slot, to be given back with `release`; `TimeoutError` at the deadline, in the loop's time."""
@@ -98,14 +147,10 @@ class Slots:
     def release(self) -> None:
         """Give one slot back."""
         self._free += 1
-        self._rouse()
+        self._lanes.rouse()
 
     def _take(self) -> bool:
         if self._free == 0:
             return False
         self._free -= 1
         return True
-
-    def _rouse(self) -> None:
-        if self._free:
-            self._lanes.wake()

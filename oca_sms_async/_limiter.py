@@ -9,7 +9,7 @@ from attrs import define, frozen
 from oca_sms_async._lanes import Lanes, Priority
 
 # A part in a billion slower than asked, so that rounding can never let through one request too many.
-_ROUNDING: Final = 1 - 1e-9
+ROUNDING: Final = 1 - 1e-9
 
 
 class RateLimiter(Protocol):
@@ -39,6 +39,20 @@ class LimiterStatistics:
     paused_for: float
 
 
+def check_bucket(rate: float, capacity: float) -> None:
+    """Raise `ValueError` for what is no bucket."""
+    if not (math.isfinite(rate) and rate > 0):
+        raise ValueError("rate must be a finite number of requests per second above 0")
+    if not (math.isfinite(capacity) and capacity >= 1):
+        raise ValueError("capacity must be a finite number of at least 1")
+
+
+def check_pause(seconds: float) -> None:
+    """Raise `ValueError` for what is no duration."""
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError("seconds must be a finite number of at least 0")
+
+
 class Unlimited:
     """No limit and no pauses: for tests, and for a gateway of one's own."""
 
@@ -65,15 +79,11 @@ class TokenBucket:
     """
 
     def __init__(self, rate: float = 22.0, capacity: float = 1.0) -> None:
-        if not (math.isfinite(rate) and rate > 0):
-            raise ValueError("rate must be a finite number of requests per second above 0")
-        if not (math.isfinite(capacity) and capacity >= 1):
-            raise ValueError("capacity must be a finite number of at least 1")
+        check_bucket(rate, capacity)
         self.rate = rate
         self.capacity = capacity
-        self._level = _Level(rate=rate * _ROUNDING, capacity=capacity, tokens=capacity)
-        self._lanes = Lanes(self._take, self._rouse)
-        self._timer: asyncio.TimerHandle | None = None
+        self._level = _Level(rate=rate * ROUNDING, capacity=capacity, tokens=capacity)
+        self._lanes = Lanes(self._take, self._level.ready_at)
         self._refused = 0
         self._granted = 0
 
@@ -95,8 +105,7 @@ class TokenBucket:
 
     def pause(self, seconds: float) -> None:
         """Let nobody through for so many seconds from now; a longer pause that is on already stays."""
-        if not (math.isfinite(seconds) and seconds >= 0):
-            raise ValueError("seconds must be a finite number of at least 0")
+        check_pause(seconds)
         self._level.pause(self._now(), seconds)
 
     def statistics(self) -> LimiterStatistics:
@@ -118,7 +127,6 @@ class TokenBucket:
         fresh = self._lanes.enter_loop()
         now = asyncio.get_running_loop().time()
         if fresh:
-            self._timer = None  # it belonged to the loop before
             self._level.rebase(now)
         return now
 
@@ -126,30 +134,6 @@ class TokenBucket:
         taken = self._level.take(asyncio.get_running_loop().time())
         self._granted += taken
         return taken
-
-    def _rouse(self) -> None:
-        """See to it that the first waiter looks again when its token is there.
-
-        A token's time only ever moves back (others take, somebody pauses), so a timer that is set already is early
-        enough.
-        """
-        if not self._lanes:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-        elif self._timer is None:
-            loop = asyncio.get_running_loop()
-            now = loop.time()
-            if self._level.has_token(now):
-                self._lanes.wake()
-            else:
-                # Later than now by at least one step of the clock, or a rounding could make this spin for ever.
-                when = max(self._level.ready_at(now), math.nextafter(now, math.inf))
-                self._timer = loop.call_at(when, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._lanes.wake()
 
 
 @define
@@ -177,7 +161,11 @@ class _Level:
     def ready_at(self, now: float, ahead: int = 0) -> float:
         """Return when the token comes that is left after so many others have taken theirs."""
         start = max(now, self.paused_until)
-        return start + max(0.0, ahead + 1 - self.tokens_at(start)) / self.rate
+        missing = max(0.0, ahead + 1 - self.tokens_at(start))
+        if start == now and not missing:
+            return now
+        # Later than now by at least one step of the clock, or a rounding could make waiters spin for ever.
+        return max(start + missing / self.rate, math.nextafter(now, math.inf))
 
     def pause(self, now: float, seconds: float) -> None:
         self.tokens, self.as_of = self.tokens_at(now), now

@@ -437,7 +437,7 @@ def test_slots_given_back_in_one_loop_are_free_in_the_next() -> None:
 async def test_lanes_count_who_stands_ahead_of_a_newcomer() -> None:
     """A bulk newcomer stands behind everybody, an interactive one behind the interactive ones alone."""
     open_ = False
-    lanes = Lanes(lambda: open_, lambda: None)
+    lanes = Lanes(lambda: open_, lambda now: None)
     lanes.enter_loop()
     assert [lanes.ahead(priority) for priority in Priority] == [0, 0]
     tasks = [
@@ -456,7 +456,7 @@ async def test_lanes_count_who_stands_ahead_of_a_newcomer() -> None:
 
 def test_lanes_know_a_new_loop_from_the_one_they_are_in() -> None:
     """A loop is new once, until another one comes."""
-    lanes = Lanes(lambda: True, lambda: None)
+    lanes = Lanes(lambda: True, lambda now: None)
 
     async def enter() -> tuple[bool, bool]:
         return lanes.enter_loop(), lanes.enter_loop()
@@ -467,7 +467,7 @@ def test_lanes_know_a_new_loop_from_the_one_they_are_in() -> None:
 
 def test_waking_empty_lanes_does_nothing() -> None:
     """There may be something to take and nobody who wants it."""
-    Lanes(lambda: True, lambda: None).wake()
+    Lanes(lambda: True, lambda now: None).wake()
     slots = Slots(1)
     slots.release()
     assert_unused(slots, 2)

@@ -36,7 +36,12 @@ class WatchedBucket(TokenBucket):
     before_wake: Callable[[], object] = staticmethod(lambda: None)
     after_wake: Callable[[], object] = staticmethod(lambda: None)
 
-    def _on_timer(self) -> None:
+    def __init__(self, rate: float = 22.0, capacity: float = 1.0) -> None:
+        super().__init__(rate, capacity)
+        self._on_timer = self._lanes._on_timer
+        self._lanes._on_timer = self._watched  # type: ignore[method-assign] # this is how it is watched
+
+    def _watched(self) -> None:
         self.fired += 1
         assert self.fired <= self.most_firings, "the loop spins"  # the timer is not set again, so the test ends
         # A timer may fire early by the resolution of the loop's clock; then it is set again.
@@ -44,7 +49,7 @@ class WatchedBucket(TokenBucket):
         if token:
             self.wakes += 1
             self.before_wake()
-        super()._on_timer()
+        self._on_timer()
         if token:
             self.after_wake()
 
@@ -53,7 +58,7 @@ def assert_empty(bucket: TokenBucket) -> None:
     """Assert that nobody waits, by its own account and inside, and that no timer is left."""
     assert bucket.statistics().waiting == 0
     assert not any(bucket._lanes._queues)
-    assert bucket._timer is None
+    assert bucket._lanes._timer is None
 
 
 def figures(bucket: TokenBucket) -> tuple[float, ...]:

@@ -1,0 +1,149 @@
+"""What an acquire costs and how well a limit is kept: ours, in one process and through Redis, beside what others use.
+
+Cost is CPU of this process in microseconds per acquire: alone, and with 5,000 waiters at once. Then 25 requests a
+second are to be kept to, with 200 waiters: the most that went in any one second, and the share of the allowance that
+was used.
+"""
+
+import asyncio
+import math
+import statistics
+import sys
+import time
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import aiolimiter
+import limits
+import limits.aio
+import pyrate_limiter
+from table import show
+
+from oca_sms_async import TokenBucket
+from oca_sms_async.redis import RedisTokenBucket
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from redis_server import serving
+
+ALLOWED = 25
+WAITERS = 200
+CROWD = 5000
+SECONDS = 4.0
+
+Acquire = Callable[[], Awaitable[object]]
+Make = Callable[[float], AbstractAsyncContextManager[Acquire]]
+
+
+@asynccontextmanager
+async def ours(rate: float) -> AsyncIterator[Acquire]:
+    """`TokenBucket`: one below the allowance, for a bucket of one adds one to it."""
+    yield TokenBucket(rate - 1, 1.0).acquire
+
+
+@asynccontextmanager
+async def theirs_aiolimiter(rate: float) -> AsyncIterator[Acquire]:
+    """The library aiolimiter, as its documentation shows it: so many per second."""
+    yield aiolimiter.AsyncLimiter(rate, 1).acquire
+
+
+@asynccontextmanager
+async def theirs_pyrate(rate: float) -> AsyncIterator[Acquire]:
+    """The library pyrate-limiter, whose limiter keeps a log of what it let through."""
+    yield pyrate_limiter.Limiter(pyrate_limiter.Rate(int(rate), pyrate_limiter.Duration.SECOND)).try_acquire_async
+
+
+def ours_redis(url: str) -> Make:
+    """`RedisTokenBucket` on a real server."""
+
+    @asynccontextmanager
+    async def make(rate: float) -> AsyncIterator[Acquire]:
+        bucket = RedisTokenBucket(url, name=f"bench-{rate}-{time.monotonic()}", rate=rate - 1)
+        yield bucket.acquire
+        await bucket.aclose()
+
+    return make
+
+
+def theirs_limits(url: str) -> Make:
+    """The library limits, which says yes or no; who is refused asks again, five times a second."""
+
+    @asynccontextmanager
+    async def make(rate: float) -> AsyncIterator[Acquire]:
+        storage = limits.storage.storage_from_string(f"async+{url}", implementation="redispy")
+        limiter = limits.aio.strategies.MovingWindowRateLimiter(storage)
+        item, key = limits.RateLimitItemPerSecond(int(rate)), f"bench-{rate}-{time.monotonic()}"
+
+        async def acquire() -> None:
+            while not await limiter.hit(item, key):
+                await asyncio.sleep(0.2)
+
+        yield acquire
+
+    return make
+
+
+async def alone(make: Make, count: int) -> float:
+    """Return the CPU of one acquire that never waits, in microseconds: the median of three."""
+    rounds = []
+    for _ in range(3):
+        async with make(1e6) as acquire:
+            start = time.process_time()
+            for _ in range(count):
+                await acquire()
+            rounds.append((time.process_time() - start) / count * 1e6)
+    return statistics.median(rounds)
+
+
+async def crowded(make: Make) -> float:
+    """Return the CPU of an acquire among 5,000 waiters, at 1,000 a second, in microseconds."""
+    async with make(1000.0) as acquire:
+        start = time.process_time()
+        await asyncio.gather(*(acquire() for _ in range(CROWD)))
+        return (time.process_time() - start) / CROWD * 1e6
+
+
+async def kept(make: Make) -> tuple[int, float]:
+    """Return the most in any one second, and the share of the allowance that was used."""
+    times: list[float] = []
+    async with make(ALLOWED) as acquire:
+
+        async def work() -> None:
+            while True:
+                await acquire()
+                times.append(time.monotonic())
+
+        workers = [asyncio.create_task(work()) for _ in range(WAITERS)]
+        await asyncio.sleep(SECONDS)
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    most = max(bisect_right(times, start + 1) - index for index, start in enumerate(times))
+    return most, len(times) / (ALLOWED * (times[-1] - times[0]) + 1)
+
+
+async def main() -> None:
+    """Measure all of them in one run."""
+    rows: list[list[object]] = []
+    costs: list[tuple[float, float]] = []
+    with serving() as server:
+        for name, make, count, polls, beside in (
+            ("TokenBucket", ours, 5000, False, 1),
+            ("aiolimiter", theirs_aiolimiter, 5000, False, 1),
+            ("pyrate-limiter", theirs_pyrate, 5000, False, 1),
+            ("RedisTokenBucket", ours_redis(server.url), 500, False, 4),
+            ("limits, Redis", theirs_limits(server.url), 500, True, 4),
+        ):
+            most, share = await kept(make)
+            # 5,000 who poll are a load test of Redis, not of a limiter.
+            costs.append((await alone(make, count), math.nan if polls else await crowded(make)))
+            rows.append([name, *costs[-1], beside, most, ALLOWED, share])
+    for row in rows:
+        row[3] = costs[rows.index(row)][0] / costs[int(str(row[3]))][0]
+    columns = ["limiter", "µs alone", "µs of 5,000", "alone, ratio", "most in 1 s", "allowed", "share used"]
+    show(__doc__.splitlines()[0] if __doc__ else "", columns, rows)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

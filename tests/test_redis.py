@@ -1,0 +1,429 @@
+"""One limit for several processes: `RedisTokenBucket` against a real redis-server."""
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+import pytest
+from limiter_contract import SLACK, LimiterContract, Make, most_in_a_window
+from redis.asyncio import Redis
+from redis_server import RedisServer, serving
+
+from oca_sms_async import AsyncOcaSms, LimiterUnavailableError, Priority, RateLimiter, TokenBucket, Unlimited
+from oca_sms_async.redis import RedisTokenBucket
+from oca_sms_async.sandbox import Sandbox
+
+
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[RedisServer]:
+    """A server that no test disturbs; each bucket has a name of its own."""
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A server to be disturbed."""
+    with serving() as started:
+        yield started
+
+
+@pytest.fixture
+async def watcher(shared_server: RedisServer) -> AsyncIterator[Redis]:
+    """A client that looks at what is in the shared server."""
+    async with Redis.from_url(shared_server.url, decode_responses=True) as client:
+        yield client
+
+
+class TestTokenBucket(LimiterContract):
+    """The bucket of one process keeps the contract."""
+
+    @pytest.fixture(autouse=True)
+    def make_buckets(self) -> None:
+        """Give the suite its limiters."""
+
+        @asynccontextmanager
+        async def make(rate: float, capacity: float) -> AsyncIterator[RateLimiter]:
+            yield TokenBucket(rate, capacity)
+
+        self.make: Make = make
+
+
+class TestRedisTokenBucket(LimiterContract):
+    """The bucket of several processes keeps the same contract."""
+
+    @pytest.fixture(autouse=True)
+    def make_buckets(self, shared_server: RedisServer, request: pytest.FixtureRequest) -> None:
+        """Give the suite its limiters, each on a fresh key."""
+        made = 0
+
+        @asynccontextmanager
+        async def make(rate: float, capacity: float) -> AsyncIterator[RateLimiter]:
+            nonlocal made
+            made += 1
+            bucket = RedisTokenBucket(
+                shared_server.url, name=f"{request.node.name}-{made}", rate=rate, capacity=capacity
+            )
+            yield bucket
+            await bucket.aclose()
+
+        self.make: Make = make
+
+
+WORKER = """
+import asyncio, json, sys, time
+from oca_sms_async import LimiterUnavailableError, Priority
+from oca_sms_async.redis import RedisTokenBucket
+
+url, name, rate, waiters, skew = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
+real = time.time
+time.time = lambda: real() + skew
+
+async def main():
+    bucket = RedisTokenBucket(url, name=name, rate=rate)
+    print("ready", flush=True)
+    until = real() + float(await asyncio.to_thread(sys.stdin.readline))
+    times, failures = [], 0
+
+    async def work():
+        nonlocal failures
+        while real() < until:
+            try:
+                await bucket.acquire(priority=Priority.BULK)
+            except LimiterUnavailableError:
+                failures += 1
+                if failures == 1:
+                    print("failed", flush=True)
+                await asyncio.sleep(0.01)
+            else:
+                times.append(real())
+
+    await asyncio.gather(*(work() for _ in range(waiters)))
+    await bucket.aclose()
+    print(json.dumps({"times": times, "failures": failures}), flush=True)
+
+asyncio.run(main())
+"""
+
+
+class Workers:
+    """Real processes that acquire from one bucket, as many times as they can, for a while."""
+
+    def __init__(self, url: str, name: str, rate: float, *, skews: tuple[float, ...] = (0.0,) * 4) -> None:
+        self._processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", WORKER, url, name, str(rate), "8", str(skew)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for skew in skews
+        ]
+
+    async def __aenter__(self) -> Self:
+        await self.have_all_said("ready")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+
+    async def have_all_said(self, word: str) -> None:
+        """Wait until each of them has said this."""
+        for process in self._processes:
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == f"{word}\n"
+
+    def start(self, seconds: float) -> None:
+        """Let them work for so many seconds."""
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{seconds}\n")
+            process.stdin.flush()
+
+    async def results(self) -> list[dict[str, Any]]:
+        """Wait until they have ended, and return when each was let through and how often it failed."""
+        return [json.loads((await asyncio.to_thread(process.communicate))[0]) for process in self._processes]
+
+
+async def test_four_processes_keep_one_limit_and_share_it_fairly(shared_server: RedisServer) -> None:
+    """The bound over all of them, 25 % ± 10 points for each, whatever their clocks say."""
+    rate = 100.0
+    async with Workers(shared_server.url, "fair", rate, skews=(0.0, 3600.0, -3600.0, 86400.0)) as workers:
+        workers.start(2.0)
+        results = await workers.results()
+    times = sorted(time for result in results for time in result["times"])
+    assert len(times) > 100  # the limit was made use of, on however busy a machine
+    for window in (0.1, 0.5, 1.0):
+        assert most_in_a_window(times, window) <= 1.0 + rate * (window + SLACK)
+    for result in results:
+        assert 0.15 <= len(result["times"]) / len(times) <= 0.35
+
+
+async def test_an_interactive_one_passes_the_bulk_of_every_process(shared_server: RedisServer) -> None:
+    """Behind four processes full of bulk an interactive acquire waits for a token of each, not for their queues."""
+    rate = 50.0
+    bucket = RedisTokenBucket(shared_server.url, name="passing", rate=rate)
+    async with Workers(shared_server.url, "passing", rate) as workers:
+        workers.start(1.5)
+        own = [asyncio.create_task(bucket.acquire(priority=Priority.BULK)) for _ in range(50)]
+        await asyncio.gather(*own[:5])
+        served_before = sum(task.done() for task in own)
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        await bucket.acquire(priority=Priority.INTERACTIVE)
+        waited = loop.time() - start
+        assert sum(task.done() for task in own) <= served_before + 1
+        assert waited <= (5 + 1) / rate + 10 * SLACK  # its own process' 45 waiting bulk ones alone would take 4.5 s
+        for task in own:
+            task.cancel()
+        await workers.results()
+    await bucket.aclose()
+
+
+async def test_a_server_killed_in_mid_run_stops_nobody_for_good() -> None:
+    """While Redis is away every acquire fails and none passes; when it is back, all go on by themselves."""
+    with serving() as server:
+        async with Workers(server.url, "killed", 100.0) as workers:
+            workers.start(2.5)
+            bucket = RedisTokenBucket(server.url, name="killed", rate=100.0)
+            for _ in range(5):
+                await bucket.acquire()
+            server.kill()
+            # Three, for a reservation that was held already may still be used.
+            answers = await asyncio.gather(*(bucket.acquire() for _ in range(3)), return_exceptions=True)
+            assert isinstance(answers[-1], LimiterUnavailableError)
+            await workers.have_all_said("failed")
+            server.start()
+            await bucket.acquire()
+            await bucket.aclose()
+            results = await workers.results()
+    assert all(result["failures"] > 0 for result in results)
+    assert all(len(result["times"]) > 10 for result in results)
+
+
+async def test_flushed_scripts_and_keys_do_no_harm(shared_server: RedisServer, watcher: Redis) -> None:
+    """A Redis that has forgotten the script is taught it again."""
+    bucket = RedisTokenBucket(shared_server.url, name="flushed", rate=1000.0)
+    await bucket.acquire()
+    await watcher.script_flush()
+    await bucket.acquire()
+    await watcher.delete("oca-sms:flushed")
+    await bucket.acquire()
+    assert bucket.statistics().granted == 3
+    await bucket.aclose()
+
+
+async def test_one_key_carries_the_name_and_expires(shared_server: RedisServer, watcher: Redis) -> None:
+    """One bucket is one key, and it is gone by itself soon after the bucket is full again."""
+    bucket = RedisTokenBucket(shared_server.url, name="acme", rate=10.0)
+    await bucket.acquire()
+    assert [key async for key in watcher.scan_iter("*acme*")] == ["oca-sms:acme"]
+    assert 0 < await watcher.pttl("oca-sms:acme") <= 1100 + 1000 * SLACK
+    bucket.pause(30.0)
+    with pytest.raises(TimeoutError):
+        await bucket.acquire(deadline=asyncio.get_running_loop().time() + 5.0)
+    await bucket.aclose()
+
+
+async def test_a_pause_reaches_the_other_processes(shared_server: RedisServer) -> None:
+    """It holds here at once, and elsewhere once this process has asked for its next token."""
+    here, there = (RedisTokenBucket(shared_server.url, name="paused", rate=1000.0) for _ in range(2))
+    loop = asyncio.get_running_loop()
+    await there.acquire()
+    here.pause(0.2)
+    start = loop.time()
+    waiting = asyncio.create_task(here.acquire())
+    await asyncio.sleep(0.05)
+    await there.acquire()
+    assert loop.time() - start >= 0.2
+    await waiting
+    assert here.statistics().paused_for == 0
+    await here.aclose()
+    await there.aclose()
+
+
+async def test_a_reservation_of_a_cancelled_waiter_goes_to_the_next(shared_server: RedisServer) -> None:
+    """Cancelling costs Redis no token: the reservation serves whoever is next in this process."""
+    bucket = RedisTokenBucket(shared_server.url, name="inherited", rate=5.0)
+    loop = asyncio.get_running_loop()
+    await bucket.acquire()
+    start = loop.time()
+    first, second = (asyncio.create_task(bucket.acquire()) for _ in range(2))
+    while not bucket.statistics().tokens:  # its reservation has come
+        await asyncio.sleep(0.001)
+    first.cancel()
+    await second
+    assert loop.time() - start < 2 / 5.0  # a second reservation would have come at 0.4 s
+    assert bucket.statistics().waiting == 0
+    await bucket.aclose()
+
+
+async def test_a_hopeless_deadline_takes_no_token(shared_server: RedisServer) -> None:
+    """What is refused for its deadline is not taken from anybody else."""
+    bucket = RedisTokenBucket(shared_server.url, name="hopeless", rate=5.0)
+    loop = asyncio.get_running_loop()
+    await bucket.acquire()
+    start = loop.time()
+    for _ in range(10):
+        with pytest.raises(TimeoutError):
+            await bucket.acquire(deadline=start + 0.1)
+    assert loop.time() - start < 0.2
+    await bucket.acquire()
+    assert loop.time() - start < 2 / 5.0
+    assert (bucket.statistics().granted, bucket.statistics().refused) == (2, 10)
+    await bucket.aclose()
+
+
+UNREACHABLE = "redis://127.0.0.1:1/0"
+
+
+async def test_a_redis_that_is_away_proves_that_nothing_was_sent() -> None:
+    """Nobody listens: every waiter is told at once, with the cause, and a client's send is certainly unsent."""
+    bucket = RedisTokenBucket(UNREACHABLE, name="away")
+    errors = await asyncio.gather(*(bucket.acquire() for _ in range(20)), return_exceptions=True)
+    assert {type(error) for error in errors} == {LimiterUnavailableError}
+    assert all(error.__cause__ is not None for error in errors if isinstance(error, Exception))
+    async with Sandbox().serve() as sandbox:
+        async with AsyncOcaSms(sandbox.username, sandbox.password, base_url=sandbox.base_url, limiter=bucket) as client:
+            with pytest.raises(LimiterUnavailableError) as caught:
+                await client.send("+6281381475159", "x")
+        assert (caught.value.may_have_been_sent, caught.value.attempts, len(sandbox.inbox)) == (False, 0, 0)
+    await bucket.aclose()
+
+
+async def test_a_redis_that_hangs_is_given_up_after_the_time_out() -> None:
+    """A server that accepts and says nothing costs `timeout`, not for ever."""
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    hanging = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = hanging.sockets[0].getsockname()[1]
+    bucket = RedisTokenBucket(f"redis://127.0.0.1:{port}", name="hangs", timeout=0.1)
+    with pytest.raises(LimiterUnavailableError):
+        await bucket.acquire()
+    await bucket.aclose()
+    hanging.close()
+    await hanging.wait_closed()
+
+
+async def test_a_wrong_password_is_an_unavailable_limiter() -> None:
+    """Redis answers, but not to us; the password is in no error."""
+    with serving(password="right-password") as server:
+        bucket = RedisTokenBucket(server.url.replace("right", "wrong"), name="refused")
+        with pytest.raises(LimiterUnavailableError) as caught:
+            await bucket.acquire()
+        assert "password" not in repr(bucket)
+        assert "wrong-password" not in f"{caught.value!r} {caught.value.__cause__!r}"
+        await bucket.aclose()
+        welcome = RedisTokenBucket(server.url, name="refused")
+        await welcome.acquire()
+        await welcome.aclose()
+
+
+async def test_a_fallback_serves_while_redis_is_away(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Requests pass through it, one warning an outage is logged, and when Redis is back it decides again."""
+    caplog.set_level(logging.WARNING, "oca_sms_async")
+    fallback = TokenBucket(1000.0)
+    bucket = RedisTokenBucket(server.url, name="outage", rate=1000.0, fallback=fallback)
+    for outage in (1, 2):
+        await bucket.acquire()
+        before = fallback.statistics().granted
+        server.kill()
+        for _ in range(20):
+            await bucket.acquire()
+        assert fallback.statistics().granted - before >= 18  # a reservation or two may have been held already
+        assert len(caplog.records) == outage
+        server.start()
+        granted = bucket.statistics().granted
+        while bucket.statistics().granted == granted:
+            await bucket.acquire()
+    await bucket.aclose()
+
+
+async def test_a_fallback_is_paused_too(shared_server: RedisServer) -> None:
+    """A 429 counts for whoever decides."""
+    fallback = TokenBucket()
+    bucket = RedisTokenBucket(shared_server.url, name="pausing", fallback=fallback)
+    bucket.pause(30.0)
+    assert fallback.statistics().paused_for == pytest.approx(30.0, abs=1.0)
+    await bucket.aclose()
+
+
+async def test_a_lent_client_stays_open(shared_server: RedisServer, watcher: Redis) -> None:
+    """`aclose` closes what was made from a URL and nothing else; afterwards an acquire is a RuntimeError."""
+    lent = RedisTokenBucket(watcher, name="lent")
+    await lent.acquire()
+    await lent.aclose()
+    await lent.aclose()
+    assert await watcher.ping()
+    with pytest.raises(RuntimeError, match="closed"):
+        await lent.acquire()
+    before = len(await watcher.client_list())
+    own = RedisTokenBucket(shared_server.url, name="own")
+    await own.acquire()
+    assert len(await watcher.client_list()) > before
+    await own.aclose()
+    while len(await watcher.client_list()) > before:
+        await asyncio.sleep(0.001)
+
+
+def test_it_is_used_in_one_loop_after_another(shared_server: RedisServer) -> None:
+    """Made without a loop, it serves each loop that uses it, and a pause is not forgotten between them."""
+    bucket = RedisTokenBucket(shared_server.url, name="loops", rate=1000.0)
+
+    async def use() -> None:
+        await bucket.acquire()
+        await bucket._redis.aclose()
+
+    async def pause() -> None:
+        bucket.pause(30.0)
+
+    async def refused() -> None:
+        with pytest.raises(TimeoutError):
+            await bucket.acquire(deadline=asyncio.get_running_loop().time() + 5.0)
+        await bucket.aclose()
+
+    for main in (use, use, pause, refused):
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"name": ""}, "name"),
+        ({"rate": 0.0}, "rate"),
+        ({"capacity": 0.5}, "capacity"),
+        ({"timeout": 0.0}, "timeout"),
+        ({"timeout": float("inf")}, "timeout"),
+    ],
+)
+def test_wrong_arguments(options: dict[str, Any], named: str) -> None:
+    """Each is a ValueError that names it."""
+    with pytest.raises(ValueError, match=named):
+        RedisTokenBucket(UNREACHABLE, **({"name": "x"} | options))
+
+
+def test_without_its_extra_it_says_what_to_install() -> None:
+    """Importing it without redis-py names the extra."""
+    script = "import sys; sys.modules['redis'] = None\nimport oca_sms_async.redis"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ran.returncode != 0
+    assert 'pip install "oca-sms-async[redis]"' in ran.stderr
+
+
+async def test_statistics_and_repr(shared_server: RedisServer) -> None:
+    """Both show what a debugger wants, and no credentials."""
+    bucket = RedisTokenBucket(shared_server.url, name="shown", rate=10.0, fallback=Unlimited())
+    await bucket.acquire()
+    assert repr(bucket) == "<RedisTokenBucket name='shown' rate=10.0 capacity=1.0 waiting=0>"
+    assert bucket.statistics().granted == 1
+    await bucket.aclose()

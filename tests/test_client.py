@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +34,7 @@ from oca_sms_async import (
     RetryPolicy,
     Sms,
     TokenBucket,
+    UnexpectedResponseError,
     Unlimited,
     UserNotFoundError,
     _wire,
@@ -244,6 +245,23 @@ def test_a_message_that_would_expire_before_its_token_is_refused_at_once() -> No
     virtual_time.run(main())
 
 
+def test_a_token_that_comes_too_late_starts_nothing() -> None:
+    """A limiter of the user's own that knows nothing of deadlines cannot make an expired message go out."""
+
+    class Late(Unlimited):
+        async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+            await asyncio.sleep(5)
+
+    async def main() -> None:
+        started: list[httpx.Request] = []
+        client = in_memory(lambda request: started.append(request) or accept(request), limiter=Late())  # type: ignore[func-returns-value] # None is what is wanted
+        with pytest.raises(ExpiredError) as caught:
+            await client.send(PHONE, TEXT, expires_in=1)
+        assert (caught.value.may_have_been_sent, caught.value.attempts, started) == (False, 0, [])
+
+    virtual_time.run(main())
+
+
 def test_an_interactive_message_passes_a_bulk() -> None:
     """Behind 200 waiting bulk messages an interactive one waits for one token, and polling waits with the bulk."""
 
@@ -416,6 +434,22 @@ async def test_a_history_of_many_mebibytes_is_read() -> None:
     records = await client.history(timeout=30.0)
     assert len(records) == 3000
     assert records[0].created_at is None
+
+
+async def test_a_history_without_end_is_not_read_to_the_last() -> None:
+    """64 MiB are read, and not further."""
+    given = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal given
+        while True:
+            given += 1
+            yield b" " * 2**20
+
+    client = in_memory(lambda _: httpx.Response(200, content=endless()), limiter=Unlimited())
+    with pytest.raises(UnexpectedResponseError):
+        await client.history()
+    assert given == 65
 
 
 async def test_a_long_history_is_read_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:

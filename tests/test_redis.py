@@ -265,6 +265,24 @@ async def test_a_reservation_of_a_cancelled_waiter_goes_to_the_next(shared_serve
     await bucket.aclose()
 
 
+async def test_an_old_reservation_is_not_used(
+    shared_server: RedisServer, watcher: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reservation that nobody came for in its time would let one through beside those of now."""
+    monkeypatch.setattr("oca_sms_async.redis._STALE", 0.02)
+    bucket = RedisTokenBucket(shared_server.url, name="old", rate=50.0)
+    await bucket.acquire()
+    waiting = asyncio.create_task(bucket.acquire())
+    while not bucket.statistics().tokens:
+        await asyncio.sleep(0.001)
+    waiting.cancel()
+    taken = await watcher.hget("oca-sms:old", "tat")
+    await asyncio.sleep(0.08)  # its time is past
+    await bucket.acquire()
+    assert await watcher.hget("oca-sms:old", "tat") != taken
+    await bucket.aclose()
+
+
 async def test_a_hopeless_deadline_takes_no_token(shared_server: RedisServer) -> None:
     """What is refused for its deadline is not taken from anybody else."""
     bucket = RedisTokenBucket(shared_server.url, name="hopeless", rate=5.0)
@@ -311,6 +329,13 @@ async def test_a_redis_that_hangs_is_given_up_after_the_time_out() -> None:
     with pytest.raises(LimiterUnavailableError):
         await bucket.acquire()
     await bucket.aclose()
+    closed = RedisTokenBucket(f"redis://127.0.0.1:{port}", name="hangs", timeout=60.0)
+    waiting = asyncio.create_task(closed.acquire())
+    while not closed.statistics().waiting:
+        await asyncio.sleep(0)
+    await closed.aclose()
+    with pytest.raises(LimiterUnavailableError, match="closed"):
+        await waiting
     hanging.close()
     await hanging.wait_closed()
 

@@ -220,12 +220,12 @@ def chain(cause: BaseException) -> Iterator[BaseException]:
 def freed(cause: BaseException) -> BaseException:
     """Return an exception, to be chained as a cause, freed of all that it and its own causes hold of the message.
 
-    httpx's hold the request (body and credentials), json's the whole document, a traceback's frames both, and the
-    text of a protocol error the bytes that could not be read.
+    httpx's hold the request (body and credentials) or the response, json's the whole document, a traceback's frames
+    all of it, and the text of a protocol error the bytes that could not be read.
     """
     for link in chain(cause):
         link.__traceback__ = None
-        for name in ("_request", "doc"):
+        for name in ("_request", "response", "doc"):
             if name in vars(link):
                 setattr(link, name, None)
         if not isinstance(link, OSError):  # these say only what the system said, and keep it elsewhere than in args

@@ -10,6 +10,7 @@ from phonenumbers import PhoneNumberFormat, PhoneNumberType, ValidationResult
 # ASCII only, and a plus only in front. phonenumbers alone would read letters as digits («0812 ABCD EFGH» is somebody's
 # number) and drop an extension without a word; either way the message reaches a stranger.
 _WRITTEN: Final = re.compile(r"[ (]*+\+?[0-9 .()\-]+")
+_MOBILE: Final = (PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE)
 
 
 def e164(phone: str, region: str) -> str:
@@ -22,26 +23,40 @@ def e164(phone: str, region: str) -> str:
         raise ValueError("phone must be a str, such as '+6281234567890'")  # noqa: TRY004 - bad input is a ValueError
     if not _WRITTEN.fullmatch(phone):
         raise ValueError("phone may hold digits, a leading '+', spaces and '-', '.', '(', ')', nothing else")
-    number = None
-    with contextlib.suppress(phonenumbers.NumberParseException):
-        number = phonenumbers.parse(phone, region)
+    number = _parsed(phone, region)
     if number is None:
         raise ValueError("phone is not a possible number: give the country code and the whole number")
-    possible = phonenumbers.is_possible_number_for_type_with_reason(number, PhoneNumberType.MOBILE)
-    if possible != ValidationResult.IS_POSSIBLE or _keeps_trunk_zero(number):
+    if str(number.national_number).startswith(str(number.country_code)) and "+" not in phone:
+        # «62 811 234 567» has as many digits as a number within the country may have, and yet begins with its code. It
+        # is read with the code unless it is a mobile number without it.
+        with_code = _parsed("+" + phone.lstrip(" ("), None)
+        if with_code is not None and _is_possible(with_code) and phonenumbers.number_type(number) not in _MOBILE:
+            number = with_code
+    if not _is_possible(number):
         raise ValueError("phone is not a possible mobile number of its country: count its digits")
     return phonenumbers.format_number(number, PhoneNumberFormat.E164)
 
 
 def check_region(region: str) -> None:
     """Raise `ValueError` for a region that phonenumbers does not know."""
-    if region not in phonenumbers.SUPPORTED_REGIONS:
+    if not (isinstance(region, str) and region in phonenumbers.SUPPORTED_REGIONS):
         raise ValueError("region must be an ISO 3166-1 alpha-2 country code in capitals, such as 'ID'")
 
 
 def masked(phone: str) -> str:
     """Return a number of which the last three digits are left, for logs and reprs."""
     return "*" * (len(phone) - 3) + phone[-3:] if len(phone) > 7 else "*" * len(phone)
+
+
+def _parsed(phone: str, region: str | None) -> phonenumbers.PhoneNumber | None:
+    with contextlib.suppress(phonenumbers.NumberParseException):
+        return phonenumbers.parse(phone, region)
+    return None
+
+
+def _is_possible(number: phonenumbers.PhoneNumber) -> bool:
+    reason = phonenumbers.is_possible_number_for_type_with_reason(number, PhoneNumberType.MOBILE)
+    return reason == ValidationResult.IS_POSSIBLE and not _keeps_trunk_zero(number)
 
 
 def _keeps_trunk_zero(number: phonenumbers.PhoneNumber) -> bool:

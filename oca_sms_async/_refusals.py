@@ -56,8 +56,9 @@ def refusal(
         kind = AccountError
     elif status_code < 400 and errors and code not in _LISTED:
         return UnexpectedResponseError(f"the gateway answered HTTP {status_code} with errors in it")
-    text = text or _excerpt((body or b"")[: 4 * _MAX_TEXT].decode(errors="replace"))
-    wait = _retry_after(headers) if kind is RateLimitedError else None
+    if not text and not fields:  # of a field, the rest is the recipient's number
+        text = _excerpt((body or b"").decode(errors="replace"))
+    wait = _retry_after(headers) if status_code == 429 or kind is RateLimitedError else None
     return (kind or ApiError)(status_code, code, text, fields, retry_after=wait)
 
 
@@ -82,6 +83,8 @@ def code_of(value: Any) -> int | None:
     """Return a code, which comes as an integer or as a string of digits."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, str) and len(value) < 10 and value.strip().isascii() and value.strip().isdigit():
         return int(value)
     return None
@@ -90,7 +93,7 @@ def code_of(value: Any) -> int | None:
 def _excerpt(text: Any) -> str:
     """Return the beginning of a text with digit runs starred; nothing for what is no text."""
     # Starred before it is cut, or the cut could leave three digits of a run that goes on.
-    return digits_masked(text[: 2 * _MAX_TEXT])[:_MAX_TEXT] if isinstance(text, str) else ""
+    return digits_masked(text)[:_MAX_TEXT] if isinstance(text, str) else ""
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import ipaddress
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,6 +10,7 @@ import httpx
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_ENDLESS: Final = 1e9  # seconds, some thirty years
 _SWITCHES: Final = {
     "1": True,
     "true": True,
@@ -37,13 +37,14 @@ def check_credentials(username: str, password: str) -> None:
 def checked_url(base_url: str, *, allow_http: bool) -> str:
     """Return the base URL without its last slash; `ValueError` unless it is https, or http where that is allowed."""
     url = None
-    with contextlib.suppress(httpx.InvalidURL, TypeError):  # their texts may quote what is wrong
+    with contextlib.suppress(httpx.InvalidURL, TypeError, ValueError):  # their texts may quote what is wrong
         url = httpx.URL(base_url)
-    if url is None or not url.scheme or not url.host or " " in base_url:
+    port = 443 if url is None or url.port is None else url.port
+    if url is None or not url.scheme or not url.host or " " in base_url or not 0 < port < 65536:
         raise ValueError("base_url must be a URL such as 'https://sms.example.com/api/v1'")
     if url.userinfo:
         raise ValueError("base_url must hold no credentials: give them as username and password")
-    if url.query or url.fragment:
+    if "?" in base_url or "#" in base_url:
         raise ValueError("base_url must hold no query and no fragment")
     if url.scheme == "http" and not (allow_http or _is_loopback(url.host)):
         raise ValueError(
@@ -57,7 +58,7 @@ def checked_url(base_url: str, *, allow_http: bool) -> str:
 
 def positive_seconds(name: str, value: float) -> float:
     """Return a duration; `ValueError` unless it is a finite number of seconds above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _ENDLESS:
         raise ValueError(f"{name} must be a finite number of seconds above 0")
     return value
 
@@ -65,11 +66,11 @@ def positive_seconds(name: str, value: float) -> float:
 def options_from(environ: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a client's options out of the environment and those given, which win; `ValueError` names a variable."""
     found: dict[str, Any] = {}
-    for name in ("username", "password", "base_url", "allow_http"):
+    for name in {"username", "password", "base_url", "allow_http"} - options.keys():
         variable = f"OCA_SMS_{name.upper()}"
         if environ.get(variable):
             found[name] = environ[variable]
-        elif name in {"username", "password"} and name not in options:
+        elif name in {"username", "password"}:
             raise ValueError(f"{variable} is not set in the environment")
     if "allow_http" in found:
         switch = _SWITCHES.get(found["allow_http"].strip().lower())

@@ -135,12 +135,6 @@ def _optional_text(value: Any, _: Any = None) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _count(value: Any, _: Any = None) -> int | None:
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return code_of(value)
-
-
 def _date(value: Any, _: Any = None) -> datetime | None:
     """Return a date, day and month with or without their zeros, UTC where it names no zone; None if it cannot be
     read.
@@ -161,7 +155,7 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(detailed_validation=False)
     converter.register_structure_hook(str, _text)
     converter.register_structure_hook_func(lambda kind: kind == str | None, _optional_text)
-    converter.register_structure_hook_func(lambda kind: kind == int | None, _count)
+    converter.register_structure_hook_func(lambda kind: kind == int | None, lambda value, _: code_of(value))
     converter.register_structure_hook_func(lambda kind: kind == datetime | None, _date)
     uid = override(struct_hook=_msg_uid)
     word = override(struct_hook=_receipt_status)
@@ -171,7 +165,8 @@ def _converter() -> cattrs.Converter:
 
     def receipt(value: Any, kind: Any) -> SendReceipt:
         """Take the word from `status`, as in the sample, or from `success`, as in the table."""
-        return to_receipt({**value, "status": value.get("status", value.get("success"))}, kind)
+        word = value.get("status")
+        return to_receipt({**value, "status": value.get("success") if word is None else word}, kind)
 
     def record(value: Any, kind: Any) -> SmsRecord:
         """Take a record wrapped in `data`, as in the sample, or flat, as in the table."""

@@ -286,10 +286,10 @@ SCENARIOS = st.builds(
 )
 
 
-def expected_stop(log: list[tuple[Any, ...]], concurrency: int) -> tuple[int, OcaSmsError | None]:
-    """Return where in the log the run had to stop by itself, and why; behind its end if it did not have to."""
+def expected_stop(log: list[tuple[Any, ...]], concurrency: int, leave: int) -> tuple[int, OcaSmsError | None]:
+    """Return where in the log, before it was left, the run had to stop by itself, and why; else where it was left."""
     in_a_row = 0
-    for place, (kind, number, *rest) in enumerate(log):
+    for place, (kind, number, *rest) in enumerate(log[:leave]):
         following = next((entry[0] for entry in log[place + 1 :] if entry[1] == number), "nothing")
         if kind != "end" or following != "nothing":
             continue  # only what a call ends in is judged
@@ -302,7 +302,7 @@ def expected_stop(log: list[tuple[Any, ...]], concurrency: int) -> tuple[int, Oc
                     return place, rest[0]
             case None | ApiError() | UnexpectedResponseError():
                 in_a_row = 0
-    return len(log), None
+    return leave, None
 
 
 class Run:
@@ -397,9 +397,9 @@ def test_a_run_keeps_its_bounds_and_stops_where_it_must(scenario: Scenario) -> N
     assert seen.wire.most_under_way <= scenario.concurrency
     assert seen.wire.under_way == 0
     leave = next((index for index, entry in enumerate(log) if entry[0] == "leave"), len(log))
-    place, error = expected_stop(log[:leave], scenario.concurrency)
+    stop, error = expected_stop(log, scenario.concurrency, leave)
     assert seen.bulk.stopped_by is error
-    assert not any(entry[0] in {"pull", "start"} for entry in log[min(place, leave) :])
+    assert not any(entry[0] in {"pull", "start"} for entry in log[stop:])
     if error is None and scenario.leaves == "at the end":
         assert len(seen.source.pulled) == len(scenario.plans)
 

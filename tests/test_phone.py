@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from oca_sms_async import AsyncOcaSms, InvalidMessageError
@@ -210,8 +210,6 @@ def spelled(draw: st.DrawFn) -> tuple[str, str]:
     """Draw an Indonesian mobile number and one of its spellings."""
     national = draw(nationals)
     prefix = draw(st.sampled_from(["+62", "+62", "+620", "62", "620", "0", "", "00862"]))
-    # Sixty-two and nine digits could be a number of eleven digits as well.
-    assume(prefix != "62" or len(national) > 9)
     plus, digits = prefix[: prefix.startswith("+")], prefix.removeprefix("+") + national
     written = "".join(draw(gaps) + digit for digit in digits)
     return "+62" + national, draw(st.sampled_from(["", " ", "(", " ("])) + plus + written + draw(gaps)
@@ -281,3 +279,14 @@ def test_masked_shows_three_characters_at_most(phone: str) -> None:
     assert len(shown) == len(phone)
     kept = 3 if len(phone) > 7 else 0
     assert shown == "*" * (len(phone) - kept) + phone[len(phone) - kept :]
+
+
+@pytest.mark.parametrize("phone", ["62811234567", "62 811-234-567", "(62) 811 234 567", "+62811234567", "0811234567"])
+def test_sixty_two_and_nine_digits_is_a_number_with_its_code(phone: str) -> None:
+    """Eleven digits could be a number within the country too, but one that begins with its code is read with it."""
+    assert e164(phone, "ID") == "+62811234567"
+
+
+def test_a_mobile_number_may_begin_like_its_countrys_code() -> None:
+    """Italy's 39 is the beginning of mobile numbers too, and those are not shortened."""
+    assert e164("391 234 5678", "IT") == "+393912345678"

@@ -7,6 +7,7 @@ import pickle
 import traceback
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from raw_gateway import Connection, RawGateway, http
 
@@ -137,6 +138,20 @@ async def test_no_error_and_no_log_shows_a_secret(answer: str, everything_logged
     # The response's own headers are httpcore's to log, at DEBUG; what was sent must not be there.
     sent = [text.replace(ECHO, "") for text in (record.getMessage() for record in theirs)]
     assert found_in(sent) == [] or answer == "redirect"
+
+
+async def test_a_hook_of_a_lent_client_leaves_no_request_behind() -> None:
+    """`raise_for_status` in a hook raises an error that holds the response, and that the request."""
+
+    async def hook(response: httpx.Response) -> None:
+        response.raise_for_status()
+
+    answer = httpx.MockTransport(lambda _: httpx.Response(500, json={}))
+    async with httpx.AsyncClient(transport=answer, event_hooks={"response": [hook]}) as lent:
+        client = AsyncOcaSms(USERNAME, PASSWORD, http_client=lent, limiter=Unlimited())
+        with pytest.raises(OcaSmsError) as caught:
+            await client.send(PHONE, TEXT)
+    assert [link for link in chain(caught.value) if vars(link).get("response") or vars(link).get("_request")] == []
 
 
 async def test_what_was_never_sent_is_not_shown_either(everything_logged: pytest.LogCaptureFixture) -> None:

@@ -373,3 +373,32 @@ def test_any_credentials_are_taken_or_refused(username: str, password: str) -> N
     else:
         with pytest.raises(ValueError, match=r"^(username|password) must "):
             AsyncOcaSms(username, password)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://a.test:99999",
+        "https://a.test:0",
+        "https://a.test/v1?",
+        "https://a.test/v1#",
+        "https://a.test/\udce9",
+        5,
+    ],
+)
+def test_base_urls_that_no_request_could_use(url: Any) -> None:
+    """Refused where the client is made; at the first send they would look like doubt, or lead elsewhere."""
+    with pytest.raises(ValueError, match=r"^base_url "):
+        AsyncOcaSms("u", "p", base_url=url)
+
+
+@pytest.mark.parametrize("wrong", [{"timeout": 10**400}, {"region": []}, {"region": "id"}])
+def test_wrong_values_of_any_kind_name_their_field(wrong: dict[str, Any]) -> None:
+    """Whatever is passed, the error is a ValueError that names the option."""
+    with pytest.raises(ValueError, match=rf"^{next(iter(wrong))} "):
+        AsyncOcaSms("u", "p", **wrong)
+
+
+def test_an_option_wins_over_a_variable_that_is_wrong() -> None:
+    """What is given is not looked for in the environment."""
+    AsyncOcaSms.from_env({"OCA_SMS_ALLOW_HTTP": "maybe"}, username="u", password="p", allow_http=False)

@@ -513,7 +513,7 @@ def test_status_that_says_nothing_else(what: str, body: bytes | None) -> None:
         assert (status, error.may_have_been_sent) == (status, DOUBT[status])
 
 
-@pytest.mark.parametrize("code", [13.0, 17.5, True, False, [17], {"code": 17}, "1" * 20, "1_7", "+17", "１７", "0x11"])
+@pytest.mark.parametrize("code", [17.5, True, False, [17], {"code": 17}, "1" * 20, "1_7", "+17", "１７", "0x11"])
 def test_code_that_is_none(code: object) -> None:
     """A code is an integer or a short string of digits, and nothing else is guessed at."""
     assert refusal_of("send", 406, errors(code)).code is None
@@ -573,6 +573,35 @@ def test_message_is_words_or_fields(message: object, text: str, fields: tuple[Fi
     """The message of code 39 is a text or a list of fields; what a field lacks is empty, never «None»."""
     error = refusal_of("send", 406, errors("39", message))
     assert (type(error), error.text, error.fields) == (InvalidRequestError, text, fields)
+
+
+def test_the_value_of_a_field_without_words_stays_out_of_the_text() -> None:
+    """Where a field says nothing but its value, the recipient's number, there is nothing to be kept."""
+    error = refusal_of("send", 406, errors("39", [{"value": "081-234-567-890", "param": "phone_number"}]))
+    assert (error.text, error.fields) == ("", (FieldError("phone_number", "", ""),))
+
+
+def test_no_cut_leaves_a_part_of_a_long_run_of_digits() -> None:
+    """Digits are starred before the text is cut, or the last three of a number would stand at its end."""
+    error = refusal_of("send", 406, errors(39, "1" * 1500 + " " + "x" * 496 + "123456789"))
+    assert not any(char.isdigit() for char in error.text)
+
+
+@pytest.mark.parametrize("code", [9, 13, 17, 39, 55, None])
+def test_every_429_says_how_long_to_wait(code: object) -> None:
+    """Whatever its code, a 429 pauses the limiter, and for as long as it asks."""
+    assert refusal_of("send", 429, errors(code), {"Retry-After": "7"}).retry_after == 7
+
+
+def test_code_13_in_any_form() -> None:
+    """13, "13" and 13.0 are the code that is tried again."""
+    assert {type(refusal_of("send", 500, errors(code))) for code in (13, "13", 13.0)} == {InternalError}
+
+
+def test_a_word_beside_a_null_is_taken() -> None:
+    """The word of a receipt is where there is one."""
+    receipt = send_request("+6281381475159", "x").parse(200, {}, b'{"status": null, "success": "sent", "msg_uid": "a"}')
+    assert receipt == SendReceipt("a", "sent")
 
 
 @pytest.mark.parametrize("message", [None, "", 5, True, [], [None]])

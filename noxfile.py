@@ -1,6 +1,7 @@
 """What is run to check the project: `nox -s tests` on a fresh machine, and the rest of what `.ci/run` asks for."""
 
 import shutil
+import subprocess
 import sys
 
 import nox
@@ -9,7 +10,15 @@ nox.options.sessions = ["tests", "lint", "typing"]
 nox.options.default_venv_backend = "venv"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
-PYTHONS = [f"3.{minor}" for minor in range(11, 16) if shutil.which(f"python3.{minor}")]
+
+
+def installed(python: str) -> bool:
+    """Tell whether this Python runs: a version manager may put a name on PATH that leads nowhere."""
+    found = shutil.which(python)
+    return found is not None and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0
+
+
+PYTHONS = [f"3.{minor}" for minor in range(11, 16) if installed(f"python3.{minor}")]
 
 
 def install(session: nox.Session, *groups: str) -> None:

@@ -66,6 +66,6 @@ def typing(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks; `-- --json` for machines."""
-    install(session, "bench")
+    install(session, "tests", "bench")  # the tests know where to find a redis-server
     for script in ("limiter.py",):
         session.run("python", f"benchmarks/{script}", *session.posargs)

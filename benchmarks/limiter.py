@@ -6,7 +6,6 @@ was used.
 """
 
 import asyncio
-import math
 import statistics
 import sys
 import time
@@ -125,23 +124,36 @@ async def kept(make: Make) -> tuple[int, float]:
 
 async def main() -> None:
     """Measure all of them in one run."""
-    rows: list[list[object]] = []
-    costs: list[tuple[float, float]] = []
+    measured: list[tuple[str, str, float, float | None, int, float]] = []
     with serving() as server:
-        for name, make, count, polls, beside in (
-            ("TokenBucket", ours, 5000, False, 1),
-            ("aiolimiter", theirs_aiolimiter, 5000, False, 1),
-            ("pyrate-limiter", theirs_pyrate, 5000, False, 1),
-            ("RedisTokenBucket", ours_redis(server.url), 500, False, 4),
-            ("limits, Redis", theirs_limits(server.url), 500, True, 4),
+        for name, beside, make, count, polls in (
+            ("TokenBucket", "aiolimiter", ours, 5000, False),
+            ("aiolimiter", "aiolimiter", theirs_aiolimiter, 5000, False),
+            ("pyrate-limiter", "aiolimiter", theirs_pyrate, 5000, False),
+            ("RedisTokenBucket", "limits, Redis", ours_redis(server.url), 500, False),
+            ("limits, Redis", "limits, Redis", theirs_limits(server.url), 500, True),
         ):
             most, share = await kept(make)
             # 5,000 who poll are a load test of Redis, not of a limiter.
-            costs.append((await alone(make, count), math.nan if polls else await crowded(make)))
-            rows.append([name, *costs[-1], beside, most, ALLOWED, share])
-    for row in rows:
-        row[3] = costs[rows.index(row)][0] / costs[int(str(row[3]))][0]
-    columns = ["limiter", "µs alone", "µs of 5,000", "alone, ratio", "most in 1 s", "allowed", "share used"]
+            crowd = None if polls else await crowded(make)
+            measured.append((name, beside, await alone(make, count), crowd, most, share))
+    costs = {name: (single, crowd) for name, _, single, crowd, _, _ in measured}
+    rows = []
+    for name, beside, single, crowd, most, share in measured:
+        their_single, their_crowd = costs[beside]
+        ratio = crowd / their_crowd if crowd and their_crowd else None
+        rows.append([name, single, single / their_single, crowd, ratio, beside, most, ALLOWED, share])
+    columns = [
+        "limiter",
+        "µs alone",
+        "ratio alone",
+        "µs of 5,000",
+        "ratio of 5,000",
+        "to",
+        "most in 1 s",
+        "allowed",
+        "share used",
+    ]
     show(__doc__.splitlines()[0] if __doc__ else "", columns, rows)
 
 

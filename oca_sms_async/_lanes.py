@@ -35,6 +35,7 @@ class Lanes:
         self.loop: asyncio.AbstractEventLoop | None = None
         # Ordered dictionaries, because a waiter that gives up leaves from the middle, and that must not cost a search.
         self._queues = tuple(OrderedDict[object, _Waiter]() for _ in Priority)
+        self._bounded = 0  # the waiters that have a deadline; with none of them, nobody need look for one
 
     def __len__(self) -> int:
         return sum(map(len, self._queues))
@@ -48,7 +49,7 @@ class Lanes:
         loop = asyncio.get_running_loop()
         if loop is self.loop:
             return False
-        self.loop, self._timer = loop, None
+        self.loop, self._timer, self._bounded = loop, None, 0
         for queue in self._queues:
             queue.clear()
         return True
@@ -63,6 +64,7 @@ class Lanes:
         if not self.ahead(priority) and self._take():
             return
         queue, ticket = self._queues[priority], object()
+        self._bounded += deadline is not None
         try:
             async with asyncio.timeout_at(deadline):
                 while True:
@@ -73,6 +75,7 @@ class Lanes:
                         return
         finally:
             if queue.pop(ticket, None) is not None:  # else this is a waiter of a dead loop, and nobody is behind it
+                self._bounded -= deadline is not None
                 self.rouse()
 
     def rouse(self) -> None:
@@ -93,11 +96,15 @@ class Lanes:
         """Return the time by which the most patient waiter must have had its turn; infinity where one waits for
         ever.
         """
+        if self._bounded < len(self):
+            return math.inf
         waiters = (waiter for queue in self._queues for waiter in queue.values())
-        return max((math.inf if waiter.deadline is None else waiter.deadline for waiter in waiters), default=math.inf)
+        return max((waiter.deadline for waiter in waiters if waiter.deadline is not None), default=math.inf)
 
     def refuse(self, error: Callable[[], Exception], *, before: float = math.inf) -> None:
         """Raise an error in every waiter, or in those only whose deadline comes before a time of the loop."""
+        if before < math.inf and not self._bounded:
+            return
         for queue in self._queues:
             for waiter in queue.values():
                 hopeless = before == math.inf or (waiter.deadline is not None and waiter.deadline < before)

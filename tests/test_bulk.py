@@ -368,8 +368,8 @@ class Run:
 @settings(max_examples=400, deadline=None)
 @given(SCENARIOS)
 def test_every_pulled_message_has_exactly_one_outcome(scenario: Scenario) -> None:
-    """Whatever happens and however the block is left: sent, failed and skipped add up to what was pulled, each as it
-    was on the wire. Only what an exception or a cancellation cut off has none.
+    """Whatever happens and however the block is left, sent, failed and skipped add up to what was pulled, each as it
+    was on the wire; only what an exception or a cancellation cut off has none.
     """
     seen = Run(scenario)
     run(seen.main())
@@ -770,6 +770,22 @@ def test_leaving_normally_starts_nothing_and_waits_for_the_wire_alone(monkeypatc
 
 
 @in_virtual_time
+async def test_leaving_normally_waits_for_a_silent_gateway_no_longer_than_an_attempt() -> None:
+    """What is on the wire ends by the client's `timeout` at the latest, in doubt."""
+    client = in_memory(Gateway(taken, silent), timeout=7.5)
+    bulk = client.bulk(smses(100), concurrency=3)
+    async with bulk as outcomes:
+        await anext(outcomes)
+        assert now() == 1001
+    assert now() == 1001 + 7.5  # the worker of the outcome that was taken had started its next message
+    assert_alone()
+    assert isinstance(bulk, Bulk)
+    rest = await rest_of(bulk)
+    assert [type(outcome.error) for outcome in rest if isinstance(outcome, Failed)] == [DeliveryUnknownError] * 3
+    assert len(rest) == 3
+
+
+@in_virtual_time
 async def test_leaving_at_once_sends_nothing() -> None:
     """A block without a body leaves before its workers have begun."""
     wire = Wire([Plan()] * 10)
@@ -1041,9 +1057,9 @@ async def test_an_invalid_message_is_failed_and_the_others_go_on() -> None:
         Sms("0812 ABCD EFGH", TEXT),
         Sms(None, TEXT),  # type: ignore[arg-type]  # that is the point
         Sms("+6281234567890", " \n"),
-        Sms("+6281234567890", 482913),  # type: ignore[arg-type]
+        Sms("+6281234567890", 482913),  # type: ignore[arg-type]  # as well
         Sms("+6281234567890", TEXT, expires_at=datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)),
-        Sms("+6281234567890", TEXT, expires_at=5.0),  # type: ignore[arg-type]
+        Sms("+6281234567890", TEXT, expires_at=5.0),  # type: ignore[arg-type]  # as well
     ]
     gateway = Gateway(taken)
     report = await in_memory(gateway).send_many([good[0], *bad, good[1]], concurrency=2)

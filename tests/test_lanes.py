@@ -430,6 +430,32 @@ def test_slots_given_back_in_one_loop_are_free_in_the_next() -> None:
     run(take_one(), start=0.0)
 
 
+def test_a_slot_whose_user_died_with_its_loop_comes_back(caplog: pytest.LogCaptureFixture) -> None:
+    """A loop closed over the user of a slot and over one that waits for it: the slot is free again, nobody is woken."""
+    slots = Slots(1)
+    loop = VirtualTimeLoop()
+
+    async def use() -> None:
+        await slots.acquire(BULK, None)
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            slots.release()
+
+    tasks = [loop.create_task(use()), loop.create_task(slots.acquire(BULK, None))]
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    del tasks[0]
+    gc.collect()  # ends the user's coroutine; an exception in there would fail this test
+    assert slots._free == 1
+    run(slots.acquire(BULK, None))
+    slots.release()
+    tasks.clear()
+    gc.collect()
+    assert_unused(slots, 1)
+    assert {record.name for record in caplog.records} <= {"asyncio"}  # which misses its pending tasks
+
+
 # --- the lanes themselves -----------------------------------------------------------------------------------------
 
 
@@ -471,3 +497,135 @@ def test_waking_empty_lanes_does_nothing() -> None:
     slots = Slots(1)
     slots.release()
     assert_unused(slots, 2)
+
+
+def waiters_of(lanes: Lanes, *deadlines: float | None, priority: Priority = BULK) -> list[asyncio.Task[None]]:
+    """Return tasks that wait for their turn until these deadlines."""
+    lanes.enter_loop()
+    return [asyncio.create_task(lanes.turn(priority, deadline)) for deadline in deadlines]
+
+
+@in_virtual_time
+async def test_lanes_wake_the_first_waiter_when_something_is_ready() -> None:
+    """The one timer is set for the time that is told, and moved only where an earlier one is told later."""
+    ready = 1010.0
+    lanes = Lanes(lambda: now() >= ready, lambda _: ready)
+    (first,) = waiters_of(lanes, None)
+    await asyncio.sleep(1)
+    timer = lanes._timer
+    (second,) = waiters_of(lanes, None)
+    await settle()
+    assert lanes._timer is timer
+    assert not first.done()
+    ready = 1005.0
+    lanes.rouse()
+    await first
+    assert now() == 1005
+    await second
+    assert now() == 1005
+    assert lanes._timer is None
+
+
+@in_virtual_time
+async def test_lanes_without_waiters_keep_no_timer() -> None:
+    """The last one that gives up takes the timer along."""
+    lanes = Lanes(lambda: False, lambda at: at + 1000)
+    tasks = waiters_of(lanes, None, None)
+    await settle()
+    timer = lanes._timer
+    assert timer is not None
+    for task in tasks:
+        assert not timer.cancelled()
+        task.cancel()
+        await settle()
+    assert timer.cancelled()
+    assert lanes._timer is None
+    lanes.rouse()
+    assert lanes._timer is None
+
+
+@in_virtual_time
+async def test_the_latest_deadline_is_the_most_patient_waiters() -> None:
+    """Infinity where one of them waits for ever, or nobody waits at all."""
+    lanes = Lanes(lambda: False, lambda _: None)
+    assert lanes.latest_deadline() == math.inf
+    tasks = [*waiters_of(lanes, 1005.0, 1009.0), *waiters_of(lanes, 1007.0, priority=INTERACTIVE)]
+    await settle()
+    assert lanes.latest_deadline() == 1009.0
+    (endless,) = waiters_of(lanes, None)
+    await settle()
+    assert lanes.latest_deadline() == math.inf
+    endless.cancel()
+    await asyncio.gather(endless, *tasks, return_exceptions=True)
+    assert now() == 1009
+
+
+@in_virtual_time
+async def test_refusing_raises_the_error_in_every_waiter() -> None:
+    """In both lanes, with or without a deadline, at once; and none of them is left."""
+    lanes = Lanes(lambda: False, lambda _: None)
+    tasks = [*waiters_of(lanes, None, 2000.0), *waiters_of(lanes, None, priority=INTERACTIVE)]
+    await settle()
+    errors = [KeyError(number) for number in range(3)]
+    left = iter(errors)
+    lanes.refuse(lambda: next(left))
+    assert {id(error) for error in await asyncio.gather(*tasks, return_exceptions=True)} == {id(e) for e in errors}
+    assert now() == 1000
+    assert len(lanes) == 0
+
+
+@in_virtual_time
+async def test_refusing_the_hopeless_leaves_the_others_in_their_order() -> None:
+    """Only a deadline that comes before the time that is told is hopeless."""
+    open_ = False
+    served: list[int] = []
+
+    def take() -> bool:
+        return open_
+
+    lanes = Lanes(take, lambda at: at if open_ else None)
+
+    async def turn(number: int, deadline: float | None) -> None:
+        await lanes.turn(BULK, deadline)
+        served.append(number)
+
+    lanes.enter_loop()
+    tasks = [asyncio.create_task(turn(n, d)) for n, d in enumerate([None, 1004.9, 1005.0, 1005.1, 1001.0])]
+    await settle()
+    lanes.refuse(TimeoutError, before=1005.0)
+    await settle()
+    assert [task.done() for task in tasks] == [False, True, False, False, True]
+    open_ = True
+    lanes.rouse()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert served == [0, 2, 3]
+    assert now() == 1000
+
+
+@in_virtual_time
+async def test_who_was_woken_already_is_not_refused() -> None:
+    """What a waiter was woken for is still its own when the others are refused in the same cycle."""
+    open_ = False
+    lanes = Lanes(lambda: open_, lambda _: None)
+    woken, other = waiters_of(lanes, None, None)
+    await settle()
+    open_ = True
+    lanes.wake()
+    lanes.refuse(KeyError)
+    await woken
+    with pytest.raises(KeyError):
+        await other
+
+
+@in_virtual_time
+async def test_a_waiter_refused_and_cancelled_in_one_cycle_is_cancelled() -> None:
+    """A cancellation is never mistaken for a refusal, and leaves nothing either."""
+    lanes = Lanes(lambda: False, lambda _: None)
+    tasks = waiters_of(lanes, None, None)
+    await settle()
+    lanes.refuse(KeyError)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert [task.cancelled() for task in tasks] == [True, True]
+    assert len(lanes) == 0

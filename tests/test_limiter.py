@@ -33,15 +33,22 @@ class WatchedBucket(TokenBucket):
     fired = 0
     most_firings = 400
     wakes = 0
+    asked, asked_at = 0, 0.0
     before_wake: Callable[[], object] = staticmethod(lambda: None)
     after_wake: Callable[[], object] = staticmethod(lambda: None)
 
     def __init__(self, rate: float = 22.0, capacity: float = 1.0) -> None:
         super().__init__(rate, capacity)
         self._on_timer = self._lanes._on_timer
-        self._lanes._on_timer = self._watched  # type: ignore[method-assign] # this is how it is watched
+        self._lanes._on_timer = self._watched_timer  # type: ignore[method-assign] # this is how it is watched
+        self._lanes._ready_at = self._watched_ready_at
 
-    def _watched(self) -> None:
+    def _watched_ready_at(self, at: float) -> float:
+        self.asked, self.asked_at = (self.asked + 1 if at == self.asked_at else 0), at
+        assert self.asked <= 10 * self.most_firings, "a waiter spins"
+        return self._level.ready_at(at)
+
+    def _watched_timer(self) -> None:
         self.fired += 1
         assert self.fired <= self.most_firings, "the loop spins"  # the timer is not set again, so the test ends
         # A timer may fire early by the resolution of the loop's clock; then it is set again.

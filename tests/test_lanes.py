@@ -31,6 +31,7 @@ def assert_unused(slots: Slots, limit: int) -> None:
     """Assert that every slot is free and nobody waits."""
     assert slots._free == limit
     assert not any(slots._lanes._queues)
+    assert slots._lanes._bounded == 0
 
 
 class Queue:
@@ -556,8 +557,11 @@ async def test_the_latest_deadline_is_the_most_patient_waiters() -> None:
     await settle()
     assert lanes.latest_deadline() == math.inf
     endless.cancel()
-    await asyncio.gather(endless, *tasks, return_exceptions=True)
+    await settle()
+    assert lanes.latest_deadline() == 1009.0
+    await asyncio.gather(*tasks, return_exceptions=True)
     assert now() == 1009
+    assert lanes.latest_deadline() == math.inf
 
 
 @in_virtual_time
@@ -600,6 +604,17 @@ async def test_refusing_the_hopeless_leaves_the_others_in_their_order() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     assert served == [0, 2, 3]
     assert now() == 1000
+
+
+@in_virtual_time
+async def test_who_waits_for_ever_is_never_hopeless() -> None:
+    """However late a turn may come, one without a deadline waits for it."""
+    lanes = Lanes(lambda: now() > 1000, lambda _: 5000.0)
+    tasks = waiters_of(lanes, None, None)
+    await settle()
+    lanes.refuse(TimeoutError, before=1e9)
+    await asyncio.gather(*tasks)
+    assert now() == 5000
 
 
 @in_virtual_time

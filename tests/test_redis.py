@@ -161,7 +161,8 @@ async def test_four_processes_keep_one_limit_and_share_it_fairly(shared_server: 
     times = sorted(time for result in results for time in result["times"])
     assert len(times) > 100  # the limit was made use of, on however busy a machine
     for window in (0.1, 0.5, 1.0):
-        assert most_in_a_window(times, window) <= 1.0 + rate * (window + SLACK)
+        # Times are those at which the processes went on; each of the four may have been late for one reservation.
+        assert most_in_a_window(times, window) <= 1.0 + 4 + rate * (window + SLACK)
     for result in results:
         assert 0.15 <= len(result["times"]) / len(times) <= 0.35
 

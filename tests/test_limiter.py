@@ -319,7 +319,7 @@ def test_no_token_is_lost_and_no_refusal_is_wrong(scenario: Scenario) -> None:
 @settings(max_examples=150, deadline=None)
 @given(SCENARIOS)
 def test_statistics_count_everybody_and_the_timer_does_not_spin(scenario: Scenario) -> None:
-    """After any traffic the figures are those of its outcomes, and the timer fired no more than a few times for each."""
+    """After any traffic the figures are those of its outcomes, and the timer fired at most a few times for each."""
     traffic = traffic_of(scenario)
     granted = sum(visitor.granted is not None for visitor in scenario.visitors)
     refused = sum(visitor.refused is not None for visitor in scenario.visitors)

@@ -7,6 +7,7 @@ import json
 import random
 import socket
 import ssl
+import tracemalloc
 import zlib
 from itertools import pairwise
 from typing import Any
@@ -31,6 +32,7 @@ from oca_sms_async import (
     Unlimited,
     _transport,
 )
+from oca_sms_async._transport import Connections
 
 PHONE = "+6281381475159"
 TEXT = "Acme: 482913 is your code"
@@ -260,13 +262,14 @@ async def test_a_server_that_closes_after_each_answer_causes_no_doubt() -> None:
 async def test_no_connection_is_open_after_aclose() -> None:
     """Idle connections and those under a request are closed, seen from the server; the latter's send is in doubt."""
     async with RawGateway().serve() as gateway:
-        client = client_of(gateway.base_url)
+        client = client_of(gateway.base_url, timeout=600.0)
         await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(50)))
         gateway.behaviour = say_nothing
         stuck = asyncio.create_task(client.send(PHONE, TEXT))
         await gateway.has_read(51)
         await client.aclose()
         await client.aclose()
+        assert "_closed" not in {getattr(task.get_coro(), "__name__", "") for task in asyncio.all_tasks()}
         await asyncio.wait_for(gateway.all_closed(), 10)
         with pytest.raises(DeliveryUnknownError):
             await stuck
@@ -296,6 +299,9 @@ async def test_a_thousand_cancelled_sends_leave_the_client_healthy() -> None:
             for _ in range(10):
                 await asyncio.gather(*(cancelled() for _ in range(100)))
             assert gateway.accepted > 100  # else the cancellations came before anything happened
+            connections = client._dispatcher._client._transport
+            assert isinstance(connections, Connections)
+            assert connections._busy == set()
             gateway.behaviour = receipt
             receipts = await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(300)))
             assert len(receipts) == 300
@@ -409,6 +415,20 @@ async def test_compressed_answers(encoding: str, content: bytes, works: bool) ->
         else:
             with pytest.raises(UnexpectedResponseError):
                 await client.send(PHONE, TEXT)
+
+
+async def test_a_bomb_is_not_unpacked() -> None:
+    """A few kilobytes that would become many megabytes are given up at the bound, not after it."""
+    bomb = http(gzip.compress(bytes(100_000_000)), headers="content-encoding: gzip\r\n")
+    async with RawGateway(says(bomb)).serve() as gateway, client_of(gateway.base_url) as client:
+        tracemalloc.start()
+        try:
+            with pytest.raises(UnexpectedResponseError):
+                await client.send(PHONE, TEXT)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 16 * 2**20
 
 
 async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

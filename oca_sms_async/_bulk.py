@@ -10,6 +10,7 @@ from oca_sms_async._errors import (
     AccountError,
     ApiError,
     ConnectionFailedError,
+    DeliveryUnknownError,
     LimiterUnavailableError,
     OcaSmsError,
     UnexpectedResponseError,
@@ -135,13 +136,23 @@ class Bulk(AsyncIterator[Outcome]):
                 return Skipped(sms, self.stopped_by)
             return Failed(sms, error.with_traceback(None))  # its frames would keep the request alive
         except _RefusedError:
-            return Skipped(sms, self.stopped_by)
+            return self._stopped(sms, call)
         except asyncio.CancelledError:
-            if self._aborted or not self._halted:
+            if self._halted and not self._aborted:
+                return self._stopped(sms, call)
+            if _this_task_is_cancelled():
                 raise
-            return Skipped(sms, self.stopped_by) if call.last is None else Failed(sms, call.settled(call.last))
+            # Nobody cancelled this worker: a transport or a limiter raised it by itself, and this message is not lost.
+            cancelled = DeliveryUnknownError("the send was cancelled from within", may_have_been_sent=call.doubt)
+            return Failed(sms, call.settled(cancelled))
         self._failed_connections = 0
         return Sent(sms, receipt)
+
+    def _stopped(self, sms: Sms, call: Call) -> Outcome:
+        """Return what becomes of a message that waited, for its turn or for its next attempt, when the run stopped."""
+        if call.last is None:
+            return Skipped(sms, self.stopped_by)
+        return Failed(sms, call.settled(call.last).with_traceback(None))
 
     async def _admit(self) -> None:
         if self._halted:
@@ -187,6 +198,12 @@ class Bulk(AsyncIterator[Outcome]):
         if self._bug is not None:
             bug, self._bug = self._bug, None
             raise bug
+
+
+def _this_task_is_cancelled() -> bool:
+    """Tell whether somebody has asked for the end of the task that asks."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _puller(messages: Iterable[Sms] | AsyncIterable[Sms]) -> Callable[[], Awaitable[object]]:

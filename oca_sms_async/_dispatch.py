@@ -89,6 +89,8 @@ class Dispatcher:
                 await self._limiter.acquire(priority=call.priority, deadline=call.deadline)
             if not call.attempts:
                 await call.admit()
+            elif call.last_attempt and call.last is not None:
+                raise call.last  # stopped while it waited, by a limiter that did not let itself be cancelled
             self.check_open()
             if call.deadline is not None and asyncio.get_running_loop().time() >= call.deadline:
                 raise ExpiredError("the message expired before its request was started")

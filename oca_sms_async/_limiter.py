@@ -124,10 +124,11 @@ class TokenBucket:
         return f"<TokenBucket rate={self.rate} capacity={self.capacity} tokens={now.tokens:.2f} waiting={now.waiting}>"
 
     def _now(self) -> float:
+        before = self._lanes.loop
         fresh = self._lanes.enter_loop()
         now = asyncio.get_running_loop().time()
         if fresh:
-            self._level.rebase(now)
+            self._level.rebase(now, before=None if before is None else before.time())
         return now
 
     def _take(self) -> bool:
@@ -171,9 +172,9 @@ class _Level:
         self.tokens, self.as_of = self.tokens_at(now), now
         self.paused_until = max(self.paused_until, now + seconds)
 
-    def rebase(self, now: float) -> None:
-        """Go on with another loop's clock, whose zero may be elsewhere: the time between the loops counts for
-        nothing.
-        """
+    def rebase(self, now: float, *, before: float | None) -> None:
+        """Go on with another loop's clock, whose zero may be elsewhere; `before` is what the clock so far says now."""
+        if before is not None:
+            self.tokens, self.as_of = self.tokens_at(before), before
         self.paused_until += now - self.as_of
         self.as_of = now

@@ -1,6 +1,8 @@
 """The client as its users call it, against the sandbox on a real socket."""
 
 import asyncio
+import contextlib
+import json
 import logging
 import re
 import threading
@@ -644,3 +646,51 @@ async def test_no_more_than_256_requests_are_in_flight() -> None:
             gate.set()
             await asyncio.gather(*sends)
         assert gateway.most_in_flight == 256
+
+
+async def test_a_cancellation_that_nobody_asked_for_loses_no_message() -> None:
+    """A transport that raises it by itself leaves its message in doubt, and the bulk goes on."""
+    answers = [asyncio.CancelledError(), None, None]
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        if (trouble := answers.pop(0)) is not None:
+            raise trouble
+        return httpx.Response(200, json=RECEIPT)
+
+    lent = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    client = AsyncOcaSms("u", "p", http_client=lent, limiter=Unlimited())
+    report = await client.send_many([Sms(PHONE, TEXT)] * 3, concurrency=1)
+    assert (len(report.sent), len(report.unknown), report.stopped_by) == (2, 1, None)
+
+
+def test_a_stopped_bulk_starts_no_second_attempt() -> None:
+    """Not even where the limiter does not let itself be cancelled while a message waits for its second token."""
+
+    class Stubborn(Unlimited):
+        async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(1)
+
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        text = json.loads(request.content)["message"]
+        asked.append(text)
+        if text == "again":
+            return internal_error(request)
+        return httpx.Response(401, json={"errors": [{"code": 55}]})
+
+    async def main() -> None:
+        client = in_memory(answer, limiter=Stubborn(), retry=QUICK)
+
+        async def messages() -> AsyncIterator[Sms]:
+            yield Sms(PHONE, "again")
+            await asyncio.sleep(0.5)
+            yield Sms(PHONE, "last")
+
+        report = await client.send_many(messages(), concurrency=2)
+        assert asked == ["again", "last"]
+        assert [type(outcome.error) for outcome in report.failed] == [InternalError, QuotaExhaustedError]
+        assert (report.failed[0].error.attempts, report.failed[0].error.__traceback__) == (1, None)
+
+    virtual_time.run(main())

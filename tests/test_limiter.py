@@ -913,3 +913,23 @@ async def test_a_token_bucket_is_a_rate_limiter() -> None:
     await limiter.acquire(priority=Priority.BULK, deadline=None)
     limiter.pause(1.0)
     assert await refusal_of(limiter, Priority.BULK, now() + 0.5) == 0
+
+
+def test_between_two_loops_the_bucket_fills_and_a_pause_ends() -> None:
+    """The level that carries over is the one at the end of the loop before, not the one of the last request in it."""
+    bucket = TokenBucket(rate=1, capacity=5)
+
+    async def drain() -> None:
+        for _ in range(5):
+            await bucket.acquire()
+        bucket.pause(3)
+        await asyncio.sleep(100)
+
+    async def burst() -> float:
+        start = now()
+        for _ in range(5):
+            await bucket.acquire()
+        return now() - start
+
+    run(drain())
+    assert run(burst()) == 0

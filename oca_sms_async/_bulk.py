@@ -54,6 +54,8 @@ class Bulk(AsyncIterator[Outcome]):
         self._outcomes = asyncio.Queue[tuple[int, Outcome] | None]()
 
     async def __aenter__(self) -> Self:
+        if self._calls:
+            raise RuntimeError("a bulk is entered once: call bulk() again for another run")
         for _ in range(self._concurrency):
             task = asyncio.create_task(self._work())
             self._calls[task] = None
@@ -68,12 +70,15 @@ class Bulk(AsyncIterator[Outcome]):
             self._halt()
         else:
             self._abort()
-        try:
-            await asyncio.wait(self._calls)
-        except asyncio.CancelledError:
-            self._abort()
-            await asyncio.wait(self._calls)
-            raise
+        interruption: asyncio.CancelledError | None = None
+        while self._working:  # however often the caller is cancelled, no worker outlives the block
+            try:
+                await asyncio.wait(self._calls)
+            except asyncio.CancelledError as cancelled:
+                interruption = cancelled
+                self._abort()
+        if interruption is not None:
+            raise interruption
         if kind is None:
             self._raise_bug()
 
@@ -92,6 +97,8 @@ class Bulk(AsyncIterator[Outcome]):
 
     async def _next_numbered(self) -> tuple[int, Outcome] | None:
         """Return the next outcome, as it comes, with its message's place in the input; None after the last one."""
+        if not self._calls:
+            raise RuntimeError("enter the bulk first: async with client.bulk(...) as outcomes")
         numbered = await self._outcomes.get()
         if numbered is None:
             self._outcomes.put_nowait(None)  # for whoever asks again
@@ -105,7 +112,7 @@ class Bulk(AsyncIterator[Outcome]):
         try:
             while not self._halted and (pulled := await self._pull()) is not None:
                 number, sms = pulled
-                call = Call(Priority.BULK, admit=self._admit)
+                call = Call(Priority.BULK, admit=self._admit, hear=self._hear)
                 self._calls[worker] = call
                 outcome = await self._outcome(sms, call)
                 self._calls[worker] = None
@@ -166,8 +173,11 @@ class Bulk(AsyncIterator[Outcome]):
                 self._failed_connections += 1
                 if self._failed_connections == self._concurrency:
                     self._halt(error)
-            case ApiError() | UnexpectedResponseError():  # an answer, so this is no outage
-                self._failed_connections = 0
+
+    def _hear(self, error: OcaSmsError) -> None:
+        """Take note of one attempt's error, whatever follows it: an answer, so this is no outage."""
+        if isinstance(error, ApiError | UnexpectedResponseError):
+            self._failed_connections = 0
 
     def _halt(self, reason: OcaSmsError | None = None) -> None:
         """Start nothing new: whoever pulls, or waits for its turn or its next attempt, ends now, the others after
@@ -183,7 +193,9 @@ class Bulk(AsyncIterator[Outcome]):
                 worker.cancel()
 
     def _abort(self) -> None:
-        """Cancel everything, what is on the wire included."""
+        """Cancel everything, what is on the wire included; once, for a second time would cut short how a send ends."""
+        if self._aborted:
+            return
         self._halted = self._aborted = True
         for worker in self._calls:
             if worker is not asyncio.current_task():

@@ -2,12 +2,10 @@
 
 import asyncio
 import logging
-import math
 import os
-import re
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -17,17 +15,17 @@ import httpx
 from oca_sms_async import _wire
 from oca_sms_async._bulk import Bulk
 from oca_sms_async._dispatch import Dispatcher
-from oca_sms_async._errors import ExpiredError, InvalidMessageError, NotFoundError
+from oca_sms_async._errors import NotFoundError
 from oca_sms_async._lanes import Priority
 from oca_sms_async._limiter import RateLimiter, TokenBucket
+from oca_sms_async._messages import check_text, checked_number, deadline_at, deadline_in
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
 from oca_sms_async._outcomes import BulkReport, Outcome
-from oca_sms_async._phone import check_region, e164, masked
+from oca_sms_async._phone import check_region, masked
 from oca_sms_async._retry import Call, RetryPolicy
 from oca_sms_async._settings import check_credentials, checked_url, options_from, positive_seconds
 
 _CLOCK_SKEW: Final = timedelta(minutes=2)
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 _logger = logging.getLogger("oca_sms_async")
 
@@ -110,7 +108,7 @@ class AsyncOcaSms:
         gives no answer: then treat the message as possibly sent, or use `expires_in` instead.
         """
         self._dispatcher.check_open()
-        return await self._send(phone, message, Call(Priority(priority), _deadline_in(expires_in)))
+        return await self._send(phone, message, Call(Priority(priority), deadline_in(expires_in)))
 
     async def history(self, *, timeout: float = 60.0) -> list[SmsRecord]:  # noqa: ASYNC109 - of one attempt, as the client's
         """Return all that the gateway keeps, in its order; `timeout` in seconds for one attempt. An `OcaSmsError` if
@@ -201,12 +199,12 @@ class AsyncOcaSms:
             return await run.report()
 
     async def _send_sms(self, sms: Sms, call: Call) -> SendReceipt:
-        call.deadline = _deadline_at(sms.expires_at)
+        call.deadline = deadline_at(sms.expires_at)
         return await self._send(sms.phone, sms.message, call)
 
     async def _send(self, phone: str, message: str, call: Call) -> SendReceipt:
         number = self._number(phone)
-        _check_message(message)
+        check_text(message)
         try:
             receipt = await self._dispatcher.request(_wire.send_request(number, message), call, seconds=self._timeout)
         except asyncio.CancelledError:
@@ -216,15 +214,11 @@ class AsyncOcaSms:
         return attrs.evolve(receipt, attempts=call.attempts)
 
     def _number(self, phone: str) -> str:
-        try:
-            return e164(phone, self._region)
-        except ValueError as error:
-            reason = str(error)
-        raise InvalidMessageError(reason)  # out here, for the other one's frames hold the number
+        return checked_number(phone, self._region)
 
     def _is(self, number: str, written: str) -> bool:
         try:
-            return e164(written, self._region) == number
+            return self._number(written) == number
         except ValueError:
             return False
 
@@ -232,30 +226,3 @@ class AsyncOcaSms:
 def _query() -> Call:
     """Return a call that asks, in the bulk lane, so that polling never delays a one-time password."""
     return Call(Priority.BULK, sends=False)
-
-
-def _check_message(message: str) -> None:
-    if not isinstance(message, str) or not message.strip():
-        raise InvalidMessageError("message must be a str that is not blank")
-    if _SURROGATE.search(message):
-        raise InvalidMessageError("message holds half of a surrogate pair, which no gateway can take")
-
-
-def _deadline_in(expires_in: float | timedelta | None) -> float | None:
-    """Return a deadline in the loop's time."""
-    if expires_in is None:
-        return None
-    seconds = expires_in.total_seconds() if isinstance(expires_in, timedelta) else expires_in
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        raise InvalidMessageError("expires_in must be a finite number of seconds, or a timedelta")
-    if seconds <= 0:
-        raise ExpiredError("expires_in is not above 0: the message has expired already")
-    return asyncio.get_running_loop().time() + seconds
-
-
-def _deadline_at(expires_at: datetime | None) -> float | None:
-    if expires_at is None:
-        return None
-    if not isinstance(expires_at, datetime) or expires_at.utcoffset() is None:
-        raise InvalidMessageError("expires_at must be an aware datetime: give it a tzinfo")
-    return _deadline_in(max(expires_at - datetime.now(UTC), timedelta()))

@@ -51,20 +51,26 @@ async def _admit() -> None:
     """Let the call start."""
 
 
+def _hear(_: OcaSmsError) -> None:
+    """Take no note."""
+
+
 @define
 class Call:
     """One call of the user's: what was asked for, and what its attempts add up to so far.
 
     `priority` is its lane, `deadline` its end in the loop's time; `sends` is False where it asks and sends no
-    message. `admit` is awaited once, after the first token and before the first byte; once `last_attempt` is set, no
-    further attempt follows. `attempts` counts the requests started; `doubt` is True once one of them may have been
-    taken; `on_wire` while one is under way; `last` is the last one's error.
+    message. `admit` is awaited once, after the first token and before the first byte; `hear` is told each attempt's
+    error as it comes; once `last_attempt` is set, no further attempt follows. `attempts` counts the requests started;
+    `doubt` is True once one of them may have been taken; `on_wire` while one is under way; `last` is the last one's
+    error.
     """
 
     priority: Priority
     deadline: float | None = None
     sends: bool = True
     admit: Callable[[], Awaitable[None]] = _admit
+    hear: Callable[[OcaSmsError], None] = _hear
     last_attempt: bool = False
     attempts: int = 0
     doubt: bool = False
@@ -91,6 +97,7 @@ async def repeated(attempt: Callable[[], Awaitable[_T]], *, policy: RetryPolicy,
         except OcaSmsError as error:
             call.last = error
             call.doubt = call.doubt or error.may_have_been_sent
+            call.hear(error)
             raise
 
     def repeats(error: BaseException) -> bool:

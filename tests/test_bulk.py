@@ -291,8 +291,10 @@ def expected_stop(log: list[tuple[Any, ...]], concurrency: int, leave: int) -> t
     in_a_row = 0
     for place, (kind, number, *rest) in enumerate(log[:leave]):
         following = next((entry[0] for entry in log[place + 1 :] if entry[1] == number), "nothing")
+        if kind == "end" and isinstance(rest[0], ApiError | UnexpectedResponseError | None):
+            in_a_row = 0
         if kind != "end" or following != "nothing":
-            continue  # only what a call ends in is judged
+            continue  # an answer is one whatever follows it, but only what a call ends in can stop the run
         match rest[0]:
             case AccountError() | LimiterUnavailableError():
                 return place, rest[0]
@@ -300,8 +302,6 @@ def expected_stop(log: list[tuple[Any, ...]], concurrency: int, leave: int) -> t
                 in_a_row += 1
                 if in_a_row == concurrency:
                     return place, rest[0]
-            case None | ApiError() | UnexpectedResponseError():
-                in_a_row = 0
     return leave, None
 
 
@@ -529,6 +529,18 @@ async def test_nothing_is_pulled_before_the_block_is_entered() -> None:
         assert [type(outcome) for outcome in await rest_of(bulk)] == [Sent]
 
 
+@in_virtual_time
+async def test_a_bulk_is_entered_before_it_is_iterated_and_only_once() -> None:
+    """Either mistake is an error that says what to do, where the one would wait for ever and the other mix two runs."""
+    bulk = Bulk(Wire([Plan()]).send, [], 4)
+    with pytest.raises(RuntimeError, match="async with"):
+        await anext(bulk)
+    async with bulk:
+        pass
+    with pytest.raises(RuntimeError, match="another run"):
+        await bulk.__aenter__()
+
+
 @pytest.mark.parametrize("concurrency", [0, -1, 1.5, None])
 def test_concurrency_must_be_a_whole_number_of_at_least_1(concurrency: int) -> None:
     """The refusal comes before anything is pulled, and names the field."""
@@ -639,6 +651,16 @@ def test_any_answer_begins_the_row_anew(between: Plan) -> None:
     report = run(report_of(wire, 3))
     assert report.stopped_by is None
     assert len(report.outcomes) == 30
+
+
+def test_an_answer_that_is_tried_again_begins_the_row_anew() -> None:
+    """An internal error shows that the gateway is there, also while its message still waits for the next attempt."""
+    doubled = Plan(takes=1.5, ends=(internal, None))
+    failing = [Plan(takes=1, ends=(ConnectionFailedError,))] * 2
+    wire = Wire([doubled, *failing], RetryPolicy(initial_wait=1e6, max_wait=1e6))
+    report = run(report_of(wire, 2))
+    assert report.stopped_by is None
+    assert len(report.failed) == 2
 
 
 @pytest.mark.parametrize("between", NO_ANSWERS.values(), ids=NO_ANSWERS)
@@ -840,6 +862,32 @@ def test_cancelling_the_consumer_cancels_the_wire(leaving: bool) -> None:
         assert len(set(wire.numbers("cut"))) == (3 if leaving else 4)
 
     run(main())
+
+
+@in_virtual_time
+async def test_no_worker_outlives_the_block_however_often_its_owner_is_cancelled() -> None:
+    """A send that takes its time to end is waited for, through one cancellation after another."""
+    ended = []
+
+    async def stubborn(sms: Sms, call: Call) -> SendReceipt:
+        try:
+            return await asyncio.sleep(1000, SendReceipt("uid", "sent"))
+        finally:
+            await asyncio.sleep(10)
+            ended.append(now())
+
+    async def consume() -> None:
+        async with Bulk(stubborn, [Sms("0", TEXT)], 1) as bulk:
+            await anext(bulk)
+
+    consumer = asyncio.create_task(consume())
+    for _ in range(3):
+        await asyncio.sleep(3)
+        consumer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await consumer
+    assert len(ended) == 1
+    assert_alone()
 
 
 @in_virtual_time

@@ -15,6 +15,7 @@ from oca_sms_async._errors import (
     InvalidCredentialsError,
     InvalidMessageError,
     InvalidRequestError,
+    JournalError,
     LimiterUnavailableError,
     MissingAuthorizationError,
     NotFoundError,
@@ -24,10 +25,11 @@ from oca_sms_async._errors import (
     UnexpectedResponseError,
     UserNotFoundError,
 )
+from oca_sms_async._journal import Journal
 from oca_sms_async._lanes import Priority
 from oca_sms_async._limiter import LimiterStatistics, RateLimiter, TokenBucket, Unlimited
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
-from oca_sms_async._outcomes import BulkReport, Failed, Outcome, Sent, Skipped
+from oca_sms_async._outcomes import BulkReport, Failed, Outcome, ReconcileReport, Sent, Skipped
 from oca_sms_async._retry import RetryPolicy
 from oca_sms_async._segments import Advice, Segments, check_message, segments
 from oca_sms_async._version import __version__
@@ -48,6 +50,8 @@ __all__ = [
     "InvalidCredentialsError",
     "InvalidMessageError",
     "InvalidRequestError",
+    "Journal",
+    "JournalError",
     "LimiterStatistics",
     "LimiterUnavailableError",
     "MissingAuthorizationError",
@@ -58,6 +62,7 @@ __all__ = [
     "QuotaExhaustedError",
     "RateLimitedError",
     "RateLimiter",
+    "ReconcileReport",
     "RetryPolicy",
     "Segments",
     "SendReceipt",

@@ -4,24 +4,27 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from operator import itemgetter
 from types import TracebackType
-from typing import Final, Self, cast
+from typing import Self, cast
 
 from oca_sms_async._errors import (
     AccountError,
     ApiError,
     ConnectionFailedError,
     DeliveryUnknownError,
+    JournalError,
     LimiterUnavailableError,
     OcaSmsError,
     UnexpectedResponseError,
 )
 from oca_sms_async._lanes import Priority
+from oca_sms_async._ledger import Entry
 from oca_sms_async._models import SendReceipt, Sms
 from oca_sms_async._outcomes import BulkReport, Failed, Outcome, Sent, Skipped
+from oca_sms_async._recording import Recording
 from oca_sms_async._retry import Call
+from oca_sms_async._sources import puller
 
 Send = Callable[[Sms, Call], Awaitable[SendReceipt]]
-_END: Final = object()
 
 
 class _RefusedError(Exception):
@@ -35,10 +38,17 @@ class Bulk(AsyncIterator[Outcome]):
     `ValueError` and `TypeError` for arguments that cannot be worked with.
     """
 
-    def __init__(self, send: Send, messages: Iterable[Sms] | AsyncIterable[Sms], concurrency: int) -> None:
+    def __init__(
+        self,
+        send: Send,
+        messages: Iterable[Sms] | AsyncIterable[Sms],
+        concurrency: int,
+        recording: Recording | None = None,
+    ) -> None:
         if not (isinstance(concurrency, int) and concurrency >= 1):
             raise ValueError("concurrency must be a whole number of at least 1")
-        self._next = _puller(messages)
+        self._next = puller(messages)
+        self._recording = recording
         self.stopped_by: OcaSmsError | None = None
         self._send = send
         self._concurrency = concurrency
@@ -56,6 +66,8 @@ class Bulk(AsyncIterator[Outcome]):
     async def __aenter__(self) -> Self:
         if self._calls:
             raise RuntimeError("a bulk is entered once: call bulk() again for another run")
+        if self._recording is not None:
+            await self._recording.__aenter__()
         for _ in range(self._concurrency):
             task = asyncio.create_task(self._work())
             self._calls[task] = None
@@ -77,6 +89,8 @@ class Bulk(AsyncIterator[Outcome]):
             except asyncio.CancelledError as cancelled:
                 interruption = cancelled
                 self._abort()
+        if self._recording is not None:
+            await self._recording.__aexit__(kind, error, traceback)
         if interruption is not None:
             raise interruption
         if kind is None:
@@ -111,36 +125,52 @@ class Bulk(AsyncIterator[Outcome]):
         worker = cast(asyncio.Task[None], asyncio.current_task())
         try:
             while not self._halted and (pulled := await self._pull()) is not None:
-                number, sms = pulled
+                number, sms, entered = pulled
                 call = Call(Priority.BULK, admit=self._admit, hear=self._hear)
                 self._calls[worker] = call
-                outcome = await self._outcome(sms, call)
+                outcome = await self._outcome(sms, call, entered)
                 self._calls[worker] = None
                 self._outcomes.put_nowait((number, outcome))
         except Exception as bug:  # noqa: BLE001 - whatever it is, it comes out as itself where the outcomes are taken
             self._bug = self._bug or bug
             self._abort()
 
-    async def _pull(self) -> tuple[int, Sms] | None:
+    async def _pull(self) -> tuple[int, Sms, Awaitable[Entry] | None] | None:
         await self._room.acquire()
         async with self._one_at_a_time:  # an asynchronous generator must not be asked twice at once
             sms = await self._next()
-            if sms is _END:
+            if sms is None:
                 self._room.release()
                 return None
-            if not isinstance(sms, Sms):
-                raise TypeError(f"messages must yield Sms, not {type(sms).__name__}")
             self._pulled += 1
-            return self._pulled - 1, sms
+            # Looked up in input order, so that equal messages are told apart in the same way by every run.
+            entered = None if self._recording is None else self._recording.enter(sms)
+            return self._pulled - 1, sms, entered
 
-    async def _outcome(self, sms: Sms, call: Call) -> Outcome:
+    async def _outcome(self, sms: Sms, call: Call, entered: Awaitable[Entry] | None) -> Outcome:
+        """Return what becomes of one message; what the journal cannot keep is told as a later run will see it."""
+        if self._recording is None or entered is None:
+            return await self._sent(sms, call)
+        try:
+            return await self._recording.outcome(sms, call, entered, self._sent)
+        except JournalError as error:
+            self._halt(error)
+            if not call.doubt and not call.attempts:
+                return Skipped(sms, self.stopped_by)
+            unknown = DeliveryUnknownError("the journal could not keep what became of the message")
+            unknown.__cause__ = error
+            return Failed(sms, call.settled(unknown))
+
+    async def _sent(self, sms: Sms, call: Call) -> Outcome:
         """Send one message, and stop the run where its outcome says so."""
         try:
+            await self._admit()  # the run may have been stopped while the journal was asked
             receipt = await self._send(sms, call)
         except OcaSmsError as error:
             self._judge(error)
-            if isinstance(error, LimiterUnavailableError) and not error.attempts:
+            if isinstance(error, LimiterUnavailableError | JournalError) and not (error.attempts or call.doubt):
                 return Skipped(sms, self.stopped_by)
+            error.may_have_been_sent = error.may_have_been_sent or call.doubt  # an earlier run's, perhaps
             return Failed(sms, error.with_traceback(None))  # its frames would keep the request alive
         except _RefusedError:
             return self._stopped(sms, call)
@@ -167,7 +197,7 @@ class Bulk(AsyncIterator[Outcome]):
 
     def _judge(self, error: OcaSmsError) -> None:
         match error:
-            case AccountError() | LimiterUnavailableError():
+            case AccountError() | LimiterUnavailableError() | JournalError():
                 self._halt(error)
             case ConnectionFailedError():
                 self._failed_connections += 1
@@ -189,7 +219,7 @@ class Bulk(AsyncIterator[Outcome]):
         for worker, call in self._calls.items():
             if call is not None:
                 call.last_attempt = True
-            if worker is not asyncio.current_task() and (call is None or not call.on_wire):
+            if worker is not asyncio.current_task() and (call is None or not (call.on_wire or call.recording)):
                 worker.cancel()
 
     def _abort(self) -> None:
@@ -216,16 +246,3 @@ def _this_task_is_cancelled() -> bool:
     """Tell whether somebody has asked for the end of the task that asks."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _puller(messages: Iterable[Sms] | AsyncIterable[Sms]) -> Callable[[], Awaitable[object]]:
-    """Return what pulls the next message, or `_END`, out of either kind of source."""
-    if isinstance(messages, AsyncIterable):
-        source = aiter(messages)
-        return lambda: anext(source, _END)
-    iterator = iter(messages)
-
-    async def pull() -> object:
-        return next(iterator, _END)
-
-    return pull

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, 
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import attrs
 import httpx
@@ -16,16 +16,17 @@ from oca_sms_async import _wire
 from oca_sms_async._bulk import Bulk
 from oca_sms_async._dispatch import Dispatcher
 from oca_sms_async._errors import NotFoundError
+from oca_sms_async._journal import Journal
 from oca_sms_async._lanes import Priority
 from oca_sms_async._limiter import RateLimiter, TokenBucket
 from oca_sms_async._messages import check_text, checked_number, deadline_at, deadline_in
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
-from oca_sms_async._outcomes import BulkReport, Outcome
+from oca_sms_async._outcomes import BulkReport, Outcome, ReconcileReport
 from oca_sms_async._phone import check_region, masked
+from oca_sms_async._reconcile import earliest, reconciled
+from oca_sms_async._recording import Recording
 from oca_sms_async._retry import Call, RetryPolicy
 from oca_sms_async._settings import check_credentials, checked_url, options_from, positive_seconds
-
-_CLOCK_SKEW: Final = timedelta(minutes=2)
 
 _logger = logging.getLogger("oca_sms_async")
 
@@ -168,35 +169,62 @@ class AsyncOcaSms:
         """
         if since.utcoffset() is None:
             raise ValueError("since must be an aware datetime: give it a tzinfo")
-        number = self._number(sms.phone)
-        earliest = since - _CLOCK_SKEW
-        found = [
-            record
-            for record in await self.history()
-            if record.message_body == sms.message
-            and (record.created_at is None or record.created_at >= earliest)
-            and self._is(number, record.phone_number)
-        ]
-        return min(found, key=lambda record: (record.created_at is None, record.created_at or since), default=None)
+        self._number(sms.phone)
+        return earliest(await self.history(), sms, self._number, since=since)
 
     def bulk(
-        self, messages: Iterable[Sms] | AsyncIterable[Sms], *, concurrency: int = 32
+        self,
+        messages: Iterable[Sms] | AsyncIterable[Sms],
+        *,
+        concurrency: int = 32,
+        journal: Journal | None = None,
+        resend_unknown: bool = False,
     ) -> AbstractAsyncContextManager[AsyncIterator[Outcome]]:
         """Return a context manager that sends while it is open and hands out an iterator over the outcomes as they
         come.
 
         `concurrency` messages are under way at once, in the lane that lets interactive ones pass; at most twice as
         many are pulled from `messages` whose outcome was not taken. Each pulled message has exactly one outcome. The
-        run stops by itself when the account is refused, a shared limiter is gone or no connection comes about; what
-        it had not started is `Skipped`. Leaving the block ends what is on the wire and starts nothing new; leaving it
-        by an exception cancels. `ValueError` for a `concurrency` below 1.
-        """
-        return Bulk(self._send_sms, messages, concurrency)
+        run stops by itself when the account is refused, a shared limiter or the journal is gone or no connection
+        comes about; what it had not started is `Skipped`. Leaving the block ends what is on the wire and starts
+        nothing new; leaving it by an exception cancels. `ValueError` for a `concurrency` below 1.
 
-    async def send_many(self, messages: Iterable[Sms] | AsyncIterable[Sms], *, concurrency: int = 32) -> BulkReport:
+        With a `journal`, what an earlier run sent is `Skipped` with its receipt, and what it left in doubt is `Failed`
+        with a `DeliveryUnknownError`, or sent again if `resend_unknown`. A message is known by its `key`, else by its
+        number, text and place among its equals. A key of another number or text is an `InvalidMessageError`, its
+        repetition within a run is `Skipped`. `JournalError` if the journal cannot be used.
+        """
+        return Bulk(self._send_sms, messages, concurrency, self._recording(journal, resend_unknown=resend_unknown))
+
+    async def send_many(
+        self,
+        messages: Iterable[Sms] | AsyncIterable[Sms],
+        *,
+        concurrency: int = 32,
+        journal: Journal | None = None,
+        resend_unknown: bool = False,
+    ) -> BulkReport:
         """Send all messages as `bulk` does and return every outcome, in input order."""
-        async with Bulk(self._send_sms, messages, concurrency) as run:
+        recording = self._recording(journal, resend_unknown=resend_unknown)
+        async with Bulk(self._send_sms, messages, concurrency, recording) as run:
             return await run.report()
+
+    async def reconcile(self, journal: Journal, messages: Iterable[Sms] | AsyncIterable[Sms]) -> ReconcileReport:
+        """Look messages that the journal has in doubt up in the gateway's history, and note as sent those it finds.
+
+        `messages` are those that the journal's runs were given, in the same order. One record settles one message, by
+        number, text and date (two minutes earlier to an hour later, because clocks differ). What is not found stays
+        in doubt: the history may lag or be incomplete. Errors as those of `history`, and `JournalError`; they change
+        nothing.
+        """
+        return await reconciled(Recording(journal, self._number), messages, self._number, self.history)
+
+    def _recording(self, journal: Journal | None, *, resend_unknown: bool) -> Recording | None:
+        if journal is not None:
+            return Recording(journal, self._number, resend_unknown=resend_unknown)
+        if resend_unknown:
+            raise ValueError("resend_unknown needs a journal: it is about what an earlier run left in doubt")
+        return None
 
     async def _send_sms(self, sms: Sms, call: Call) -> SendReceipt:
         call.deadline = deadline_at(sms.expires_at)
@@ -215,12 +243,6 @@ class AsyncOcaSms:
 
     def _number(self, phone: str) -> str:
         return checked_number(phone, self._region)
-
-    def _is(self, number: str, written: str) -> bool:
-        try:
-            return self._number(written) == number
-        except ValueError:
-            return False
 
 
 def _query() -> Call:

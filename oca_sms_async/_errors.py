@@ -4,6 +4,7 @@ OcaSmsError                          the root, never raised itself
 ├── InvalidMessageError              (ValueError) the message cannot be sent as it is; nothing was
 ├── ExpiredError                     (TimeoutError) its time ran out before it was answered
 ├── LimiterUnavailableError          a shared limiter's server does not answer
+├── JournalError                     the journal cannot be used
 ├── ConnectionFailedError            proof that no byte left
 ├── DeliveryUnknownError             trouble once a request may have been on its way
 ├── UnexpectedResponseError          a success that is not what the gateway documents
@@ -65,6 +66,12 @@ class ExpiredError(OcaSmsError, TimeoutError):
 
 class LimiterUnavailableError(OcaSmsError):
     """A shared limiter's server does not answer, so nobody knows whether a request would be within the limit."""
+
+
+class JournalError(OcaSmsError):
+    """The journal cannot be used: in use by another run, damaged, of another version, or on a full disk. Nothing is
+    sent that it does not record.
+    """
 
 
 class ConnectionFailedError(OcaSmsError):

@@ -1,6 +1,6 @@
 """What became of each message of a bulk."""
 
-from attrs import frozen
+from attrs import field, frozen
 
 from oca_sms_async._errors import OcaSmsError
 from oca_sms_async._models import SendReceipt, Sms
@@ -76,3 +76,13 @@ class BulkReport:
             f"<BulkReport sent={len(self.sent)} failed={len(self.failed)} skipped={len(self.skipped)}"
             f" unknown={len(self.unknown)} retried={len(self.retried)} stopped_by={self.stopped_by!r}>"
         )
+
+
+@frozen
+class ReconcileReport:
+    """What a look into the gateway's history settled: `found` are the doubtful messages that are in it, sent after
+    all, and `doubtful` those that are not, which proves nothing. Both in input order.
+    """
+
+    found: tuple[Sent, ...] = field(repr=lambda found: str(len(found)))
+    doubtful: tuple[Sms, ...] = field(repr=lambda doubtful: str(len(doubtful)))

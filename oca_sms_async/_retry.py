@@ -62,8 +62,8 @@ class Call:
     `priority` is its lane, `deadline` its end in the loop's time; `sends` is False where it asks and sends no
     message. `admit` is awaited once, after the first token and before the first byte; `hear` is told each attempt's
     error as it comes; once `last_attempt` is set, no further attempt follows. `attempts` counts the requests started;
-    `doubt` is True once one of them may have been taken; `on_wire` while one is under way; `last` is the last one's
-    error.
+    `doubt` is True once one of them may have been taken; `on_wire` while one is under way, `recording` while the
+    journal is asked or told; `last` is the last one's error.
     """
 
     priority: Priority
@@ -75,6 +75,7 @@ class Call:
     attempts: int = 0
     doubt: bool = False
     on_wire: bool = False
+    recording: bool = False
     last: OcaSmsError | None = None
 
     def settled(self, error: OcaSmsError) -> OcaSmsError:

@@ -49,7 +49,7 @@ def modules_of(package: str) -> set[str]:
 
 def test_the_core_imports_no_extra() -> None:
     """Beyond httpx, which takes what it finds, nothing is loaded that only an extra needs, nor the slow metadata."""
-    unwanted = {"starlette", "uvicorn", "cyclopts", "rich", "aiohttp", "redis", "importlib.metadata", "sqlite3"}
+    unwanted = {"starlette", "uvicorn", "cyclopts", "rich", "aiohttp", "redis", "importlib.metadata"}
     loaded = modules_of("oca_sms_async") - modules_of("httpx")
     assert "tenacity" in loaded
     assert unwanted & loaded == set()

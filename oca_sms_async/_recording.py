@@ -73,9 +73,10 @@ class Recording:
             return Failed(sms, error.with_traceback(None))
         finally:
             call.recording = False
-        if (known := self._known(sms, entry)) is not None:
-            return known
-        if entry.standing is Standing.DOUBTFUL:
+        resent = self._resend_unknown and entry.standing is Standing.DOUBTFUL
+        if not resent and (outcome := known(sms, entry)) is not None:
+            return outcome
+        if resent:
             call.doubt, call.last = True, _left_in_doubt(entry)
         admit, intended = call.admit, False
 
@@ -88,7 +89,7 @@ class Recording:
             except JournalError:
                 intended = False
                 raise
-            self._journal.resent += entry.standing is Standing.DOUBTFUL
+            self._journal.resent += resent
 
         call.admit = intend
         try:
@@ -119,18 +120,20 @@ class Recording:
             standing, attempts = Standing.UNSENT, 0
         return self._journal.perform(lambda ledger: ledger.settle(entry, standing, attempts, receipt), durable=True)
 
-    def _known(self, sms: Sms, entry: Entry) -> Outcome | None:
-        """Return the outcome of a message that is not to be sent in this run."""
-        match entry.standing:
-            case Standing.SENT:
-                return Skipped(sms, None, entry.receipt)
-            case Standing.REPEATED:
-                return Skipped(sms, None)
-            case Standing.CONTRADICTED:
-                return Failed(sms, InvalidMessageError("key names a message of another number or text already"))
-            case Standing.DOUBTFUL if not self._resend_unknown:
-                return Failed(sms, _left_in_doubt(entry))
-        return None
+
+def known(sms: Sms, entry: Entry) -> Outcome | None:
+    """Return the outcome of a message that is not to be sent (again), or None for one that is."""
+    match entry.standing:
+        case Standing.SENT:
+            return Skipped(sms, None, entry.receipt)
+        case Standing.REPEATED:
+            return Skipped(sms, None)
+        case Standing.CONTRADICTED:
+            return Failed(sms, InvalidMessageError("key names a message of another number or text already"))
+        case Standing.DOUBTFUL:
+            return Failed(sms, _left_in_doubt(entry))
+        case Standing.UNSENT:
+            return None
 
 
 def _left_in_doubt(entry: Entry) -> DeliveryUnknownError:

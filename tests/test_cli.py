@@ -225,7 +225,7 @@ def test_demo_says_that_the_limit_is_lifted(plain_demo: Ended) -> None:
 def test_demo_without_terminal_prints_plain_lines(plain_demo: Ended) -> None:
     """A line for every 50 outcomes, each with all counts, and no control character among them."""
     progress = re.findall(
-        r"^(\d+)/250: (\d+) sent, (\d+) failed, 0 unknown, \d+ retried$", plain_demo.out, re.MULTILINE
+        r"^(\d+)/250: (\d+) sent, (\d+) failed, 0 unknown, \d+ retried, [0-9.]+/s$", plain_demo.out, re.MULTILINE
     )
     assert [int(done) for done, _, _ in progress] == [50, 100, 150, 200, 250]
     assert all(int(done) == int(sent) + int(failed) for done, sent, failed in progress)

@@ -3,7 +3,7 @@
 import getpass
 import os
 import sys
-from typing import Final
+from typing import Any, Final
 
 from oca_sms_async import AsyncOcaSms
 from oca_sms_async.cli._console import on_terminal
@@ -13,8 +13,11 @@ _USERNAME: Final = "OCA_SMS_USERNAME"
 _PASSWORD: Final = "OCA_SMS_PASSWORD"  # noqa: S105 - the variable's name
 
 
-def client_of_account() -> AsyncOcaSms:
-    """Return a client with what the environment says; what it lacks is asked for on a terminal, else `CommandError`."""
+def client_of_account(**options: Any) -> AsyncOcaSms:
+    """Return a client with what the environment says, and these options of its own.
+
+    What the environment lacks is asked for on a terminal; where there is none, that is a `CommandError`.
+    """
     environ = dict(os.environ)
     missing = [name for name in (_USERNAME, _PASSWORD) if not environ.get(name)]
     if missing and not on_terminal(sys.stdin):
@@ -22,7 +25,7 @@ def client_of_account() -> AsyncOcaSms:
         raise CommandError(line, ExitStatus.USAGE)
     try:
         environ.update({name: _asked(name) for name in missing})
-        return AsyncOcaSms.from_env(environ)
+        return AsyncOcaSms.from_env(environ, **options)
     except EOFError:
         reason = "no credentials were given"
     except ValueError as error:

@@ -17,6 +17,7 @@ from cyclopts import (
 )
 
 from oca_sms_async import __version__
+from oca_sms_async.cli._bulk import bulk
 from oca_sms_async.cli._console import complain
 from oca_sms_async.cli._demo import demo
 from oca_sms_async.cli._endings import CommandError, ExitStatus
@@ -30,9 +31,9 @@ The account is that of `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` in the environm
 | exit status | meaning |
 | --- | --- |
 | 0 | done |
-| 1 | the message failed, or its fate is unknown; or a question was not answered |
+| 1 | a message failed, or its fate is unknown; or a question was not answered |
 | 2 | bad usage, input or configuration, no credentials; nothing was sent |
-| 3 | the account is refused, or the gateway (or a limiter) cannot be reached; nothing was sent |
+| 3 | the account is refused, or the gateway (or a limiter) cannot be reached; nothing was sent, or a bulk stopped |
 | 130 | interrupted |
 """
 _COMPLAINTS: Final[dict[type[CycloptsError], str]] = {
@@ -46,7 +47,7 @@ _COMPLAINTS: Final[dict[type[CycloptsError], str]] = {
 _SILENCE: Final = logging.NullHandler()
 
 _app: Final = App(name="oca-sms", help=_HELP, help_format="markdown", version=__version__)
-for _command in (demo, send, status, history, check, sandbox):
+for _command in (demo, send, bulk, status, history, check, sandbox):
     _app.command(_command)
 
 

@@ -10,6 +10,7 @@ from oca_sms_async import (
     ConnectionFailedError,
     InvalidMessageError,
     InvalidRequestError,
+    JournalError,
     LimiterUnavailableError,
     OcaSmsError,
 )
@@ -80,7 +81,7 @@ def _about_message(error: OcaSmsError) -> CommandError:
 
 def _status(error: OcaSmsError) -> ExitStatus:
     match error:
-        case InvalidMessageError():
+        case InvalidMessageError() | JournalError():
             return ExitStatus.USAGE
         case AccountError() | ConnectionFailedError() | LimiterUnavailableError():
             return ExitStatus.STOPPED

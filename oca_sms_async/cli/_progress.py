@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -10,10 +11,11 @@ from attrs import define, field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from oca_sms_async import Failed, Outcome, Sent
+from oca_sms_async import Failed, Outcome, SendReceipt, Sent, Skipped
 from oca_sms_async.cli._console import on_terminal, show
 
-_LINE_EVERY: Final = 50  # outcomes
+_LINE_EVERY: Final = 50  # outcomes, at the least
+_LINES: Final = 100  # at the most
 
 
 @define
@@ -21,7 +23,7 @@ class Tally:
     """The outcomes of a bulk, counted.
 
     `reasons` counts the failed ones by what went wrong; `unknown` is the part of them that may have been sent;
-    `retried` the part of `sent` that took more than one attempt.
+    `retried` the part of `sent` that took more than one attempt; `earlier` were sent by an earlier run.
     """
 
     total: int
@@ -29,7 +31,9 @@ class Tally:
     retried: int = 0
     reasons: Counter[str] = field(factory=Counter)
     unknown: int = 0
+    earlier: int = 0
     skipped: int = 0
+    _started: float = field(factory=time.monotonic, init=False)
 
     @property
     def failed(self) -> int:
@@ -39,7 +43,12 @@ class Tally:
     @property
     def done(self) -> int:
         """The messages that have an outcome."""
-        return self.sent + self.failed + self.skipped
+        return self.sent + self.failed + self.earlier + self.skipped
+
+    @property
+    def rate(self) -> float:
+        """Messages sent or failed per second."""
+        return (self.sent + self.failed) / max(time.monotonic() - self._started, 1e-3)
 
     def note(self, outcome: Outcome) -> None:
         """Count one more outcome."""
@@ -50,11 +59,15 @@ class Tally:
             case Failed(error=error):
                 self.reasons[str(error)] += 1
                 self.unknown += error.may_have_been_sent
+            case Skipped(receipt=SendReceipt()):
+                self.earlier += 1
             case _:
                 self.skipped += 1
 
     def __str__(self) -> str:
-        return f"{self.sent} sent, {self.failed} failed, {self.unknown} unknown, {self.retried} retried"
+        earlier = f", {self.earlier} sent earlier" if self.earlier else ""
+        counts = f"{self.sent} sent{earlier}, {self.failed} failed, {self.unknown} unknown, {self.retried} retried"
+        return f"{counts}, {self.rate:.1f}/s"
 
 
 @contextlib.contextmanager
@@ -81,8 +94,10 @@ def _bar(tally: Tally, console: Console) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def _lines(tally: Tally) -> Iterator[Callable[[], None]]:
+    every = max(_LINE_EVERY, tally.total // _LINES)
+
     def refresh() -> None:
-        if tally.done % _LINE_EVERY == 0 or tally.done == tally.total:
+        if tally.done % every == 0 or tally.done == tally.total:
             show(f"{tally.done}/{tally.total}: {tally}")
 
     yield refresh

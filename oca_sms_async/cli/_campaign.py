@@ -1,0 +1,148 @@
+"""One run over a file of messages: what the journal knows goes into the outcomes first, the rest as it happens."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import BinaryIO, cast
+
+from attrs import define, field, frozen
+
+from oca_sms_async import AsyncOcaSms, Journal, JournalError, OcaSmsError, Outcome, Sent, Skipped
+from oca_sms_async._bulk import Bulk
+from oca_sms_async._ledger import Entry
+from oca_sms_async._messages import checked_number
+from oca_sms_async._recording import Recording, known
+from oca_sms_async.cli._console import complain
+from oca_sms_async.cli._out import OutcomesFile
+from oca_sms_async.cli._rows import REGION, BadRow, RowSms, rows
+
+
+@frozen
+class Ending:
+    """How a run ended: by Ctrl-C, by what stopped it, or, with neither, by itself."""
+
+    interrupted: bool
+    stopped_by: OcaSmsError | None
+
+
+@frozen
+class Campaign:
+    """A file of messages, which is read once for each pass over it, and the journal of its runs."""
+
+    stream: BinaryIO
+    template: str | None
+    journal: Journal
+
+    def messages(self, bad: Callable[[BadRow], None] = lambda _: None) -> Iterator[RowSms]:
+        """Yield the rows that can be sent, and hand the others to `bad`."""
+        self.stream.seek(0)
+        for row in rows(self.stream, template=self.template):
+            if isinstance(row, BadRow):
+                bad(row)
+            else:
+                yield row
+
+    async def entries(self, bad: Callable[[BadRow], None] = lambda _: None) -> AsyncIterator[tuple[RowSms, Entry]]:
+        """Yield each row that can be sent with what the journal knows of it, and hand the others to `bad`."""
+        async with Recording(self.journal, lambda phone: checked_number(phone, REGION)) as recording:
+            async for sms, entry in recording.entries(self.messages(bad)):
+                yield cast(RowSms, sms), entry
+
+    async def rebuild(self, out: OutcomesFile) -> None:
+        """Write what is known already: the rows that an earlier run sent, and those that cannot be sent."""
+        async for sms, entry in self.entries(lambda row: out.write(row, "failed", error=row.reason)):
+            if entry.receipt is not None:
+                out.write(sms, "sent", msg_uid=entry.receipt.msg_uid, attempts=entry.receipt.attempts)
+        out.keep()
+
+    async def run(
+        self,
+        client: AsyncOcaSms,
+        note: Callable[[Outcome], None],
+        *,
+        concurrency: int,
+        resend_unknown: bool,
+    ) -> Ending:
+        """Send what is to be sent, and `note` one outcome for every row that can be sent, however the run ends.
+
+        The first Ctrl-C lets what is on the wire end, the second does not.
+        """
+        pulled = _Pulled(self.messages())
+        bulk = client.bulk(pulled, concurrency=concurrency, journal=self.journal, resend_unknown=resend_unknown)
+        stop = asyncio.Event()
+
+        async def drain(outcomes: AsyncIterator[Outcome]) -> None:
+            async for outcome in outcomes:
+                pulled.pending.discard(cast(RowSms, outcome.sms).row)
+                note(outcome)
+
+        with _ctrl_c(stop):
+            try:
+                async with bulk as outcomes:
+                    drained = asyncio.create_task(drain(outcomes))
+                    stopping = asyncio.create_task(stop.wait())
+                    await asyncio.wait({drained, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                    stopping.cancel()
+            except asyncio.CancelledError:
+                if not stop.is_set():
+                    raise
+                cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
+            await drained
+            ending = Ending(stop.is_set(), cast(Bulk, bulk).stopped_by)
+            if ending.interrupted or ending.stopped_by is not None:
+                await self._note_rest(pulled, ending.stopped_by, note)
+        return ending
+
+    async def _note_rest(
+        self, pulled: "_Pulled", stopped_by: OcaSmsError | None, note: Callable[[Outcome], None]
+    ) -> None:
+        """Note the rows that were never pulled, and those that a second Ctrl-C left without an outcome."""
+        if isinstance(stopped_by, JournalError):
+            return  # who cannot be asked
+        async for sms, entry in self.entries():
+            if sms.row in pulled.pending and entry.receipt is not None:
+                note(Sent(sms, entry.receipt))
+            elif sms.row in pulled.pending or sms.row > pulled.last:
+                note(known(sms, entry) or Skipped(sms, stopped_by))
+
+
+@define
+class _Pulled(Iterator[RowSms]):
+    """The messages of a run: the `last` row that was pulled, and the rows `pending`, whose outcome is not known yet."""
+
+    _messages: Iterator[RowSms]
+    last: int = 0
+    pending: set[int] = field(factory=set)
+
+    def __next__(self) -> RowSms:
+        sms = next(self._messages)
+        self.last = sms.row
+        self.pending.add(sms.row)
+        return sms
+
+
+@contextlib.contextmanager
+def _ctrl_c(stop: asyncio.Event) -> Iterator[None]:
+    """Have the first Ctrl-C within the block set `stop`, and the next ones cancel whoever entered it."""
+    loop, task = asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())
+
+    def pressed() -> None:
+        if stop.is_set():
+            task.cancel()
+        else:
+            complain("stopping: what is on the wire may end; Ctrl-C once more does not wait for it")
+            stop.set()
+
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background, where Ctrl-C means others
+        yield
+        return
+    try:
+        loop.add_signal_handler(signal.SIGINT, pressed)
+    except NotImplementedError:  # on Windows, where the first one cancels
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)

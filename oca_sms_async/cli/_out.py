@@ -1,0 +1,86 @@
+"""What `oca-sms bulk --out` writes: one JSON object a line, and in the end exactly one line for each row of the
+input.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Final, Literal
+
+from oca_sms_async import ApiError, Failed, Outcome, Sent, Skipped
+from oca_sms_async._messages import checked_number
+from oca_sms_async._phone import masked
+from oca_sms_async.cli._rows import REGION, BadRow, RowSms
+
+_SUBSCRIBER: Final = 7  # of a number's last digits; whoever has them has the number
+_NO_DIGIT: Final = re.compile(r"[^0-9]")
+
+Word = Literal["sent", "failed", "skipped", "unknown"]
+
+
+class OutcomesFile:
+    """One file of outcomes; without a path, none. `OSError` where it cannot be written.
+
+    Lines go to a new file beside the old one until `keep` puts it in its place, so what an earlier run wrote is there
+    until this one knows as much. Each line is with the operating system before `write` returns.
+    """
+
+    def __init__(self, path: Path | None, *, show_numbers: bool) -> None:
+        self._path = path
+        self._show_numbers = show_numbers
+        self._new = None if path is None else path.with_name(path.name + ".tmp")
+        self._file = None if self._new is None else self._new.open("w", encoding="utf-8", buffering=1)
+
+    def keep(self) -> None:
+        """Put the new file in the old one's place; what is written from now on goes there."""
+        if self._file is not None and self._new is not None and self._path is not None:
+            os.fsync(self._file.fileno())
+            self._new.replace(self._path)
+
+    def close(self) -> None:
+        """Close the file; one that was never kept is gone."""
+        if self._file is not None and self._new is not None:
+            self._file.close()
+            self._new.unlink(missing_ok=True)
+
+    def note(self, outcome: Outcome) -> None:
+        """Write what became of a row in this run; what an earlier run sent has been written before."""
+        match outcome:
+            case Sent(sms=RowSms() as row, receipt=receipt):
+                self.write(row, "sent", msg_uid=receipt.msg_uid, attempts=receipt.attempts)
+            case Failed(sms=RowSms() as row, error=error):
+                self.write(
+                    row, "unknown" if error.may_have_been_sent else "failed", attempts=error.attempts, error=error
+                )
+            case Skipped(sms=RowSms() as row, receipt=None, reason=reason):
+                self.write(row, "skipped", error=reason)
+
+    def write(
+        self,
+        row: RowSms | BadRow,
+        word: Word,
+        *,
+        msg_uid: str | None = None,
+        attempts: int = 0,
+        error: Exception | str | None = None,
+    ) -> None:
+        """Write one row's line."""
+        if self._file is None:
+            return
+        line = {
+            "row": row.row,
+            "key": row.key,
+            "outcome": word,
+            "msg_uid": msg_uid,
+            "attempts": attempts,
+            "error": None if error is None else str(error),
+            "code": error.code if isinstance(error, ApiError) else None,
+        }
+        if isinstance(row, RowSms):
+            number = checked_number(row.phone, REGION)
+            if self._show_numbers:
+                line["phone"] = number
+            elif row.key is not None and number[-_SUBSCRIBER:] in _NO_DIGIT.sub("", row.key):
+                line["key"] = masked(row.key)
+        self._file.write(json.dumps(line) + "\n")

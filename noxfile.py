@@ -48,6 +48,15 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session
+def kills(session: nox.Session) -> None:
+    """Kill a campaign 40 times, five times over; the tests themselves do so 8 times."""
+    install(session, "tests")
+    for seed in range(1, 6):
+        env = {"OCA_SMS_TEST_KILLS": "40", "OCA_SMS_TEST_SEED": str(seed)}
+        session.run("python", "-m", "pytest", "tests/test_kill.py", *session.posargs, env=env)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, format and the direction of imports."""
     install(session, "lint")

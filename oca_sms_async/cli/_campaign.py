@@ -139,7 +139,7 @@ def _ctrl_c(stop: asyncio.Event) -> Iterator[None]:
         return
     try:
         loop.add_signal_handler(signal.SIGINT, pressed)
-    except NotImplementedError:  # on Windows, where the first one cancels
+    except (NotImplementedError, RuntimeError):  # on Windows the first one cancels; other threads hear of none
         yield
         return
     try:

@@ -1,0 +1,104 @@
+"""A campaign whose process is killed again and again: nobody gets two messages, and nobody is forgotten."""
+
+import asyncio
+import csv
+import json
+import os
+import random
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from test_cli import Ended, account, end_of, environment, started
+
+from oca_sms_async.sandbox import Sandbox
+
+KILLS: Final = int(os.environ.get("OCA_SMS_TEST_KILLS", "8"))
+CONCURRENCY: Final = 8
+ROWS_A_KILL: Final = 40
+SEEDS: Final = [int(os.environ.get("OCA_SMS_TEST_SEED", "1"))]
+
+
+class Campaign:
+    """A file of messages, each with a text of its own, and the process that sends it to a sandbox."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox, rows: int) -> None:
+        self.sandbox = sandbox
+        self.texts = [f"Acme: {row:06} is your code" for row in range(1, rows + 1)]
+        self._file, self._journal, self._out = folder / "messages.csv", folder / "journal", folder / "outcomes.jsonl"
+        with self._file.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["phone", "message"])
+            # Few recipients, so that only the text tells their messages apart.
+            writer.writerows([f"0812345670{row % 7:02}", text] for row, text in enumerate(self.texts))
+
+    @property
+    def accepted(self) -> Counter[str]:
+        """How often the gateway accepted each text."""
+        return Counter(message.text for message in self.sandbox.inbox)
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        """Return the lines of the file of outcomes, by row."""
+        lines = [json.loads(line) for line in self._out.read_text().splitlines()]
+        return sorted(lines, key=lambda line: line["row"])
+
+    def unknown(self) -> list[int]:
+        """Return the rows that are named as unknown."""
+        return [line["row"] for line in self.outcomes() if line["outcome"] == "unknown"]
+
+    async def run(self, *options: str, killed_after: int | None = None) -> Ended:
+        """Run the command to its end, or kill it once the gateway has accepted so many more messages."""
+        files = (str(self._file), "--journal", str(self._journal), "--out", str(self._out))
+        pace = ("--rate", "1000", "--concurrency", str(CONCURRENCY))
+        env = environment(**account(self.sandbox))
+        before = len(self.sandbox.inbox)
+        async with started("bulk", *files, *pace, *options, env=env) as process:
+            if killed_after is not None:
+                while len(self.sandbox.inbox) < before + killed_after and process.returncode is None:
+                    await asyncio.sleep(0.001)
+                process.send_signal(signal.SIGKILL)
+            return await end_of(process)
+
+    def assert_nobody_is_lost_or_doubled(self) -> None:
+        """Assert that each row has one line, and that the lines and the gateway agree."""
+        outcomes = self.outcomes()
+        assert [line["row"] for line in outcomes] == list(range(1, len(self.texts) + 1))
+        assert set(self.accepted.values()) <= {1}
+        ids = {message.text: message.msg_uid for message in self.sandbox.inbox}
+        for line, text in zip(outcomes, self.texts, strict=True):
+            if line["outcome"] == "sent":
+                assert line["msg_uid"] == ids[text]
+            else:
+                assert line["outcome"] == "unknown"
+        assert set(ids) <= set(self.texts)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_a_campaign_survives_being_killed(tmp_path: Path, sandbox: Sandbox, seed: int) -> None:
+    """Killed at random moments, it accepts no message twice and names every one in doubt, few for each kill; the
+    history settles those that arrived, and the operator's word sends the others.
+    """
+    draw = random.Random(seed)
+    campaign = Campaign(tmp_path, sandbox, KILLS * ROWS_A_KILL + 50)
+    for _ in range(KILLS):
+        sandbox.latency = draw.choice([0.0, 0.005, 0.05])
+        assert (await campaign.run(killed_after=draw.randrange(ROWS_A_KILL))).status == -signal.SIGKILL
+    sandbox.latency = 0.0
+
+    ended = await campaign.run()
+    unknown = campaign.unknown()
+    assert (ended.status, len(unknown) > 0) in {(0, False), (1, True)}
+    assert 0 < len(unknown) <= KILLS * CONCURRENCY
+    campaign.assert_nobody_is_lost_or_doubled()
+
+    arrived = [row for row in unknown if campaign.texts[row - 1] in campaign.accepted]
+    await campaign.run("--reconcile")
+    assert campaign.unknown() == [row for row in unknown if row not in arrived]
+    campaign.assert_nobody_is_lost_or_doubled()
+
+    ended = await campaign.run("--resend-unknown")
+    assert ended.status == 0, ended
+    assert campaign.unknown() == []
+    campaign.assert_nobody_is_lost_or_doubled()

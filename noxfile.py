@@ -76,5 +76,5 @@ def typing(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Run the benchmarks; `-- --json` for machines."""
     install(session, "tests", "bench")  # the tests know where to find a redis-server
-    for script in ("limiter.py",):
+    for script in ("limiter.py", "campaign.py"):
         session.run("python", f"benchmarks/{script}", *session.posargs)

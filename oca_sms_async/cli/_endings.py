@@ -20,7 +20,9 @@ _NAME_LENGTH: Final = 40
 
 
 class ExitStatus(IntEnum):
-    """What a script learns. Of the failures, `USAGE` and `STOPPED` prove that nothing was sent."""
+    """What a script learns. `USAGE` proves that nothing was sent; so does `STOPPED` for a single message, while a bulk
+    may have sent some before.
+    """
 
     DONE = 0
     FAILED = 1

@@ -77,10 +77,12 @@ class OutcomesFile:
             "error": None if error is None else str(error),
             "code": error.code if isinstance(error, ApiError) else None,
         }
-        if isinstance(row, RowSms):
-            number = checked_number(row.phone, REGION)
-            if self._show_numbers:
-                line["phone"] = number
-            elif row.key is not None and number[-_SUBSCRIBER:] in _NO_DIGIT.sub("", row.key):
-                line["key"] = masked(row.key)
+        if isinstance(row, RowSms) and self._show_numbers:
+            line["phone"] = checked_number(row.phone, REGION)
+        elif isinstance(row, RowSms) and row.key is not None and _holds(row.key, checked_number(row.phone, REGION)):
+            line["key"] = masked(row.key)
         self._file.write(json.dumps(line) + "\n")
+
+
+def _holds(key: str, number: str) -> bool:
+    return number[-_SUBSCRIBER:] in _NO_DIGIT.sub("", key)

@@ -87,7 +87,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._explained():
-            _make_private(path)
+            _create(path)
             self._db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
             try:
                 self._open()
@@ -106,6 +106,8 @@ class Ledger:
                 raise self._error(f"its version is {version}, and this library's is {_VERSION}")
             if self._value("PRAGMA quick_check(1)") != "ok":
                 raise self._error(_REASONS[sqlite3.SQLITE_CORRUPT])
+        if stat.S_IMODE(self._path.stat().st_mode) & 0o077:
+            self._path.chmod(0o600)
         # Durable is what fsync has seen: each commit is one, of the write-ahead log beside the file.
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
@@ -238,14 +240,11 @@ class Ledger:
         return JournalError(f"the journal {self._path} cannot be used: {reason}")
 
 
-def _make_private(path: Path) -> None:
-    """Make sure that there is a file and that it is its owner's alone; SQLite's log beside it will be as private."""
-    try:
+def _create(path: Path) -> None:
+    """Make sure that there is a file; a new one is its owner's alone, and SQLite's log beside it will be as private."""
+    with contextlib.suppress(FileExistsError):
         # Not opened where it exists already: to close it would drop the lock of a run in this process.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except FileExistsError:
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            path.chmod(0o600)
 
 
 def _bytes(text: str) -> bytes:

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import io
-import shlex
+import itertools
+import os
 import stat
 import sys
 import tempfile
@@ -29,10 +30,10 @@ from oca_sms_async._ledger import Standing
 from oca_sms_async._recording import known
 from oca_sms_async.cli._account import client_of_account
 from oca_sms_async.cli._campaign import Campaign, Ending
-from oca_sms_async.cli._console import complain, show, show_pairs
+from oca_sms_async.cli._console import complain, quoted, show, show_pairs
 from oca_sms_async.cli._endings import CommandError, ExitStatus, while_asking
 from oca_sms_async.cli._messages import ShowNumbers
-from oca_sms_async.cli._out import OutcomesFile
+from oca_sms_async.cli._out import OutcomesFile, beside
 from oca_sms_async.cli._progress import Tally, shown
 from oca_sms_async.cli._rows import BadRow, InputError
 from oca_sms_async.cli._survey import Survey
@@ -57,7 +58,7 @@ class Options:
         Path | None, Parameter(help="What was sent and what is in doubt: the same file again goes on from there.")
     ] = None
     out: Annotated[Path | None, Parameter(help="What became of each row, one JSON object a line.")] = None
-    rate: Annotated[float, Parameter(validator=validators.Number(gt=0), help="Requests per second.")] = 22.0
+    rate: Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1e6), help="Requests per second.")] = 22.0
     concurrency: Annotated[int, Parameter(validator=validators.Number(gte=1), help="Messages under way at once.")] = 32
     retry_unsent: Annotated[bool, _switch("Repeat what certainly was not sent: no connection, or rate limit.")] = False
     skip_invalid: Annotated[bool, _switch("Go on without the rows that cannot be sent.")] = False
@@ -103,15 +104,24 @@ def bulk(
 def _check(file: Path, options: Options) -> None:
     if options.journal is None and (options.reconcile or options.resend_unknown):
         raise CommandError("--reconcile and --resend-unknown need the --journal of the earlier run", ExitStatus.USAGE)
-    files = [it.absolute() for it in (file, options.journal, options.out) if it is not None]
-    if len(set(files)) < len(files):
+    if options.out is not None and (not options.out.name or options.out.is_dir()):
+        raise CommandError("--out must be a file", ExitStatus.USAGE)
+    out = [options.out, beside(options.out)] if options.out else []
+    files = [it for it in (file, options.journal, *out) if it is not None]
+    if any(_same(one, other) for one, other in itertools.combinations(files, 2)):
         raise CommandError("FILE, --journal and --out must be different files", ExitStatus.USAGE)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
 
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[BinaryIO]:
     """Open what can be read more than once; what cannot is kept in memory, for texts belong into no other file."""
     if file == _STDIN:
+        if sys.stdin is None:
+            raise CommandError("standard input is closed", ExitStatus.USAGE)
         yield io.BytesIO(sys.stdin.buffer.read())
         return
     try:
@@ -122,7 +132,16 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
         yield stream if stat.S_ISREG(file.stat().st_mode) else io.BytesIO(stream.read())
 
 
+def _stamp(stream: BinaryIO) -> tuple[int, int] | None:
+    """Return what shows that a file was written to; what is in memory has none."""
+    if isinstance(stream, io.BytesIO):
+        return None
+    status = os.fstat(stream.fileno())
+    return status.st_size, status.st_mtime_ns
+
+
 async def _bulk(stream: BinaryIO, path: Path, client: AsyncOcaSms | None, options: Options) -> None:
+    before = _stamp(stream)
     async with Journal(path) as journal, client or contextlib.nullcontext():
         campaign = Campaign(stream, options.template, journal)
         with while_asking():
@@ -139,7 +158,13 @@ async def _bulk(stream: BinaryIO, path: Path, client: AsyncOcaSms | None, option
             with while_asking():
                 report = await client.reconcile(journal, campaign.messages())
             show(f"{len(report.found)} found in the gateway's history, {len(report.doubtful)} still in doubt")
-        await _send(campaign, client, survey, options)
+        if _stamp(stream) != before:
+            raise CommandError("the file changed while it was checked: nothing was sent", ExitStatus.USAGE)
+        try:
+            await _send(campaign, client, survey, options)
+        finally:
+            if _stamp(stream) != before:
+                complain("the file changed while it was sent: the same command again looks at every row")
 
 
 async def _surveyed(campaign: Campaign, options: Options) -> Survey:
@@ -182,7 +207,7 @@ def _tell_plan(survey: Survey, options: Options) -> None:
 async def _send(campaign: Campaign, client: AsyncOcaSms, survey: Survey, options: Options) -> None:
     started = time.monotonic()
     try:
-        out = OutcomesFile(options.out, show_numbers=options.show_numbers)
+        out = OutcomesFile(options.out and options.out.resolve(), show_numbers=options.show_numbers)
     except OSError as error:
         raise CommandError(f"{options.out} cannot be written: {error.strerror}", ExitStatus.USAGE) from error
     with contextlib.closing(out):
@@ -195,10 +220,10 @@ async def _send(campaign: Campaign, client: AsyncOcaSms, survey: Survey, options
                 out.note(outcome)
                 refresh(outcome)
 
-            ending = await campaign.run(
-                client, note, concurrency=options.concurrency, resend_unknown=options.resend_unknown
-            )
-    _summarise(tally, survey, resent=campaign.journal.resent, seconds=time.monotonic() - started)
+            # No more at once than there are: that many connections that fail in a row are an outage.
+            concurrency = min(options.concurrency, max(survey.to_send, 1))
+            ending = await campaign.run(client, note, concurrency=concurrency, resend_unknown=options.resend_unknown)
+    _summarise(tally, survey, resent=ending.resent, seconds=time.monotonic() - started)
     _conclude(ending, tally, survey, options)
 
 
@@ -221,16 +246,20 @@ def _summarise(tally: Tally, survey: Survey, *, resent: int, seconds: float) -> 
 
 def _conclude(ending: Ending, tally: Tally, survey: Survey, options: Options) -> None:
     """Say in one line what is left to do, where something is."""
+    unsent = f"{tally.total - tally.sent - tally.earlier - tally.failed} of {tally.total} rows not sent"
     if options.journal is None:
-        resume = "without --journal, the same command would send everything again"
+        resume, look_up = (
+            "without --journal, the same command would send everything again",
+            "`oca-sms history` shows them",
+        )
     else:
-        resume = f"go on with: {shlex.join(['oca-sms', *sys.argv[1:]])}"
+        # What this run left in doubt is not what the operator decided about.
+        again = [argument for argument in sys.argv[1:] if not argument.startswith("--resend-unknown")]
+        resume, look_up = f"go on with: {' '.join(map(quoted, ['oca-sms', *again]))}", "--reconcile looks them up"
     if ending.interrupted:
-        line = f"interrupted, with {tally.skipped} of {tally.total} rows not sent; {resume}"
-        raise CommandError(line, ExitStatus.INTERRUPTED)
+        raise CommandError(f"interrupted, with {unsent}; {resume}", ExitStatus.INTERRUPTED)
     if ending.stopped_by is not None:
-        line = f"stopped: {ending.stopped_by}; {tally.skipped} of {tally.total} rows not sent; {resume}"
-        raise CommandError(line, ExitStatus.STOPPED)
+        raise CommandError(f"stopped: {ending.stopped_by}; {unsent}; {resume}", ExitStatus.STOPPED)
     if tally.failed or survey.bad:
-        unknown = f", {tally.unknown} may have been sent: --reconcile looks them up" if tally.unknown else ""
+        unknown = f", {tally.unknown} may have been sent: {look_up}" if tally.unknown else ""
         raise CommandError(f"{tally.failed + survey.bad} of {survey.rows} rows failed{unknown}", ExitStatus.FAILED)

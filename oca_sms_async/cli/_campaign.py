@@ -15,15 +15,16 @@ from oca_sms_async._messages import checked_number
 from oca_sms_async._recording import Recording, known
 from oca_sms_async.cli._console import complain
 from oca_sms_async.cli._out import OutcomesFile
-from oca_sms_async.cli._rows import REGION, BadRow, RowSms, rows
+from oca_sms_async.cli._rows import REGION, BadRow, InputError, RowSms, rows
 
 
 @frozen
 class Ending:
-    """How a run ended: by Ctrl-C, by what stopped it, or, with neither, by itself."""
+    """How a run ended: by Ctrl-C, by what stopped it, or, with neither, by itself; `resent` messages were in doubt."""
 
     interrupted: bool
     stopped_by: OcaSmsError | None
+    resent: int
 
 
 @frozen
@@ -35,13 +36,16 @@ class Campaign:
     journal: Journal
 
     def messages(self, bad: Callable[[BadRow], None] = lambda _: None) -> Iterator[RowSms]:
-        """Yield the rows that can be sent, and hand the others to `bad`."""
-        self.stream.seek(0)
-        for row in rows(self.stream, template=self.template):
-            if isinstance(row, BadRow):
-                bad(row)
-            else:
-                yield row
+        """Yield the rows that can be sent, and hand the others to `bad`; `InputError` if the file cannot be read."""
+        try:
+            self.stream.seek(0)
+            for row in rows(self.stream, template=self.template):
+                if isinstance(row, BadRow):
+                    bad(row)
+                else:
+                    yield row
+        except OSError as error:
+            raise InputError(f"the file cannot be read: {error.strerror}") from error
 
     async def entries(self, bad: Callable[[BadRow], None] = lambda _: None) -> AsyncIterator[tuple[RowSms, Entry]]:
         """Yield each row that can be sent with what the journal knows of it, and hand the others to `bad`."""
@@ -78,28 +82,26 @@ class Campaign:
                 note(outcome)
 
         with _ctrl_c(stop):
-            try:
+            with _given_up(stop):
                 async with bulk as outcomes:
                     drained = asyncio.create_task(drain(outcomes))
                     stopping = asyncio.create_task(stop.wait())
                     await asyncio.wait({drained, stopping}, return_when=asyncio.FIRST_COMPLETED)
                     stopping.cancel()
-            except asyncio.CancelledError:
-                if not stop.is_set():
-                    raise
-                cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
-            await drained
-            ending = Ending(stop.is_set(), cast(Bulk, bulk).stopped_by)
-            if ending.interrupted or ending.stopped_by is not None:
-                await self._note_rest(pulled, ending.stopped_by, note)
-        return ending
+            with _given_up(stop):
+                await drained
+            stopped_by, resent = cast(Bulk, bulk).stopped_by, self.journal.resent
+            if stop.is_set() or stopped_by is not None:
+                with _given_up(stop):
+                    await self._note_rest(pulled, stopped_by, note)
+        return Ending(stop.is_set(), stopped_by, resent)
 
     async def _note_rest(
         self, pulled: "_Pulled", stopped_by: OcaSmsError | None, note: Callable[[Outcome], None]
     ) -> None:
         """Note the rows that were never pulled, and those that a second Ctrl-C left without an outcome."""
         if isinstance(stopped_by, JournalError):
-            return  # who cannot be asked
+            return  # it cannot be asked
         async for sms, entry in self.entries():
             if sms.row in pulled.pending and entry.receipt is not None:
                 note(Sent(sms, entry.receipt))
@@ -120,6 +122,17 @@ class _Pulled(Iterator[RowSms]):
         self.last = sms.row
         self.pending.add(sms.row)
         return sms
+
+
+@contextlib.contextmanager
+def _given_up(stop: asyncio.Event) -> Iterator[None]:
+    """End the block, and no more than that, where another Ctrl-C after the first cancels it."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
 
 
 @contextlib.contextmanager

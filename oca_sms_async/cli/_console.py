@@ -1,5 +1,6 @@
 """What commands write: for people on a terminal, and in plain lines for everything else."""
 
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Final, TextIO
@@ -23,6 +24,16 @@ def printable(text: str) -> str:
     The gateway's words and whatever was sent through the account are other people's.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def quoted(argument: str) -> str:
+    """Return an argument as a shell reads it, in characters that `printable` leaves alone."""
+    if argument.isprintable():
+        return shlex.quote(argument)
+    escaped = (
+        c if c.isprintable() and c not in "\\'" else "".join(f"\\x{it:02x}" for it in c.encode()) for c in argument
+    )
+    return f"$'{''.join(escaped)}'"
 
 
 def show(*lines: str) -> None:

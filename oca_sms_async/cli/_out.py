@@ -23,14 +23,16 @@ class OutcomesFile:
     """One file of outcomes; without a path, none. `OSError` where it cannot be written.
 
     Lines go to a new file beside the old one until `keep` puts it in its place, so what an earlier run wrote is there
-    until this one knows as much. Each line is with the operating system before `write` returns.
+    until this one knows as much. Each line is with the operating system before `write` returns. What is no file, a
+    pipe say, is written to as it is.
     """
 
     def __init__(self, path: Path | None, *, show_numbers: bool) -> None:
         self._path = path
         self._show_numbers = show_numbers
-        self._new = None if path is None else path.with_name(path.name + ".tmp")
-        self._file = None if self._new is None else self._new.open("w", encoding="utf-8", buffering=1)
+        self._new = None if path is None or (path.exists() and not path.is_file()) else beside(path)
+        to = self._new or path
+        self._file = None if to is None else to.open("w", encoding="utf-8", buffering=1)
 
     def keep(self) -> None:
         """Put the new file in the old one's place; what is written from now on goes there."""
@@ -40,8 +42,9 @@ class OutcomesFile:
 
     def close(self) -> None:
         """Close the file; one that was never kept is gone."""
-        if self._file is not None and self._new is not None:
+        if self._file is not None:
             self._file.close()
+        if self._new is not None:
             self._new.unlink(missing_ok=True)
 
     def note(self, outcome: Outcome) -> None:
@@ -77,12 +80,21 @@ class OutcomesFile:
             "error": None if error is None else str(error),
             "code": error.code if isinstance(error, ApiError) else None,
         }
-        if isinstance(row, RowSms) and self._show_numbers:
-            line["phone"] = checked_number(row.phone, REGION)
-        elif isinstance(row, RowSms) and row.key is not None and _holds(row.key, checked_number(row.phone, REGION)):
+        if self._show_numbers:
+            line |= {"phone": checked_number(row.phone, REGION)} if isinstance(row, RowSms) else {}
+        elif row.key is not None and _may_show_number(row):
             line["key"] = masked(row.key)
         self._file.write(json.dumps(line) + "\n")
 
 
-def _holds(key: str, number: str) -> bool:
-    return number[-_SUBSCRIBER:] in _NO_DIGIT.sub("", key)
+def beside(path: Path) -> Path:
+    """Return where the new file of outcomes is written until it takes the place of the old one."""
+    return path.with_name(f".{path.name}.oca-sms")
+
+
+def _may_show_number(row: RowSms | BadRow) -> bool:
+    """Tell whether a row's key holds its recipient's number; of a bad row that is not known, so any number counts."""
+    digits = _NO_DIGIT.sub("", row.key or "")
+    if isinstance(row, RowSms):
+        return checked_number(row.phone, REGION)[-_SUBSCRIBER:] in digits
+    return len(digits) >= _SUBSCRIBER

@@ -155,7 +155,7 @@ class Bulk(AsyncIterator[Outcome]):
             return await self._recording.outcome(sms, call, entered, self._sent)
         except JournalError as error:
             self._halt(error)
-            if not call.doubt and not call.attempts:
+            if not call.doubt:
                 return Skipped(sms, self.stopped_by)
             unknown = DeliveryUnknownError("the journal could not keep what became of the message")
             unknown.__cause__ = error

@@ -42,6 +42,7 @@ class Journal:
         self._thread = ThreadPoolExecutor(1, "oca-sms-journal")
         self._waiting: list[_Waiting] = []
         self._writing: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._in_use = False
         self._closed = False
         self.resent = 0
@@ -60,13 +61,15 @@ class Journal:
 
     async def aclose(self) -> None:
         """Close the file and give up its lock; nothing more can be kept in it afterwards."""
-        if self._closed:
-            return
         self._closed = True
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._closing)  # a lock must not outlive whoever is cancelled here
+
+    async def _close(self) -> None:
         await self._written()
-        ledger, self._ledger = self._ledger, None
-        if ledger is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, ledger.close)
+        if self._ledger is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.close)
         self._thread.shutdown(wait=False)
 
     async def begin_run(self) -> None:
@@ -75,7 +78,8 @@ class Journal:
             raise JournalError(f"the journal {self._path} cannot be used: another run uses it")
         self._in_use = True
         try:
-            await self.perform(Ledger.begin_run)
+            # Durable, so that no other run can take this one's number, whatever becomes of what this one writes next.
+            await self.perform(Ledger.begin_run, durable=True)
         except BaseException:
             self._in_use = False
             raise

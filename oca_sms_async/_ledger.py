@@ -123,9 +123,11 @@ class Ledger:
     def close(self) -> None:
         """Fold the log into the file, and unlock it."""
         with self._explained():
-            if self._db.in_transaction:
-                self._db.execute("COMMIT")
-            self._db.close()
+            try:
+                if self._db.in_transaction:
+                    self._db.execute("COMMIT")
+            finally:
+                self._db.close()
 
     def perform(self, operations: Sequence[Operation], *, durable: bool) -> list[Any]:
         """Return what the operations return: all of them happen, or none; and durably so if asked for.

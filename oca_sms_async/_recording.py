@@ -78,32 +78,37 @@ class Recording:
             return outcome
         if resent:
             call.doubt, call.last = True, _left_in_doubt(entry)
-        admit, intended = call.admit, False
+        admit = call.admit
+        intent: asyncio.Future[None] | None = None
 
         async def intend() -> None:
-            nonlocal intended
+            nonlocal intent
             await admit()
-            intended = True
-            try:
-                await self._journal.perform(lambda ledger: ledger.intend(entry), durable=True)
-            except JournalError:
-                intended = False
-                raise
+            intent = self._journal.perform(lambda ledger: ledger.intend(entry), durable=True)
+            await asyncio.shield(intent)  # how it ends counts, even for who is cancelled meanwhile
             self._journal.resent += resent
 
         call.admit = intend
         try:
             outcome = await send(sms, call)
         except BaseException:  # cancelled, or a bug: whoever was not on the wire yet is not in doubt
-            if intended:
+            if intent is not None:
                 self._settle(entry, call, None)
             raise
-        if intended:
-            call.recording = True
-            if isinstance(outcome, Sent) and entry.attempts:
-                receipt = evolve(outcome.receipt, attempts=entry.attempts + outcome.receipt.attempts)
-                outcome = Sent(sms, receipt)
-            await self._settle(entry, call, outcome.receipt if isinstance(outcome, Sent) else None)
+        return outcome if intent is None else await self._kept(entry, call, outcome, intent)
+
+    async def _kept(self, entry: Entry, call: Call, outcome: Outcome, intent: asyncio.Future[None]) -> Outcome:
+        """Return the outcome of an intended message when it is on the disk."""
+        call.recording = True
+        receipt = None
+        if isinstance(outcome, Sent):
+            receipt = evolve(outcome.receipt, attempts=entry.attempts + outcome.receipt.attempts)
+            outcome = Sent(outcome.sms, receipt)
+        try:
+            await self._settle(entry, call, receipt)
+        except JournalError:
+            call.doubt = call.doubt or intent.exception() is None  # so a later run will see it
+            raise
         return outcome
 
     def find(self, entry: Entry, receipt: SendReceipt) -> Awaitable[bool]:

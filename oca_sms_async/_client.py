@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
-import attrs
 import httpx
 
 from oca_sms_async import _wire
@@ -239,7 +238,7 @@ class AsyncOcaSms:
             if call.doubt:
                 _logger.warning("cancelled phone=%s: the message may have been sent", masked(number))
             raise
-        return attrs.evolve(receipt, attempts=call.attempts)
+        return SendReceipt(receipt.msg_uid, receipt.status, call.attempts)
 
     def _number(self, phone: str) -> str:
         return checked_number(phone, self._region)

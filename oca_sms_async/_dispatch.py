@@ -1,8 +1,8 @@
 """A request's way, always the same: slot, limiter, transport, parse; and round again where the retry policy says so."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Awaitable
 from typing import Final, TypeVar
 
 import httpx
@@ -11,7 +11,7 @@ from oca_sms_async._errors import ApiError, ExpiredError, RateLimitedError, free
 from oca_sms_async._lanes import Slots
 from oca_sms_async._limiter import RateLimiter
 from oca_sms_async._retry import Call, RetryPolicy, repeated
-from oca_sms_async._transport import Connections, exchange
+from oca_sms_async._transport import Client, Connections, exchange
 from oca_sms_async._version import __version__
 from oca_sms_async._wire import Request
 
@@ -41,13 +41,7 @@ class Dispatcher:
         self._retry = retry
         self._slots = Slots(MAX_IN_FLIGHT)
         self._owned = lent is None
-        # httpx's time-outs start anew with every byte, and its default of 5 s would end an attempt before its time;
-        # what bounds an attempt is `exchange`.
-        self._client = lent or httpx.AsyncClient(
-            transport=Connections(httpx.URL(base_url)),
-            timeout=None,  # noqa: S113 - see above
-            trust_env=False,
-        )
+        self._client = own_client(base_url) if lent is None else lent
         # What a lent client always sends goes with ours.
         ours = {
             "Accept": "application/json",
@@ -55,8 +49,9 @@ class Dispatcher:
             "Authorization": authorization,
             "User-Agent": f"oca-sms-async/{__version__}",
         }
-        self._headers = httpx.Headers({**self._client.headers, **httpx.Headers(ours)})
-        self._headers_with_body = httpx.Headers({**self._headers, "content-type": "application/json"})
+        ours["Host"] = httpx.URL(base_url).netloc.decode("ascii")
+        self._headers = httpx.Headers({**(lent.headers if lent else {}), **httpx.Headers(ours)}).raw
+        self._url = functools.lru_cache(maxsize=8)(lambda path: httpx.URL(base_url + path))
         self._closed = False
 
     def __repr__(self) -> str:
@@ -66,7 +61,7 @@ class Dispatcher:
         """Raise `RuntimeError` once there is nothing left to send with."""
         if self._closed:
             raise RuntimeError("this client is closed")
-        if self._client.is_closed:
+        if isinstance(self._client, httpx.AsyncClient) and self._client.is_closed:
             raise RuntimeError("the http_client that was lent to this client is closed")
 
     async def aclose(self) -> None:
@@ -82,11 +77,9 @@ class Dispatcher:
     async def _attempt(self, request: Request[_T], call: Call, seconds: float) -> _T:
         # The slot comes first: nothing may wait for a connection once it has its token, or a stall of the gateway would
         # end in a burst above the limit.
-        with _refusal_as_expiry():
-            await self._slots.acquire(call.priority, call.deadline)
+        await _in_time(self._slots.acquire(call.priority, call.deadline))
         try:
-            with _refusal_as_expiry():
-                await self._limiter.acquire(priority=call.priority, deadline=call.deadline)
+            await _in_time(self._limiter.acquire(priority=call.priority, deadline=call.deadline))
             if not call.attempts:
                 await call.admit()
             elif call.last_attempt and call.last is not None:
@@ -115,14 +108,25 @@ class Dispatcher:
             raise
 
     def _http(self, request: Request[_T]) -> httpx.Request:
-        headers = self._headers if request.body is None else self._headers_with_body
-        return httpx.Request(request.method, self._base_url + request.path, headers=headers, content=request.body)
+        """Return a request whose headers are complete already; httpx would put them together anew each time."""
+        headers = list(self._headers)
+        if request.body is not None:
+            headers += [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(request.body))]
+        http = httpx.Request(
+            request.method, self._url(request.path), headers=headers, stream=httpx.ByteStream(request.body or b"")
+        )
+        http.read()  # else its content could not be looked at
+        return http
 
 
-@contextlib.contextmanager
-def _refusal_as_expiry() -> Iterator[None]:
-    """Turn the `TimeoutError` with which slots and limiters refuse into the library's own."""
+def own_client(base_url: str) -> Client:
+    """Return what requests go out by where no client is lent."""
+    return Connections(httpx.URL(base_url))
+
+
+async def _in_time(turn: Awaitable[None]) -> None:
+    """Wait for a turn; the `TimeoutError` with which slots and limiters refuse becomes the library's own."""
     try:
-        yield
+        await turn
     except TimeoutError as refusal:
         raise ExpiredError("the message would expire before its turn to be sent") from freed(refusal)

@@ -110,17 +110,31 @@ async def repeated(attempt: Callable[[], Awaitable[_T]], *, policy: RetryPolicy,
             raise ExpiredError("the message would expire before its next attempt") from call.last
         _logger.info("retry attempt=%d wait=%.3f error=%s", call.attempts + 1, wait, type(call.last).__name__)
 
-    # A fresh object for each call: tasks that share one lose each other's failures.
-    retrying = tenacity.AsyncRetrying(
-        sleep=asyncio.sleep,
-        stop=tenacity.stop_after_attempt(policy.max_attempts),
-        wait=tenacity.wait_random_exponential(multiplier=policy.initial_wait, max=policy.max_wait),
-        retry=tenacity.retry_if_exception(repeats),
-        before_sleep=before_sleep,
-        reraise=True,
-    )
+    first: OcaSmsError | None = None
+
+    async def again() -> _T:
+        """Have tenacity, which decides about it, see the first attempt end as it did; then try again."""
+        nonlocal first
+        if first is not None:
+            error, first = first, None
+            raise error
+        return await noted()
+
     try:
-        return await retrying(noted)
+        try:
+            return await noted()  # as nearly always; tenacity would double what the rest of a call costs
+        except OcaSmsError as error:
+            first = error
+        # A fresh object for each call: tasks that share one lose each other's failures.
+        retrying = tenacity.AsyncRetrying(
+            sleep=asyncio.sleep,
+            stop=tenacity.stop_after_attempt(policy.max_attempts),
+            wait=tenacity.wait_random_exponential(multiplier=policy.initial_wait, max=policy.max_wait),
+            retry=tenacity.retry_if_exception(repeats),
+            before_sleep=before_sleep,
+            reraise=True,
+        )
+        return await retrying(again)
     except OcaSmsError as error:
         call.settled(error)
         raise

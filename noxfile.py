@@ -23,7 +23,7 @@ PYTHONS = [f"3.{minor}" for minor in range(11, 16) if installed(f"python3.{minor
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install the package with its extras, and the groups of tools."""
-    session.install("-e", ".[cli,redis]", *nox.project.dependency_groups(PROJECT, *groups))
+    session.install("-e", ".[cli,redis,aiohttp]", *nox.project.dependency_groups(PROJECT, *groups))
 
 
 @nox.session
@@ -76,5 +76,5 @@ def typing(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Run the benchmarks; `-- --json` for machines."""
     install(session, "tests", "bench")  # the tests know where to find a redis-server
-    for script in ("limiter.py", "campaign.py"):
+    for script in ("bulk.py", "limiter.py", "campaign.py"):
         session.run("python", f"benchmarks/{script}", *session.posargs)

@@ -4,8 +4,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from oca_sms_async import AsyncOcaSms, RetryPolicy, Unlimited
+from oca_sms_async import AsyncOcaSms, RetryPolicy, Unlimited, _dispatch
+from oca_sms_async.aiohttp import aiohttp_client
 from oca_sms_async.sandbox import Sandbox
+
+
+@pytest.fixture(params=["httpx", "aiohttp"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each of the two transports in turn, as that of every client that is lent none."""
+    if request.param == "aiohttp":
+        monkeypatch.setattr(_dispatch, "own_client", lambda _: aiohttp_client())
+    return str(request.param)
 
 
 @pytest.fixture

@@ -1277,6 +1277,7 @@ async def test_a_closed_client_is_no_outcome() -> None:
 # --- through the client, over sockets -------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("transport")
 async def test_a_bulk_reaches_the_gateway(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """100 messages, synchronous or not, arrive once each and are reported in input order."""
 
@@ -1294,6 +1295,7 @@ async def test_a_bulk_reaches_the_gateway(client: AsyncOcaSms, sandbox: Sandbox)
         assert [outcome.receipt.msg_uid for outcome in report.sent] == [uids[sms.message] for sms in messages]
 
 
+@pytest.mark.usefixtures("transport")
 async def test_a_mixed_bulk_ends_as_the_gateway_decides(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """Refused, repeated and impossible ones stand where they stood in the input, and the rest arrives."""
     messages = smses(20)
@@ -1308,6 +1310,7 @@ async def test_a_mixed_bulk_ends_as_the_gateway_decides(client: AsyncOcaSms, san
     assert report.stopped_by is None
 
 
+@pytest.mark.usefixtures("transport")
 async def test_an_exhausted_quota_stops_a_bulk(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """What the account could pay for is sent; the input behind that is left alone."""
     sandbox.quota = 10
@@ -1319,6 +1322,7 @@ async def test_an_exhausted_quota_stops_a_bulk(client: AsyncOcaSms, sandbox: San
     assert {type(outcome.error) for outcome in report.failed} == {QuotaExhaustedError}
 
 
+@pytest.mark.usefixtures("transport")
 async def test_a_gateway_that_is_down_stops_a_bulk() -> None:
     """Connections that are refused are proof that nothing was sent, and `concurrency` of them are enough."""
     with socket.socket() as unused:
@@ -1333,6 +1337,7 @@ async def test_a_gateway_that_is_down_stops_a_bulk() -> None:
     assert report.unknown == ()
 
 
+@pytest.mark.usefixtures("transport")
 async def test_breaking_off_a_bulk_lets_the_wire_finish(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """Whatever arrived has an outcome that says so, taken before the end of the block or after it."""
     sandbox.latency = 0.01
@@ -1351,6 +1356,7 @@ async def test_breaking_off_a_bulk_lets_the_wire_finish(client: AsyncOcaSms, san
     assert sent == {message.text for message in sandbox.inbox}
 
 
+@pytest.mark.usefixtures("transport")
 async def test_an_exception_in_the_block_cancels_what_is_on_the_wire(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """A gateway that is slow to answer does not hold up an exception, and the client is as good as before."""
     sandbox.latency = 600

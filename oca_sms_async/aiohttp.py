@@ -1,0 +1,109 @@
+"""The fast transport: httpx's interface over aiohttp's connections, with an honest word about what was not sent.
+
+`pip install "oca-sms-async[aiohttp]"`, and then `AsyncOcaSms.from_env(http_client=aiohttp_client())`.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from typing import Any, Final, cast
+
+import httpx
+
+from oca_sms_async._transport import KEEPALIVE, Honest, environment_proxies
+
+try:
+    import aiohttp
+    from httpx_aiohttp import AiohttpTransport
+except ModuleNotFoundError as missing:
+    raise ImportError('The aiohttp transport needs its extra: pip install "oca-sms-async[aiohttp]"') from missing
+
+__all__ = ["aiohttp_client"]
+
+_CONNECT: Final = 5.0  # seconds; a time-out of aiohttp's own proves that nothing was sent, which a cancellation cannot
+
+
+def aiohttp_client(*, verify: ssl.SSLContext | bool = True, **options: Any) -> httpx.AsyncClient:
+    """Return an httpx client on aiohttp's connections, to be lent to `AsyncOcaSms(http_client=…)` and closed by you.
+
+    `verify` and the other `options` are those of `httpx.AsyncClient`. Certificates and proxies come from the
+    environment as with httpx. Connecting takes 5 s at the most; nothing else is bounded unless you give a `timeout`,
+    for `AsyncOcaSms` bounds each attempt itself. `ValueError` for a proxy of the environment that aiohttp cannot use.
+    """
+    context = httpx.create_ssl_context(verify=verify)
+    mounts = {
+        pattern: None if proxy is None else _Transport(context, proxy=_checked(proxy))
+        for pattern, proxy in environment_proxies().items()
+    }
+    defaults: dict[str, Any] = {
+        "timeout": httpx.Timeout(None, connect=_CONNECT),
+        "mounts": mounts,
+        "transport": _Transport(context),
+    }
+    return httpx.AsyncClient(**(defaults | options))
+
+
+def _checked(proxy: str) -> httpx.Proxy:
+    with contextlib.suppress(ValueError, httpx.InvalidURL):  # their texts may quote its password
+        checked = httpx.Proxy(proxy)
+        if checked.url.scheme in {"http", "https"}:
+            return checked
+    raise ValueError("the proxy that the environment names cannot be used: it must be an http or https URL")
+
+
+class _Transport(AiohttpTransport, Honest):
+    """httpx-aiohttp's transport, whose own table calls a reset after the request was read «could not connect»."""
+
+    def __init__(self, context: ssl.SSLContext, *, proxy: httpx.Proxy | None = None) -> None:
+        super().__init__(verify=context, proxy=proxy)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def get_client(self) -> aiohttp.ClientSession:
+        # Without a bound: the slots are one, and a request that waited for a connection would do so after its token.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ssl=self.ssl_context)
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self._loop is not (loop := asyncio.get_running_loop()):  # a session lives and dies with its loop
+            self._loop, self.client = loop, None
+        await asyncio.sleep(0)  # a connection that the server has closed is known as such after a turn of the loop
+        try:
+            response = await super().handle_async_request(request)
+        except Exception as error:  # noqa: BLE001 - nothing of aiohttp's may come out
+            told = _told(error, request)
+            raise told from told.__cause__
+        response.stream = _Stream(cast(httpx.AsyncByteStream, response.stream), request)
+        return response
+
+
+class _Stream(httpx.AsyncByteStream):
+    """An answer's body, whose errors are httpx's."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, request: httpx.Request) -> None:
+        self._stream = stream
+        self._request = request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._stream:
+                yield chunk
+        except Exception as error:  # noqa: BLE001 - as above
+            raise httpx.ReadError(type(error.__cause__ or error).__name__, request=self._request) from None
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def _told(error: Exception, request: httpx.Request) -> httpx.TransportError:
+    """Return httpx's error for one of aiohttp's: «could not connect» where that is proven, and doubt for all else."""
+    origin = error.__cause__ or error
+    kind: type[httpx.TransportError] = httpx.ReadError
+    if isinstance(origin, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        kind = httpx.ConnectError
+    elif isinstance(origin, TimeoutError):
+        kind = httpx.ReadTimeout
+    told = kind(type(origin).__name__, request=request)
+    # What the system or the TLS library said is the reason; aiohttp's own words name the host and no more.
+    told.__cause__ = getattr(origin, "os_error", None) or getattr(origin, "certificate_error", None) or origin
+    return told

@@ -1,0 +1,151 @@
+"""The fast transport: what aiohttp's exceptions prove, what is lent and what is bounded."""
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import httpx
+import pytest
+from aiohttp.client_reqrep import ConnectionKey
+from raw_gateway import RECEIPT, Connection, RawGateway, http
+
+from oca_sms_async import AsyncOcaSms, ConnectionFailedError, DeliveryUnknownError, OcaSmsError, Unlimited
+from oca_sms_async._transport import KEEPALIVE
+from oca_sms_async.aiohttp import aiohttp_client
+
+PHONE = "+6281381475159"
+TEXT = "Acme: 482913 is your code"
+KEY = ConnectionKey("localhost", 1, True, True, None, None, None)
+REFUSED = OSError(111, "Connection refused")
+
+# What aiohttp raises, and whether it proves that nothing was sent.
+TABLE: list[tuple[Exception, bool]] = [
+    (aiohttp.ClientConnectorError(KEY, REFUSED), True),
+    (aiohttp.ClientConnectorDNSError(KEY, REFUSED), True),
+    (aiohttp.ClientConnectorSSLError(KEY, REFUSED), True),
+    (aiohttp.ClientConnectorCertificateError(KEY, ValueError("untrusted")), True),
+    (aiohttp.ClientProxyConnectionError(KEY, REFUSED), True),
+    (aiohttp.ConnectionTimeoutError("to host"), True),
+    (aiohttp.ClientConnectionError("reset"), False),
+    (aiohttp.ClientConnectionResetError("reset"), False),
+    (aiohttp.ServerDisconnectedError(), False),
+    (aiohttp.ServerTimeoutError("read"), False),
+    (aiohttp.SocketTimeoutError("read"), False),
+    (aiohttp.ClientOSError(104, "reset by peer"), False),
+    (aiohttp.ClientPayloadError("short"), False),
+    (aiohttp.InvalidURL("x"), False),
+    (aiohttp.ClientError("any"), False),
+    (TimeoutError(), False),
+    (OSError(104, "reset by peer"), False),
+    (ValueError("a bug"), False),
+]
+
+
+@asynccontextmanager
+async def client_on(base_url: str, lent: httpx.AsyncClient, timeout: float = 10.0) -> AsyncIterator[AsyncOcaSms]:
+    """Open a client on this transport."""
+    async with (
+        lent,
+        AsyncOcaSms("u", "p", base_url=base_url, limiter=Unlimited(), http_client=lent, timeout=timeout) as client,
+    ):
+        yield client
+
+
+async def raised(base_url: str, lent: httpx.AsyncClient) -> OcaSmsError:
+    """Return what a send ends in."""
+    async with client_on(base_url, lent) as client:
+        with pytest.raises(OcaSmsError) as caught:
+            await client.send(PHONE, TEXT)
+    return caught.value
+
+
+@pytest.mark.parametrize(("trouble", "proof"), TABLE, ids=[type(it).__name__ for it, _ in TABLE])
+async def test_only_a_connection_that_did_not_come_about_is_proof(
+    trouble: Exception, proof: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Aiohttp's connector errors and its time-out for connecting prove that nothing left; nothing else does."""
+
+    async def fail(*_: object, **__: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", fail)
+    error = await raised("https://sms.example", aiohttp_client())
+    assert type(error) is (ConnectionFailedError if proof else DeliveryUnknownError)
+    assert error.may_have_been_sent is not proof
+    assert isinstance(error.__cause__, httpx.ConnectError if proof else httpx.TransportError)
+
+
+@pytest.mark.parametrize("trouble", [trouble for trouble, _ in TABLE], ids=lambda it: type(it).__name__)
+async def test_trouble_within_an_answers_body_is_doubt(trouble: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once an answer has begun, the request was sent, whatever the exception is called."""
+
+    async def fail(*_: object) -> AsyncIterator[bytes]:
+        raise trouble
+        yield b""
+
+    async with RawGateway().serve() as gateway:
+        monkeypatch.setattr(aiohttp.StreamReader, "iter_chunked", fail)
+        error = await raised(gateway.base_url, aiohttp_client())
+    assert type(error) is DeliveryUnknownError
+    assert isinstance(error.__cause__, httpx.ReadError)
+
+
+async def test_a_connection_that_hangs_while_it_is_made_is_proof() -> None:
+    """A TLS handshake that never ends is ended by the time-out for connecting, which proves that nothing was sent."""
+
+    async def hang(connection: Connection) -> None:
+        await connection.until_hung_up()
+
+    async with RawGateway(on_connect=hang).serve() as gateway:
+        lent = aiohttp_client(timeout=httpx.Timeout(None, connect=0.1))
+        error = await raised(f"https://localhost:{gateway.port}", lent)
+    assert type(error) is ConnectionFailedError
+    assert "took too long" in str(error)
+
+
+async def test_a_server_that_closes_idle_connections_causes_no_doubt() -> None:
+    """A connection that was closed while nobody used it is not used again."""
+
+    async def once(connection: Connection) -> None:
+        await connection.write(http(RECEIPT))
+        connection.writer.close()
+
+    async with RawGateway(once).serve() as gateway, client_on(gateway.base_url, aiohttp_client()) as client:
+        for _ in range(20):
+            await client.send(PHONE, TEXT)
+        assert len(gateway.requests) == 20
+
+
+async def test_as_many_connections_as_requests_and_none_kept_long() -> None:
+    """Nothing waits for a connection, and an idle one is gone before a server would close it."""
+    lent = aiohttp_client()
+    async with RawGateway().serve() as gateway, client_on(gateway.base_url, lent) as client:
+        await client.send(PHONE, TEXT)
+        session = lent._transport.client  # type: ignore[attr-defined] # aiohttp's
+        assert (session.connector.limit, session.connector.limit_per_host) == (0, 0)
+        assert session.connector._keepalive_timeout == KEEPALIVE
+
+
+async def test_options_are_httpx_own() -> None:
+    """Headers and time-outs that are given go to the client, and stay there."""
+    async with aiohttp_client(headers={"X-Team": "otp"}, timeout=3.0) as lent:
+        assert lent.headers["X-Team"] == "otp"
+        assert lent.timeout == httpx.Timeout(3.0)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://user:marker@localhost:1", "ftp://localhost:1"])
+def test_a_proxy_that_cannot_be_used_is_told_at_once(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Aiohttp takes http and https proxies; the sentence shows no password."""
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(ValueError, match="proxy that the environment names") as caught:
+        aiohttp_client()
+    assert "marker" not in str(caught.value)
+
+
+def test_without_its_extra_it_says_which() -> None:
+    """The sentence is what has to be typed."""
+    script = "import sys; sys.modules['httpx_aiohttp'] = None; import oca_sms_async.aiohttp"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert 'pip install "oca-sms-async[aiohttp]"' in ended.stderr.splitlines()[-1]

@@ -218,7 +218,6 @@ def spelled(draw: st.DrawFn) -> tuple[str, str]:
 
 @unhurried
 @given(st.from_regex(r"\+628[0-9]{6,14}", fullmatch=True), st.sampled_from(["ID", "SG", "US"]))
-@unhurried
 def test_the_short_way_says_what_the_long_one_says(phone: str, region: str) -> None:
     """An Indonesian mobile number that is E.164 already is passed on, and phonenumbers would do the same."""
     long_way = phone[:3] + " " + phone[3:]  # which only phonenumbers reads
@@ -231,6 +230,7 @@ def test_the_short_way_says_what_the_long_one_says(phone: str, region: str) -> N
     assert read(phone) == read(long_way)
 
 
+@unhurried
 @given(spelled())
 def test_any_spelling_of_a_mobile_number(number_and_spelling: tuple[str, str]) -> None:
     """Any mobile number of 10 to 13 digits is the same in any spelling."""

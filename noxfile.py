@@ -72,9 +72,12 @@ def typing(session: nox.Session) -> None:
     session.run("mypy", f"--python-version={sys.version_info.major}.{sys.version_info.minor}")
 
 
+BENCHMARKS = ("bulk", "latency", "pace", "limiter", "campaign", "memory", "growth", "import_time")
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks; `-- --json` for machines."""
+    """Run the benchmarks; `-- --json` for machines, `-- --plot` for the plots and tables in benchmarks/results."""
     install(session, "tests", "bench")  # the tests know where to find a redis-server
-    for script in ("bulk.py", "limiter.py", "campaign.py"):
-        session.run("python", f"benchmarks/{script}", *session.posargs)
+    for script in ["plot"] if "--plot" in session.posargs else BENCHMARKS:
+        session.run("python", f"benchmarks/{script}.py", *session.posargs)

@@ -7,11 +7,12 @@ from typing import Final, TypeVar
 
 import httpx
 
+from oca_sms_async._connections import Connections
 from oca_sms_async._errors import ApiError, ExpiredError, RateLimitedError, freed
 from oca_sms_async._lanes import Slots
 from oca_sms_async._limiter import RateLimiter
 from oca_sms_async._retry import Call, RetryPolicy, repeated
-from oca_sms_async._transport import Client, Connections, exchange
+from oca_sms_async._transport import Client, exchange
 from oca_sms_async._version import __version__
 from oca_sms_async._wire import Request
 

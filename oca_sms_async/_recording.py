@@ -48,6 +48,7 @@ class Recording:
         except InvalidMessageError as error:
             refused = asyncio.get_running_loop().create_future()
             refused.set_exception(error.with_traceback(None))
+            refused.exception()  # seen, whether or not anybody comes to ask
             return refused
         return self._journal.perform(lambda ledger: ledger.enter(sms.key, number, sms.message))
 

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 import httpx
 
-from oca_sms_async._transport import KEEPALIVE, Honest, environment_proxies
+from oca_sms_async._connections import KEEPALIVE, Honest, environment_proxies
 
 try:
     import aiohttp

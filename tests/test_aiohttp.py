@@ -12,7 +12,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from raw_gateway import RECEIPT, Connection, RawGateway, http
 
 from oca_sms_async import AsyncOcaSms, ConnectionFailedError, DeliveryUnknownError, OcaSmsError, Unlimited
-from oca_sms_async._transport import KEEPALIVE
+from oca_sms_async._connections import KEEPALIVE
 from oca_sms_async.aiohttp import aiohttp_client
 
 PHONE = "+6281381475159"

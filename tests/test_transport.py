@@ -19,6 +19,7 @@ import trustme
 import virtual_time
 from raw_gateway import RECEIPT, Behaviour, Connection, RawGateway, http, receipt
 
+import oca_sms_async.aiohttp
 from oca_sms_async import (
     ApiError,
     AsyncOcaSms,
@@ -30,9 +31,9 @@ from oca_sms_async import (
     TokenBucket,
     UnexpectedResponseError,
     Unlimited,
-    _transport,
+    _connections,
 )
-from oca_sms_async._transport import Connections
+from oca_sms_async._connections import Connections
 
 pytestmark = pytest.mark.usefixtures("transport")
 of_httpx = pytest.mark.parametrize("transport", ["httpx"], indirect=True)
@@ -247,7 +248,8 @@ async def test_sequential_sends_share_one_connection() -> None:
 
 async def test_idle_connections_are_closed_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that nobody uses any more does not stay open until the client is closed."""
-    monkeypatch.setattr(_transport, "KEEPALIVE", 0.02)
+    for room in (_connections, oca_sms_async.aiohttp):
+        monkeypatch.setattr(room, "KEEPALIVE", 0.02)
     async with RawGateway().serve() as gateway, client_of(gateway.base_url) as client:
         await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(10)))
         await asyncio.wait_for(gateway.all_closed(), 10)

@@ -135,6 +135,19 @@ async def test_options_are_httpx_own() -> None:
         assert lent.timeout == httpx.Timeout(3.0)
 
 
+async def test_hooks_are_called() -> None:
+    """Whoever gives the client hooks sees its requests and answers, on this transport too."""
+    seen = list[object]()
+
+    async def see(it: object) -> None:
+        seen.append(type(it))
+
+    lent = aiohttp_client(event_hooks={"request": [see], "response": [see]})
+    async with RawGateway().serve() as gateway, client_on(gateway.base_url, lent) as client:
+        await client.send(PHONE, TEXT)
+    assert seen == [httpx.Request, httpx.Response]
+
+
 @pytest.mark.parametrize("proxy", ["socks5://user:marker@localhost:1", "ftp://localhost:1"])
 def test_a_proxy_that_cannot_be_used_is_told_at_once(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Aiohttp takes http and https proxies; the sentence shows no password."""

@@ -6,16 +6,15 @@ day without its zero); each form of it is taken.
 """
 
 import base64
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 from urllib.parse import quote
 
-import cattrs
 from attrs import frozen
-from cattrs.gen import make_dict_structure_fn, override
 
 from oca_sms_async._errors import UnexpectedResponseError, freed
 from oca_sms_async._models import SendReceipt, SmsRecord
@@ -94,7 +93,7 @@ def _parse(
         raise refusal(status_code, headers, body, errors, about_sending=about_sending)
     if cause is None:
         try:
-            return _CONVERTER.structure(document, shape)
+            return cast(_T, _structure()(document, shape))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             cause = error
     raise UnexpectedResponseError(
@@ -150,8 +149,13 @@ def _date(value: Any, _: Any = None) -> datetime | None:
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
-def _converter() -> cattrs.Converter:
-    """Return the converter from the gateway's JSON; unknown fields are ignored, loose ones have hooks of their own."""
+@functools.cache
+def _structure() -> Callable[[Any, Any], Any]:
+    """Return what makes a model of the gateway's JSON: unknown fields are ignored, loose ones have their hooks."""
+    # With the first answer: a fifth of what importing this library would cost otherwise.
+    import cattrs  # noqa: PLC0415 - see above
+    from cattrs.gen import make_dict_structure_fn, override  # noqa: PLC0415 - as above
+
     converter = cattrs.Converter(detailed_validation=False)
     converter.register_structure_hook(str, _text)
     converter.register_structure_hook_func(lambda kind: kind == str | None, _optional_text)
@@ -181,7 +185,4 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(SendReceipt, receipt)
     converter.register_structure_hook(SmsRecord, record)
     converter.register_structure_hook_func(lambda kind: kind == list[SmsRecord], records)
-    return converter
-
-
-_CONVERTER: Final = _converter()
+    return converter.structure

@@ -8,7 +8,6 @@ import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -459,13 +458,13 @@ async def test_a_history_without_end_is_not_read_to_the_last() -> None:
 async def test_a_long_history_is_read_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading many mebibytes takes its time, and no send should wait for it."""
     readers: list[threading.Thread] = []
-    structure = _wire._CONVERTER.structure
+    structure = _wire._structure()
 
     def read(*args: Any) -> Any:
         readers.append(threading.current_thread())
         return structure(*args)
 
-    monkeypatch.setattr(_wire, "_CONVERTER", SimpleNamespace(structure=read))
+    monkeypatch.setattr(_wire, "_structure", lambda: read)
     bodies = [b"[]", b"[]" + b" " * 2**20]
     client = in_memory(lambda _: httpx.Response(200, content=bodies.pop(0)), limiter=Unlimited())
     assert [await client.history(), await client.history()] == [[], []]

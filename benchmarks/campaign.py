@@ -8,7 +8,6 @@ of the process' peak memory, from before the first row; the send itself costs no
 import asyncio
 import csv
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from table import show
+from workload import peak
 
 from oca_sms_async import AsyncOcaSms, Journal, Outcome, SendReceipt, Sms
 from oca_sms_async._bulk import Bulk
@@ -45,11 +45,6 @@ async def send(sms: Sms, call: Call) -> SendReceipt:
     await call.admit()
     call.attempts += 1
     return SendReceipt(sms.phone, "sent")
-
-
-def peak() -> float:
-    """Return the most memory that this process ever had, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 async def measure(count: int) -> dict[str, float | None]:

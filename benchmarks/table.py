@@ -1,4 +1,4 @@
-"""What all benchmarks print: one table, or the same as JSON."""
+"""What all benchmarks print: one table, or the same as JSON; as a script, the table of such a JSON."""
 
 import json
 import sys
@@ -10,12 +10,24 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -
     if "--json" in sys.argv[1:]:
         print(json.dumps({"title": title, "rows": [dict(zip(columns, row, strict=True)) for row in rows]}))
         return
-    texts = [[_text(cell) for cell in row] for row in rows]
+    print(text(title, columns, rows))
+
+
+def text(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return the table, without a line's end after the last row."""
+    texts = [[_cell(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
-    print(title)
-    for line in (columns, ["-" * width for width in widths], *texts):
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in (columns, ["-" * width for width in widths], *texts)
+    ]
+    return "\n".join([title, *lines])
 
 
-def _text(cell: object) -> str:
+def _cell(cell: object) -> str:
     return "–" if cell is None else f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+
+
+if __name__ == "__main__":
+    measured = json.load(sys.stdin)
+    show(measured["title"], list(measured["rows"][0]), [list(row.values()) for row in measured["rows"]])

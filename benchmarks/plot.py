@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 NAMES = ("bulk", "latency", "pace", "limiter", "campaign", "memory", "growth", "import_time")
 COLOURS = ("#0b5fa5", "#e08e0b", "#7a8794")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.grid.axis": "x",
     "axes.grid": True,
@@ -101,7 +101,7 @@ PLOTS: dict[str, tuple[float, Callable[[Figure, Rows], None]]] = {
 def main() -> None:
     """Write a table for each, and the plots that there are."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--from", dest="folder", type=Path, help="take NAME.json out of this folder")
     parser.add_argument("--plot", action="store_true", help="changes nothing: what nox was given comes along")
     asked = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What all benchmarks print: one table, or the same as JSON; as a script, the table of such a JSON."""
+"""What all benchmarks print: one table, or the same as JSON."""
 
 import json
 import sys
@@ -26,8 +26,3 @@ def text(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -
 
 def _cell(cell: object) -> str:
     return "–" if cell is None else f"{cell:.3g}" if isinstance(cell, float) else str(cell)
-
-
-if __name__ == "__main__":
-    measured = json.load(sys.stdin)
-    show(measured["title"], list(measured["rows"][0]), [list(row.values()) for row in measured["rows"]])

@@ -105,8 +105,8 @@ async def test_a_connection_that_hangs_while_it_is_made_is_proof() -> None:
     assert "took too long" in str(error)
 
 
-async def test_a_server_that_closes_idle_connections_causes_no_doubt() -> None:
-    """A connection that was closed while nobody used it is not used again."""
+async def test_a_server_that_closes_after_each_answer_causes_no_doubt() -> None:
+    """A connection that the server closed right after its answer is not used again, however soon a send comes."""
 
     async def once(connection: Connection) -> None:
         await connection.write(http(RECEIPT))

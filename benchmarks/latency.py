@@ -1,7 +1,8 @@
 """How long an interactive send waits behind a running bulk, for a gateway that takes 25 a second.
 
-From the call to the receipt, of sends at irregular moments, the same for all; a token time is one over the limiter's
-rate. All run at once, on warm connections, against a server that answers at once.
+From the call to the receipt; a token time is one over the limiter's rate. Interactive sends come five a second: evenly
+spread, so that none waits for another, or at random, where they queue behind each other too, with or without a bulk.
+All run at once, on warm connections, against a server that answers at once.
 """
 
 import asyncio
@@ -26,7 +27,20 @@ EVERY = 0.2  # seconds between interactive sends, on average
 OTP = Sms("+6281312345678", "Acme: 482913 is your code")
 
 
-async def waits(send: Callable[[Sms], Awaitable[object]], bulk: Awaitable[object]) -> list[float]:
+def evenly(draw: random.Random) -> float:
+    """Return the seconds to the next send, never much less than the average."""
+    return draw.uniform(EVERY / 2, EVERY * 3 / 2)
+
+
+def at_random(draw: random.Random) -> float:
+    """Return the seconds to the next send of a Poisson process."""
+    return draw.expovariate(1 / EVERY)
+
+
+Gap = Callable[[random.Random], float]
+
+
+async def waits(send: Callable[[Sms], Awaitable[object]], bulk: Awaitable[object], gap: Gap) -> list[float]:
     """Return the seconds that each interactive send took, all of them asked for while the bulk ran."""
     draw = random.Random(1)
     await send(OTP)  # warms a connection up
@@ -41,7 +55,7 @@ async def waits(send: Callable[[Sms], Awaitable[object]], bulk: Awaitable[object
 
     moments = [0.5]
     while len(moments) < INTERACTIVE:
-        moments.append(moments[-1] + draw.uniform(EVERY / 2, EVERY * 3 / 2))
+        moments.append(moments[-1] + gap(draw))
     seconds = await asyncio.gather(*map(one, moments))
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -53,7 +67,7 @@ def p99(seconds: list[float]) -> float:
     return statistics.quantiles(seconds, n=100, method="inclusive")[98]
 
 
-async def ours(base_url: str, concurrency: int | None) -> list[float]:
+async def ours(base_url: str, concurrency: int | None, gap: Gap) -> list[float]:
     """`AsyncOcaSms` with its default limiter, behind a bulk of so many at once, or behind none."""
     async with AsyncOcaSms(*ACCOUNT, base_url=base_url) as client:
 
@@ -65,7 +79,7 @@ async def ours(base_url: str, concurrency: int | None) -> list[float]:
                 async for _ in outcomes:
                     pass
 
-        return await waits(lambda sms: client.send(sms.phone, sms.message), bulk())
+        return await waits(lambda sms: client.send(sms.phone, sms.message), bulk(), gap)
 
 
 async def recipe(base_url: str) -> list[float]:
@@ -77,7 +91,7 @@ async def recipe(base_url: str) -> list[float]:
             async with limiter:
                 await client.post("/sms", json={"phone": sms.phone, "message": sms.message})
 
-        return await waits(send, asyncio.gather(*map(send, messages(BULK))))
+        return await waits(send, asyncio.gather(*map(send, messages(BULK))), evenly)
 
 
 async def main() -> None:
@@ -85,19 +99,23 @@ async def main() -> None:
     ours_rate = TokenBucket().rate
     with answering() as port:
         url = f"http://127.0.0.1:{port}/api/v1"
-        runs = {
-            "ours, no bulk": (ours_rate, ours(url, None)),
-            "ours, bulk of 32 at once": (ours_rate, ours(url, 32)),
-            "ours, bulk of 256 at once": (ours_rate, ours(url, 256)),
-            "aiolimiter, gather": (RATE, recipe(url)),
-        }
-        figures = await asyncio.gather(*(run for _, run in runs.values()))
-    theirs = p99(figures[-1])
+        runs: list[tuple[str, float, Awaitable[list[float]]]] = []
+        for gap, name in ((evenly, "even"), (at_random, "random")):
+            for concurrency in (None, 32, 256):
+                behind = "no bulk" if concurrency is None else f"bulk of {concurrency} at once"
+                runs.append((f"ours, {name}, {behind}", ours_rate, ours(url, concurrency, gap)))
+        runs.append(("aiolimiter, even, gather", RATE, recipe(url)))
+        figures = await asyncio.gather(*(run for _, _, run in runs))
+    theirs, alone = p99(figures[-1]), figures[0]
     rows = []
-    for (name, (rate, _)), seconds in zip(runs.items(), figures, strict=True):
+    for (name, rate, _), seconds in zip(runs, figures, strict=True):
+        if name.endswith("no bulk"):
+            alone = seconds
+        added = (
+            None if name.startswith("aio") else p99([one - it for one, it in zip(seconds, alone, strict=True)]) * rate
+        )
         median, most = statistics.median(seconds), p99(seconds)
-        added = p99([one - alone for one, alone in zip(seconds, figures[0], strict=True)])
-        rows.append([name, median * 1e3, most * 1e3, median * rate, most * rate, added * rate, most / theirs])
+        rows.append([name, median * 1e3, most * 1e3, median * rate, most * rate, added, most / theirs])
     columns = ["client", "median, ms", "p99, ms", "median, tokens", "p99, tokens", "bulk adds, p99, tokens"]
     columns.append("p99 to aiolimiter's")
     show(__doc__.splitlines()[0] if __doc__ else "", columns, rows)

@@ -43,9 +43,9 @@ def bars(axes: Axes, names: Sequence[str], series: dict[str, list[float]], title
         places = [place + (index - (len(series) - 1) / 2) * height for place in range(len(names))]
         ours = [COLOURS[0] if name.startswith("ours") else COLOURS[2] for name in names]
         drawn = axes.barh(places, values, height, label=label, color=ours if len(series) == 1 else COLOURS[index])
-        axes.bar_label(drawn, fmt="{:.3g}", padding=3, fontsize=8)
+        axes.bar_label(drawn, [f"{it:.0f}" if it >= 100 else f"{it:.3g}" for it in values], padding=3, fontsize=8)
     axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.5, -0.5)  # the first one on top, on shared axes too
     axes.tick_params(left=False)
     axes.margins(x=0.18)
     axes.set_title(title, loc="left")

@@ -8,6 +8,8 @@ from oca_sms_async import AsyncOcaSms, RetryPolicy, Unlimited, _dispatch
 from oca_sms_async.aiohttp import aiohttp_client
 from oca_sms_async.sandbox import Sandbox
 
+pytest_plugins = ["pytester"]
+
 
 @pytest.fixture(params=["httpx", "aiohttp"])
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -1301,7 +1301,7 @@ async def test_a_mixed_bulk_ends_as_the_gateway_decides(client: AsyncOcaSms, san
     messages = smses(20)
     messages[7] = Sms("081", "7")
     sandbox.refused_numbers = [messages[3].phone]
-    sandbox.internal_errors = 2
+    sandbox.when().respond("internal-error", times=2)
     report = await client.send_many(messages, concurrency=4)
     kinds = [type(outcome.error) if isinstance(outcome, Failed) else Sent for outcome in report.outcomes]
     assert kinds == [InvalidRequestError if n == 3 else InvalidMessageError if n == 7 else Sent for n in range(20)]

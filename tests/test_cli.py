@@ -252,7 +252,7 @@ async def test_send_prints_the_receipt(command: Command, sandbox: Sandbox) -> No
 
 async def test_send_names_a_message_that_may_be_doubled(command: Command, sandbox: Sandbox) -> None:
     """After a repetition the receipt says that the message may have been delivered more than once."""
-    sandbox.internal_errors = 1
+    sandbox.failing_attempts = 1
     ended = await command("send", PHONE, TEXT)
     assert pairs(ended.out)["attempts"] == "2 (the message may have been delivered more than once)"
 
@@ -284,7 +284,7 @@ async def test_send_with_time_left_is_sent(command: Command, sandbox: Sandbox) -
             "not sent: the gateway refused a parameter: number, text or template (HTTP 406, code 39): message_body",
         ),
         (
-            {"internal_error_rate": 1.0},
+            {"faults": {"internal-error": 1.0}},
             1,
             f"may have been sent: the gateway had an internal error (HTTP 500, code 13), after 4 attempts{LOOK_IT_UP}",
         ),
@@ -299,18 +299,10 @@ async def test_refused_send_says_what_became_of_the_message(
     assert await command("send", PHONE, TEXT) == (status, "", f"oca-sms: {line}\n")
 
 
-async def test_account_refused_after_doubt_is_no_proof(
-    command: Command, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_account_refused_after_doubt_is_no_proof(command: Command, sandbox: Sandbox) -> None:
     """Status 3 promises that nothing was sent, so a refusal that follows an internal error is a 1."""
-    fails = sandbox._fails
-
-    def fails_once() -> bool:
-        sandbox.quota = 0
-        return fails()
-
-    sandbox.internal_errors = 1
-    monkeypatch.setattr(type(sandbox), "_fails", lambda _: fails_once())
+    sandbox.failing_attempts = 1
+    sandbox.quota = 0
     ended = await command("send", PHONE, TEXT)
     assert ended.status == 1
     assert ended.err.startswith("oca-sms: may have been sent: the account's quota is used up")

@@ -325,22 +325,24 @@ async def test_template_must_match_the_whole_text(reach: Reach) -> None:
         ]
 
 
-async def test_next_sends_fail_as_often_as_asked(reach: Reach) -> None:
-    """`internal_errors` answers so many sends 500 with code 13, delivers none of them, and counts down."""
-    sandbox = Sandbox()
+async def test_first_attempts_fail_as_often_as_asked(reach: Reach) -> None:
+    """`failing_attempts` answers so many attempts of each message 500 with code 13, and then delivers it."""
+    sandbox = Sandbox(failing_attempts=2)
     client = await reach(sandbox)
-    sandbox.internal_errors = 2
-    assert (await client.get("/sms")).status_code == 200
-    for left in (1, 0):
-        assert await refusal(await post(client)) == (500, 13, "Internal Error")
-        assert sandbox.internal_errors == left
-    assert (await post(client)).status_code == 200
-    assert len(sandbox.inbox) == 1
+    for text in (TEXT, LONG):
+        for _ in range(2):
+            assert await refusal(await post(client, message=text)) == (500, 13, "Internal Error")
+        assert (await post(client, message=text)).status_code == 200
+    assert [(message.text, message.faults) for message in sandbox.inbox] == [
+        (text, ("internal-error", "internal-error")) for text in (TEXT, LONG)
+    ]
 
 
 async def test_injected_error_comes_before_the_quota_and_after_the_parameters() -> None:
     """A 500 may be followed by 55, and a send that is wrong in itself does not use an injected error up."""
-    async with in_process(Sandbox(internal_errors=1, quota=0)) as client:
+    sandbox = Sandbox(quota=0)
+    sandbox.when().respond("internal-error", times=1)
+    async with in_process(sandbox) as client:
         assert (await refusal(await post(client, "1")))[1] == "39"
         assert (await refusal(await post(client)))[1] == 13
         assert (await refusal(await post(client)))[1] == 55
@@ -354,7 +356,7 @@ async def failures(sandbox: Sandbox) -> list[bool]:
 
 async def test_one_seed_fails_the_same_sends() -> None:
     """Two sandboxes with one seed refuse the same sends, and a seed of its own other ones."""
-    first, second, other = [await failures(Sandbox(internal_error_rate=0.3, seed=seed)) for seed in (7, 7, 8)]
+    first, second, other = [await failures(Sandbox(faults={"internal-error": 0.3}, seed=seed)) for seed in (7, 7, 8)]
     assert first == second != other
     assert 0 < sum(first) < 60
 
@@ -362,7 +364,7 @@ async def test_one_seed_fails_the_same_sends() -> None:
 @pytest.mark.parametrize(("rate", "count"), [(0.0, 0), (1.0, 60)])
 async def test_rate_of_nothing_and_of_everything(rate: float, count: int) -> None:
     """A rate of 0 fails no send and a rate of 1 each of them."""
-    assert sum(await failures(Sandbox(internal_error_rate=rate))) == count
+    assert sum(await failures(Sandbox(faults={"internal-error": rate}))) == count
 
 
 async def test_knobs_hold_from_the_next_request_on(reach: Reach) -> None:
@@ -375,7 +377,8 @@ async def test_knobs_hold_from_the_next_request_on(reach: Reach) -> None:
         ("quota", 0, None, 55),
         ("template", "x", None, "39"),
         ("refused_numbers", [PHONE], [], "39"),
-        ("internal_error_rate", 1.0, 0.0, 13),
+        ("faults", {"internal-error": 1.0}, {}, 13),
+        ("rate_limit", 1, None, 9),
         ("password", "another", "sandbox", 17),
     ]
     for knob, on, off, code in turns:
@@ -426,10 +429,11 @@ async def test_inbox_is_a_sequence_of_messages() -> None:
         msg_uid=uids[0],
         phone=PHONE,
         text="one",
-        status="sent",
         created_at=first.created_at,
         segments=1,
         attempts=1,
+        stages=first._stages,
+        accepted_at=first._accepted_at,
     )
     assert first.created_at.utcoffset() == timedelta(0)
     assert inbox[2].segments == 2
@@ -441,7 +445,8 @@ async def test_inbox_is_a_sequence_of_messages() -> None:
 
 async def test_attempts_count_every_post_for_number_and_text() -> None:
     """`attempts` counts what was posted before in vain or twice, in any spelling, and no other message."""
-    sandbox = Sandbox(internal_errors=2)
+    sandbox = Sandbox()
+    sandbox.when().respond("internal-error", times=2)
     async with in_process(sandbox) as client:
         await post(client)
         await post(client, "081381475159")
@@ -486,10 +491,19 @@ async def test_reprs_show_no_message() -> None:
         ("template", "("),
         ("refused_numbers", ["+62812"]),
         ("refused_numbers", PHONE),
-        ("internal_error_rate", -0.1),
-        ("internal_error_rate", 1.1),
-        ("internal_error_rate", math.nan),
-        ("internal_errors", -1),
+        ("faults", {"reset": -0.1}),
+        ("faults", {"reset": 1.1}),
+        ("faults", {"reset": math.nan}),
+        ("faults", {"reset": "1"}),
+        ("faults", {"reset": True}),
+        ("faults", {"unheard-of": 1.0}),
+        ("faults", ["reset"]),
+        ("failing_attempts", -1),
+        ("rate_limit", 0),
+        ("lateness", -1),
+        ("submitted_for", -1),
+        ("sent_for", math.nan),
+        ("failed_share", 1.1),
         ("latency", -0.1),
         ("latency", math.nan),
     ],

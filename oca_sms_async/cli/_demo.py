@@ -41,7 +41,7 @@ async def _run() -> None:
     refused = [sms.phone for sms in messages[_REFUSED_EVERY // 2 :: _REFUSED_EVERY]]
     limiter, tally = TokenBucket(rate=_RATE), Tally(total=len(messages))
     async with (
-        Sandbox(internal_error_rate=_ERROR_RATE, seed=_SEED, refused_numbers=refused).serve() as sandbox,
+        Sandbox(faults={"internal-error": _ERROR_RATE}, seed=_SEED, refused_numbers=refused).serve() as sandbox,
         AsyncOcaSms(
             sandbox.username,
             sandbox.password,

@@ -4,15 +4,33 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
 import shlex
-from typing import Annotated
+import urllib.request
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter, Token, validators
 
 from oca_sms_async._settings import checked_url
 from oca_sms_async.cli._console import complain, show
 from oca_sms_async.cli._endings import CommandError, ExitStatus
-from oca_sms_async.sandbox import Sandbox
+from oca_sms_async.sandbox import FAULTS, Sandbox
+
+_SUBMITTED_FOR: Final = 1.0  # seconds: statuses that move teach more than one that stays
+_DURATION: Final = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ms|s|)")
+_UNITS: Final = {"ms": 1e-3, "s": 1.0, "": 1.0}  # seconds
+
+
+def _seconds(_: Any, tokens: Sequence[Token]) -> float:
+    found = _DURATION.fullmatch(tokens[0].value)
+    if found is None:
+        raise ValueError
+    return float(found[1]) * _UNITS[found[2]]
+
+
+_Seconds = Annotated[float, Parameter(converter=_seconds)]
 
 
 def sandbox(
@@ -23,16 +41,47 @@ def sandbox(
     ] = 8025,
     username: Annotated[str, Parameter(help="The user of its one account.")] = "sandbox@example.com",
     password: Annotated[str, Parameter(help="A made-up password: everybody on this machine can see it.")] = "sandbox",  # noqa: S107 - as its help says
+    rate_limit: Annotated[int, Parameter(help="Requests in any second; 0 is no limit.")] = 25,
+    quota: Annotated[int | None, Parameter(help="Segments of the account; without it no limit.")] = None,
+    latency: Annotated[_Seconds, Parameter(help="Time before each answer, such as `50ms` or `1.5s`.")] = 0.0,
+    fault: Annotated[
+        list[str] | None,
+        Parameter(
+            negative=(), help=f"`KIND=PROBABILITY`, several times: {', '.join(FAULTS)}. Or `failing-attempts=N`."
+        ),
+    ] = None,
+    seed: Annotated[int | None, Parameter(help="Of all that is drawn: a run can be repeated.")] = None,
 ) -> None:
     """Serve a gateway that sends nothing, until Ctrl-C, and print what a program needs to use it.
 
-    The exit status is 2 where the address cannot be had: a port that is taken, say.
+    What arrives is shown on a page, on which faults can be switched on too. The exit status is 2 where the address
+    cannot be had: a port that is taken, say.
     """
     try:
-        gateway = Sandbox(username=username, password=password)
+        gateway = Sandbox(
+            username=username,
+            password=password,
+            rate_limit=rate_limit or None,
+            quota=quota,
+            latency=latency,
+            seed=seed,
+            submitted_for=_SUBMITTED_FOR,
+        )
+        gateway.play(_faults(fault))
     except ValueError as error:
         raise CommandError(str(error), ExitStatus.USAGE) from error
     asyncio.run(_serve(gateway, host, port))
+
+
+def _faults(pairs: Sequence[str] | None) -> dict[str, float]:
+    faults = {}
+    for pair in pairs or ():
+        kind, _, number = pair.partition("=")
+        try:
+            faults[kind] = float(number)
+        except ValueError:
+            raise ValueError("--fault must be KIND=PROBABILITY, such as reset=0.05") from None
+    return faults
 
 
 async def _serve(gateway: Sandbox, host: str, port: int) -> None:
@@ -63,11 +112,20 @@ def _welcome(gateway: Sandbox) -> list[str]:
     }
     if _beyond_loopback(gateway.base_url):
         variables["OCA_SMS_ALLOW_HTTP"] = "1"
+    if host := _behind_proxy(gateway.base_url):
+        variables["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), host]))
     return [
         f"Sandbox at {gateway.base_url}, user {gateway.username}, password {gateway.password}. Ctrl-C ends it.",
+        f"Its inbox: {gateway.base_url.removesuffix(urlsplit(gateway.base_url).path)}/",
         "",
         *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
     ]
+
+
+def _behind_proxy(url: str) -> str:
+    """Return the host of a URL that the environment would send through a proxy, which could not reach it; else ""."""
+    host, proxies = urlsplit(url).hostname or "", urllib.request.getproxies()
+    return host if {"http", "all"} & set(proxies) and not urllib.request.proxy_bypass(host) else ""
 
 
 def _beyond_loopback(url: str) -> bool:

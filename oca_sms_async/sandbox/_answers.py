@@ -1,20 +1,56 @@
 """What the V1 gateway answers: every documented body, in the spelling of the vendor's samples."""
 
-from collections.abc import Iterable
+import json
+import math
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from enum import Enum, auto
+from http import HTTPStatus
 from typing import Any, Final
 
 import attrs
 
 from oca_sms_async.sandbox._inbox import Message
 
+_JSON: Final = "application/json; charset=utf-8"
+
+
+class Manner(Enum):
+    """How an answer goes out, if it does."""
+
+    WHOLE = auto()
+    LATE = auto()  # whole, after `Gateway.lateness`
+    DRIPPED = auto()  # a byte a second
+    TRUNCATED = auto()  # half of the body, then the connection ends
+    NONE = auto()  # the connection ends
+    RESET = auto()  # the connection is reset
+
 
 @attrs.frozen
 class Answer:
-    """An HTTP status and a body of JSON values."""
+    """An HTTP status, a body and headers, and the name of what it refuses, or "" for what it does not.
+
+    A body that is a str goes out as it is, every other one as JSON.
+    """
 
     status: int
     body: Any
+    kind: str = ""
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    manner: Manner = Manner.WHOLE
+
+    @property
+    def content(self) -> bytes:
+        """The body's bytes."""
+        # Escaped to ASCII: the echo of a refused value may hold half a surrogate pair, which UTF-8 cannot carry.
+        return (self.body if isinstance(self.body, str) else json.dumps(self.body)).encode()
+
+    @property
+    def all_headers(self) -> dict[str, str]:
+        """The headers, the type of the body among them."""
+        return {"content-type": "text/html" if isinstance(self.body, str) else _JSON} | {
+            name.lower(): value for name, value in self.headers.items()
+        }
 
 
 @attrs.frozen
@@ -26,18 +62,37 @@ class Complaint:
     param: str
 
 
-def error(status: int, message: str, code: int | None = None) -> Answer:
+def error(status: int, message: str, code: int | None = None, kind: str = "") -> Answer:
     """Return an error; without `code` for what the vendor lists no code for."""
-    return Answer(status, {"errors": [{"message": message} | ({} if code is None else {"code": code})]})
+    return Answer(status, {"errors": [{"message": message} | ({} if code is None else {"code": code})]}, kind)
 
 
-INTERNAL_ERROR: Final = error(500, "Internal Error", 13)
-INVALID_CREDENTIALS: Final = error(401, "Invalid Authentication Credentials", 17)
-MISSING_AUTHORIZATION: Final = error(406, "Missing Authorization Header", 19)
-UNKNOWN_USER: Final = error(404, "User Is Not Exist", 41)
-ACCOUNT_EXPIRED: Final = error(401, "Account Expired", 51)
-QUOTA_EXHAUSTED: Final = error(401, "Your Quota Is not Enough", 55)
+INTERNAL_ERROR: Final = error(500, "Internal Error", 13, "internal-error")
+INVALID_CREDENTIALS: Final = error(401, "Invalid Authentication Credentials", 17, "invalid-credentials")
+MISSING_AUTHORIZATION: Final = error(406, "Missing Authorization Header", 19, "missing-authorization")
+UNKNOWN_USER: Final = error(404, "User Is Not Exist", 41, "unknown-user")
+ACCOUNT_EXPIRED: Final = error(401, "Account Expired", 51, "account-expired")
+QUOTA_EXHAUSTED: Final = error(401, "Your Quota Is not Enough", 55, "quota-exhausted")
 NO_DATA: Final = error(404, "There is no data available")
+SUCCESS_WITH_ERRORS: Final = error(200, "Internal Error", 13, "success-with-errors")
+HTML: Final = Answer(
+    HTTPStatus.BAD_GATEWAY,
+    "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>",
+    "html",
+)
+
+
+def rate_limited(limit: int, reset: float) -> Answer:
+    """Return V2's refusal of what is above `limit` requests a second, with its headers, for `reset` seconds.
+
+    The headers are spelt as the vendor spells them, and the window's end is in whole seconds from now.
+    """
+    headers = {
+        "X-RateLimit-limit": str(limit),
+        "X-RateLmit-Remaining": "0",
+        "X-RateLimit-Reset": str(math.ceil(reset)),
+    }
+    return attrs.evolve(error(429, "Too Many Request", 9, "rate-limited"), headers=headers)
 
 
 def invalid(complaints: Iterable[Complaint]) -> Answer:
@@ -52,12 +107,12 @@ def invalid(complaints: Iterable[Complaint]) -> Answer:
         }
         for complaint in complaints
     ]
-    return Answer(406, {"errors": [{"message": message, "code": "39"}]})
+    return Answer(406, {"errors": [{"message": message, "code": "39"}]}, "invalid-request")
 
 
 def sent(message: Message) -> Answer:
-    """Return the receipt of an accepted message."""
-    return Answer(200, {"status": message.status, "msg_uid": message.msg_uid})
+    """Return the receipt of an accepted message, whose status is that of the vendor's sample."""
+    return Answer(200, {"status": "sent", "msg_uid": message.msg_uid})
 
 
 def history(messages: Iterable[Message]) -> Answer:
@@ -70,18 +125,18 @@ def detail(message: Message) -> Answer:
     return Answer(200, {"status": True, "data": _record(message) | {"application": "sandbox"}})
 
 
+def timestamp(moment: datetime) -> str:
+    """Return a date as the gateway writes it."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def _record(message: Message) -> dict[str, Any]:
-    created_at = _timestamp(message.created_at)
     return {
         "phone_number": message.phone,
         "message_body": message.text,
-        "created_at": created_at,
+        "created_at": timestamp(message.created_at),
         "status": message.status,
         "msg_uid": message.msg_uid,
         "total_sms": message.segments,
-        "updated_at": created_at,
+        "updated_at": timestamp(message.updated_at),
     }
-
-
-def _timestamp(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -5,17 +5,21 @@ import hmac
 import json
 import random
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 
 from oca_sms_async._phone import e164
 from oca_sms_async._segments import segments
-from oca_sms_async.sandbox import _answers
+from oca_sms_async.sandbox import _answers, _faults
 from oca_sms_async.sandbox._answers import Answer, Complaint
+from oca_sms_async.sandbox._faults import FAULTS, Fault, Scripts, checked_faults, drawn_fault
 from oca_sms_async.sandbox._inbox import Inbox
+from oca_sms_async.sandbox._traffic import Traffic
 
+_FAILING_ATTEMPTS: Final = "failing-attempts"
+_MOST_ATTEMPTS: Final = 1000
 _PHONE_CHARACTERS: Final = re.compile(r"\+?[0-9]+")
 
 
@@ -27,6 +31,9 @@ def _satisfies(condition: Callable[[Any], bool], wish: str) -> Callable[[Any, An
             raise ValueError(f"{attribute.name} must {wish}")
 
     return validate
+
+
+_DURATION: Final = _satisfies(lambda seconds: seconds >= 0, "be 0 or more seconds")
 
 
 def _is_regular_expression(pattern: str) -> bool:
@@ -67,56 +74,102 @@ class Gateway:
         validator=_satisfies(lambda it: it is None or _is_regular_expression(it), "be a regular expression, or None"),
     )
     refused_numbers: Collection[str] = attrs.field(default=(), repr=False, converter=_all_e164)  # any spelling
-    internal_error_rate: float = attrs.field(  # the share of sends that is answered 500 with code 13
-        default=0.0, validator=_satisfies(lambda rate: 0 <= rate <= 1, "be a share between 0 and 1")
+    faults: Mapping[str, float] = attrs.field(factory=dict, converter=checked_faults)  # of `FAULTS`, by kind
+    failing_attempts: int = attrs.field(  # the first so many attempts of each message are answered 500 with code 13
+        default=0, validator=_satisfies(lambda count: count >= 0, "be 0 or more attempts")
     )
-    seed: int | None = attrs.field(default=None, on_setattr=attrs.setters.frozen)  # of that share's draws
-    latency: float = attrs.field(  # seconds between a decision, the delivery included, and its answer
-        default=0.0, validator=_satisfies(lambda seconds: seconds >= 0, "be 0 or more seconds")
+    seed: int | None = attrs.field(default=None, on_setattr=attrs.setters.frozen)  # of all that is drawn
+    rate_limit: int | None = attrs.field(  # requests in any second; None: no limit
+        default=None, validator=_satisfies(lambda limit: limit is None or limit >= 1, "be 1 or more, or None")
     )
-    internal_errors: int = attrs.field(  # so many of the next sends are answered 500 with code 13; counts down
-        default=0, validator=_satisfies(lambda left: left >= 0, "be 0 or more sends")
+    latency: float = attrs.field(default=0.0, validator=_DURATION)  # from a decision, delivery included, to its answer
+    lateness: float = attrs.field(default=30.0, validator=_DURATION)  # of a late reply
+    submitted_for: float = attrs.field(default=0.0, validator=_DURATION)  # a message's time as `submited`
+    sent_for: float = attrs.field(default=5.0, validator=_DURATION)  # and as `sent`, before its end
+    failed_share: float = attrs.field(  # of the messages; the others are delivered
+        default=0.0, validator=_satisfies(lambda share: 0 <= share <= 1, "be a share between 0 and 1")
     )
     inbox: Inbox = attrs.field(init=False, factory=Inbox, on_setattr=attrs.setters.frozen)
-    _random: random.Random = attrs.field(init=False, repr=False)
+    traffic: Traffic = attrs.field(init=False, factory=Traffic, on_setattr=attrs.setters.frozen, repr=False)
+    _scripts: Scripts = attrs.field(init=False, factory=Scripts, repr=False)
+    _draw: random.Random = attrs.field(init=False, repr=False)  # a fault for each send
+    _ends: random.Random = attrs.field(init=False, repr=False)  # delivered or failed, for each accepted message
 
-    @_random.default
+    @_draw.default
     def _seeded(self) -> random.Random:
         return random.Random(self.seed)  # noqa: S311 - an injected fault is no secret
 
-    def send(self, authorization: str | None, content_type: str | None, body: bytes) -> Answer:
-        """Answer `POST /sms`: the account is checked first, then the parameters, then the faults, then the quota.
+    @_ends.default
+    def _seeded_too(self) -> random.Random:
+        return random.Random(self.seed)  # noqa: S311 - as above
 
-        A message that is answered with anything but 200 is not delivered.
+    def when(self, phone: str | None = None) -> _faults.When:
+        """Script the answers to sends to a number (any spelling), or to any: `when(phone="0812…").respond("reset")`."""
+        return _faults.when(self._scripts, phone)
+
+    @property
+    def played(self) -> dict[str, float]:
+        """All that `play` sets, by name."""
+        return {kind: self.faults.get(kind, 0.0) for kind in FAULTS} | {_FAILING_ATTEMPTS: self.failing_attempts}
+
+    def play(self, faults: Mapping[str, float]) -> None:
+        """Set `faults`, those not named to 0, and `failing_attempts` under the name `failing-attempts`.
+
+        `ValueError` names what cannot be, and then nothing is changed.
         """
+        attempts = faults.get(_FAILING_ATTEMPTS, 0)
+        if isinstance(attempts, bool) or attempts not in range(_MOST_ATTEMPTS):
+            raise ValueError(f"{_FAILING_ATTEMPTS} must be a whole number from 0 to {_MOST_ATTEMPTS - 1}")
+        self.faults = {kind: share for kind, share in faults.items() if kind != _FAILING_ATTEMPTS}
+        self.failing_attempts = int(attempts)
+
+    def send(self, authorization: str | None, content_type: str | None, body: bytes) -> Answer:
+        """Answer `POST /sms`: the account is checked first, then the limit, the parameters, the faults, and the quota.
+
+        A message that is refused, or answered with what is no 2xx, is not delivered.
+        """
+        return self._noted(self._refusal(authorization) or self._sent(_json_object(content_type, body)))
+
+    def history(self, authorization: str | None) -> Answer:
+        """Answer `GET /sms`."""
+        return self._noted(self._refusal(authorization) or _answers.history(self.inbox))
+
+    def detail(self, authorization: str | None, msg_uid: str) -> Answer:
+        """Answer `GET /sms/status/{msg_uid}`."""
+        if refusal := self._refusal(authorization):
+            return self._noted(refusal)
+        message = self.inbox.find(msg_uid)
+        return _answers.NO_DATA if message is None else _answers.detail(message)
+
+    def _noted(self, answer: Answer) -> Answer:
+        if answer.kind:
+            self.traffic.refusals[answer.kind] += 1
+        return answer
+
+    def _refusal(self, authorization: str | None) -> Answer | None:
         if refusal := self._account_refusal(authorization):
             return refusal
-        parameters = _json_object(content_type, body)
+        wait = self.traffic.wait(self.rate_limit)
+        return _answers.rate_limited(self.rate_limit, wait) if wait and self.rate_limit else None
+
+    def _sent(self, parameters: dict[str, Any]) -> Answer:
         phone, text = _phone(parameters.get("phone")), _text(parameters.get("message"))
         if isinstance(phone, Complaint) or isinstance(text, Complaint):
             return _answers.invalid(it for it in (phone, text) if isinstance(it, Complaint))
-        self.inbox.note_attempt(phone, text)
-        if complaints := self._complaints(phone, text):
+        complaints = self._complaints(phone, text)
+        fault = None if complaints else self._fault(phone, text)
+        self.inbox.note_attempt(phone, text, fault.kind if fault else "")
+        if complaints:
             return _answers.invalid(complaints)
-        if self._fails():
-            return _answers.INTERNAL_ERROR
+        if fault and fault.refusal:
+            return fault.refusal
         needed = segments(text).count
         if self.quota is not None:
             if needed > self.quota:
                 return _answers.QUOTA_EXHAUSTED
             self.quota -= needed
-        return _answers.sent(self.inbox.deliver(phone, text, segments=needed))
-
-    def history(self, authorization: str | None) -> Answer:
-        """Answer `GET /sms`."""
-        return self._account_refusal(authorization) or _answers.history(self.inbox)
-
-    def detail(self, authorization: str | None, msg_uid: str) -> Answer:
-        """Answer `GET /sms/status/{msg_uid}`."""
-        if refusal := self._account_refusal(authorization):
-            return refusal
-        message = self.inbox.find(msg_uid)
-        return _answers.NO_DATA if message is None else _answers.detail(message)
+        receipt = _answers.sent(self.inbox.deliver(phone, text, segments=needed, stages=self._stages()))
+        return fault.accepted(receipt) if fault else receipt
 
     def _account_refusal(self, authorization: str | None) -> Answer | None:
         if authorization is None:
@@ -135,13 +188,20 @@ class Gateway:
             complaints.append(Complaint(text, "Message does not match the template", "message_body"))
         return complaints
 
-    def _fails(self) -> bool:
+    def _fault(self, phone: str, text: str) -> Fault | None:
         # Drawn for every send, needed or not, so that the fate of the nth send hangs on the seed alone.
-        drawn = self._random.random() < self.internal_error_rate
-        if not self.internal_errors:
-            return drawn
-        self.internal_errors -= 1
-        return True
+        drawn = drawn_fault(self.faults, self._draw)
+        if scripted := self._scripts.next(phone):
+            return scripted
+        if self.inbox.attempts(phone, text) < self.failing_attempts:
+            return _faults.INTERNAL_ERROR
+        return drawn
+
+    def _stages(self) -> Sequence[tuple[float, str]]:
+        sent_at = self.submitted_for
+        end = "failed" if self._ends.random() < self.failed_share else "delivered"
+        submitted = [(0.0, "submited")] if sent_at else []
+        return [*submitted, (sent_at, "sent"), (sent_at + self.sent_for, end)]
 
 
 def _basic_credentials(authorization: str) -> bytes:

@@ -1,40 +1,72 @@
 """What the sandbox would have sent: the messages that it accepted, in the order of their arrival."""
 
+import asyncio
 import uuid
-from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import overload
+from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import Final, overload
 
 import attrs
 
-from oca_sms_async._phone import masked
+from oca_sms_async._phone import e164, masked
+from oca_sms_async.sandbox._codes import code_in
+
+_AT_ONCE: Final = ((0.0, "sent"),)
 
 
 @attrs.frozen
 class Message:
     """An accepted message; its repr shows neither the text nor the whole number.
 
-    `phone` is E.164 with its plus, `created_at` is aware, `segments` is what the message cost of the quota, and
-    `attempts` counts the POSTs for this number and text that were seen up to and including the accepted one.
+    `phone` is E.164 with its plus, `created_at` is aware, `segments` is what the message cost of the quota, `attempts`
+    counts the POSTs for this number and text that were seen up to and including the accepted one, and `faults` are the
+    kinds of those that were played on them, the oldest first. `status` and `updated_at` move on with time.
     """
 
     msg_uid: str
     phone: str = attrs.field(repr=masked)
     text: str = attrs.field(repr=False)
-    status: str
     created_at: datetime
     segments: int
     attempts: int
+    faults: tuple[str, ...] = ()
+    _stages: Sequence[tuple[float, str]] = attrs.field(default=_AT_ONCE, repr=False)  # (seconds, status), ascending
+    _accepted_at: float = attrs.field(factory=monotonic, repr=False)
+
+    @property
+    def status(self) -> str:
+        """`submited` as the vendor spells it, `sent`, `delivered` or `failed`."""
+        return self._stage()[1]
+
+    @property
+    def updated_at(self) -> datetime:
+        """When the status last changed; aware."""
+        return self.created_at + timedelta(seconds=self._stage()[0])
+
+    @property
+    def code(self) -> str | None:
+        """The one-time password in the text, or None."""
+        return code_in(self.text)
+
+    def _stage(self) -> tuple[float, str]:
+        age = monotonic() - self._accepted_at
+        return [stage for stage in self._stages if stage[0] <= age][-1]
 
 
 class Inbox(Sequence[Message]):
-    """A read-only sequence of the accepted messages, the oldest first; it is also what the gateway's history tells."""
+    """A read-only sequence of the accepted messages, the oldest first; it is also what the gateway's history tells.
+
+    It may be read and awaited in any thread and event loop, whichever the sandbox is served in.
+    """
 
     def __init__(self) -> None:
         self._messages: list[Message] = []
         self._by_uid: dict[str, Message] = {}
-        self._attempts: Counter[tuple[str, str]] = Counter()
+        self._latest: dict[str, Message] = {}
+        self._attempts: dict[tuple[str, str], list[str]] = {}  # the fault of each, or ""
+        self._waiting: set[Future[None]] = set()
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -51,29 +83,84 @@ class Inbox(Sequence[Message]):
 
     def clear(self) -> None:
         """Forget every message and every counted attempt, as if nothing had arrived yet."""
-        self._messages.clear()
-        self._by_uid.clear()
-        self._attempts.clear()
+        # New ones, so that who walks through the old ones in another thread comes to their end.
+        self._messages, self._by_uid, self._latest, self._attempts = [], {}, {}, {}
+        self._announce()
 
     def find(self, msg_uid: str) -> Message | None:
         """Return the message with this id, or None."""
         return self._by_uid.get(msg_uid)
 
-    def note_attempt(self, phone: str, text: str) -> None:
-        """Count a POST for this number (E.164) and text, whatever becomes of it."""
-        self._attempts[phone, text] += 1
+    def latest(self, phone: str) -> Message | None:
+        """Return the newest message to a number (any spelling), or None; `ValueError` for what is no number."""
+        return self._latest.get(e164(phone, "ID"))
 
-    def deliver(self, phone: str, text: str, *, segments: int) -> Message:
-        """Keep an accepted message under a fresh id and return it."""
+    async def wait_for(self, phone: str, *, timeout: float = 5.0) -> Message:  # noqa: ASYNC109 - the contract's own
+        """Return the newest message to a number (any spelling); wait at most `timeout` seconds for the first one.
+
+        `TimeoutError` when none has come by then, `ValueError` for what is no number.
+        """
+        number = e164(phone, "ID")
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    change = self.change()  # before the look, or what comes between the two is missed
+                    try:
+                        if (message := self._latest.get(number)) is not None:
+                            return message
+                        await asyncio.wrap_future(change)
+                    finally:
+                        change.cancel()
+        except TimeoutError:
+            raise TimeoutError(f"no message to {masked(number)} has arrived within {timeout:g} s") from None
+
+    def code(self, phone: str) -> str:
+        """Return the one-time password in the newest message to a number (any spelling).
+
+        `LookupError` when there is no such message or no code in it, `ValueError` for what is no number.
+        """
+        message = self.latest(phone)
+        if message is None:
+            raise LookupError(f"no message to {masked(e164(phone, 'ID'))} has arrived")
+        if message.code is None:
+            raise LookupError(f"the newest message to {masked(message.phone)} has no code of 4 to 8 digits")
+        return message.code
+
+    def change(self) -> Future[None]:
+        """Return a future that is done with the next change; who no longer waits for it cancels it."""
+        change = Future[None]()
+        self._waiting.add(change)
+        change.add_done_callback(self._waiting.discard)
+        return change
+
+    def note_attempt(self, phone: str, text: str, fault: str) -> None:
+        """Count a POST for this number (E.164) and text, whatever becomes of it; `fault` is what is played, or ""."""
+        self._attempts.setdefault((phone, text), []).append(fault)
+
+    def attempts(self, phone: str, text: str) -> int:
+        """Return how many POSTs for this number (E.164) and text there were."""
+        return len(self._attempts.get((phone, text), ()))
+
+    def deliver(self, phone: str, text: str, *, segments: int, stages: Sequence[tuple[float, str]]) -> Message:
+        """Keep an accepted message under a fresh id and return it; its status at ages in seconds is in `stages`."""
+        played = self._attempts.get((phone, text), [])
         message = Message(
             msg_uid=uuid.uuid4().hex,
             phone=phone,
             text=text,
-            status="sent",
             created_at=datetime.now(UTC),
             segments=segments,
-            attempts=self._attempts[phone, text],
+            attempts=len(played),
+            faults=tuple(filter(None, played)),
+            stages=stages,
         )
         self._messages.append(message)
         self._by_uid[message.msg_uid] = message
+        self._latest[phone] = message
+        self._announce()
         return message
+
+    def _announce(self) -> None:
+        for change in list(self._waiting):
+            if change.set_running_or_notify_cancel():
+                change.set_result(None)

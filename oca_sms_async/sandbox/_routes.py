@@ -1,8 +1,5 @@
-"""The gateway's paths: from an HTTP request to the gateway's rules, and its answer back as JSON."""
+"""The gateway's paths: from an HTTP request to the gateway's rules, and its answer back onto the wire."""
 
-import asyncio
-import contextlib
-import json
 from collections.abc import Mapping
 from typing import Final
 
@@ -12,14 +9,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from oca_sms_async.sandbox import _control, _page
 from oca_sms_async.sandbox._answers import Answer, error
 from oca_sms_async.sandbox._gateway import Gateway
+from oca_sms_async.sandbox._wiring import Wired, wait_for_client
 
 PREFIX: Final = "/api/v1"
 
 
 def application(gateway: Gateway) -> Starlette:
-    """Return an ASGI application that answers as `gateway` decides, `gateway.latency` seconds after the decision."""
+    """Return an ASGI application that answers as `gateway` decides, `gateway.latency` seconds after the decision.
+
+    Beside the gateway's paths it has those that control the sandbox, and the page.
+    """
 
     async def sms(request: Request) -> Response:
         authorization = request.headers.get("authorization")
@@ -38,28 +40,20 @@ def application(gateway: Gateway) -> Starlette:
 
     async def answered(request: Request, answer: Answer, headers: Mapping[str, str] | None = None) -> Response:
         if gateway.latency:
-            await _wait_for_client(request, gateway.latency)
-        # Escaped to ASCII: the echo of a refused value may hold half a surrogate pair, which UTF-8 cannot carry.
-        content = json.dumps(answer.body)
-        return Response(content, answer.status, headers, media_type="application/json; charset=utf-8")
+            await wait_for_client(request.receive, gateway.latency)
+        return Wired(answer, headers, lateness=gateway.lateness)
 
     app = Starlette(
         routes=[
             Route(f"{PREFIX}/sms", sms, methods=["GET", "POST"]),
             Route(f"{PREFIX}/sms/status/{{msg_uid:path}}", status),  # an opaque id may hold an escaped slash
+            *_control.routes(gateway),
+            *_page.routes(),
         ],
         exception_handlers={HTTPException: unrouted, ClientDisconnect: _nobody_listens},
     )
     app.router.redirect_slashes = False  # an unknown path is a 404
     return app
-
-
-async def _wait_for_client(request: Request, seconds: float) -> None:
-    """Wait, but not beyond the client's patience: else requests that were given up would pile up as sleeping tasks."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
 
 
 async def _nobody_listens(_: Request, __: Exception) -> Response:

@@ -21,11 +21,18 @@ except ModuleNotFoundError as missing:
 class Sandbox(Gateway):
     """An SMS gateway with one account: `username`, `password`, and the `inbox` of what it accepted.
 
-    Its knobs are plain attributes that may be set at construction or at any time afterwards: `quota` (segments left;
-    None: no limit), `expired`, `unknown_user`, `template` (a regular expression that the whole text must match),
-    `refused_numbers` (any spelling), `internal_error_rate` (the share of sends answered 500 with code 13, drawn from
-    `seed`), `internal_errors` (so many of the next sends are answered 500 with code 13; counts down) and `latency`
-    (seconds before each answer; a message is delivered before they begin). `ValueError` names a knob with a bad value.
+    Its knobs are plain attributes that may be set at construction or at any time afterwards; `ValueError` names one
+    with a bad value.
+
+    - The account: `quota` (segments left; None: no limit), `rate_limit` (requests in any second; None: no limit),
+      `expired`, `unknown_user`, `template` (a regular expression that the whole text must match), `refused_numbers`
+      (any spelling).
+    - Faults of sends: `faults` (a probability for each kind; `FAULTS` names the kinds), `failing_attempts` (the first
+      so many attempts of each message are answered 500 with code 13), `lateness` (seconds, of a late reply), and
+      `when(phone=…).respond(…)`, which goes before both. What is drawn is drawn from `seed`: a run can be repeated.
+    - Time: `latency` (seconds before each answer; a message is delivered before they begin), `submitted_for` and
+      `sent_for` (seconds of a message's life as `submited`, as the vendor spells it, and as `sent`), `failed_share`
+      (of the messages; the others are `delivered` in the end).
     """
 
     _base_url: str | None = attrs.field(init=False, default=None)
@@ -54,5 +61,8 @@ class Sandbox(Gateway):
                 self._base_url = None
 
     def asgi(self) -> Starlette:
-        """Return the gateway as an ASGI application, for `httpx.ASGITransport`; its paths begin with `/api/v1`."""
+        """Return the gateway as an ASGI application, for `httpx.ASGITransport`; its paths begin with `/api/v1`.
+
+        A fault that would end the connection is an `httpx.ReadError` there.
+        """
         return application(self)

@@ -8,6 +8,9 @@ from typing import Final
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from oca_sms_async.sandbox._wiring import TRANSPORT
 
 _BACKLOG: Final = 2048  # connections; a cold burst of a whole service fits
 _CYCLES: Final = 8  # of the event loop; asyncio needs two or three to make a connection known that it accepted
@@ -24,7 +27,7 @@ async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
     server = _Server(
         uvicorn.Config(
             app,
-            http="h11",  # the same behaviour on every machine, whatever else is installed there
+            http=_Protocol,  # h11: the same behaviour on every machine, whatever else is installed there
             ws="none",
             lifespan="off",
             log_config=None,
@@ -50,6 +53,14 @@ def _listener(host: str, port: int) -> socket.socket:
     unspecific = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     # asyncio sets TCP_NODELAY only on sockets that say that they are TCP; without it each answer would take 40 ms.
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=unspecific.detach())
+
+
+class _Protocol(H11Protocol):
+    """HTTP by h11, whose requests know their connection: some answers end it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, TRANSPORT: transport}
 
 
 class _Server(uvicorn.Server):

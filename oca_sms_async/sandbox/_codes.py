@@ -1,0 +1,19 @@
+"""The one-time password within a text."""
+
+import re
+from typing import Final
+
+# Four to eight digits that stand alone; two halves of three or four may have a space or a hyphen between them.
+_CODE: Final = re.compile(r"(?<![\d.,+])(?<!\d[ -])(\d{4,8}|\d{3,4}[ -]\d{3,4})(?![ -]?\d|[.,]\d)")
+_WORD: Final = re.compile(r"\b(?:code|kode|otp|pin|password|sandi|passcode|verif\w*)\b", re.IGNORECASE)
+
+
+def code_in(text: str) -> str | None:
+    """Return the digits of the code in a text, of several numbers the one nearest to a word such as «kode»; or None."""
+    words = [word.span() for word in _WORD.finditer(text)]
+
+    def distance(found: re.Match[str]) -> int:
+        return min((max(start - found.end(), found.start() - end) for start, end in words), default=0)
+
+    found = min(_CODE.finditer(text), key=distance, default=None)
+    return None if found is None else re.sub(r"\D", "", found[0])

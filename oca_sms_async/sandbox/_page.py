@@ -1,0 +1,40 @@
+"""The inbox as a page: three files that need nothing from anywhere else, and may load nothing from there."""
+
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from oca_sms_async.sandbox._same_site import Endpoint, same_site
+
+_HEADERS: Final = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+
+def routes() -> list[Route]:
+    """Return the routes of the page, `/`, and of its style and script."""
+    return [
+        Route("/", _served("inbox.html", "text/html")),
+        Route("/inbox.css", _served("inbox.css", "text/css")),
+        Route("/inbox.js", _served("inbox.js", "text/javascript")),
+    ]
+
+
+def _served(name: str, media_type: str) -> Endpoint:
+    async def endpoint(_: Request) -> Response:
+        return Response(_read(name), headers=_HEADERS, media_type=media_type)
+
+    return same_site(endpoint)
+
+
+@cache
+def _read(name: str) -> bytes:
+    return files(__package__).joinpath("page", name).read_bytes()

@@ -1,0 +1,90 @@
+"""Answers on the wire, whole or spoilt: what HTTP libraries are made to prevent is done here on purpose."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Mapping
+from typing import Final
+
+import httpx
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from oca_sms_async.sandbox._answers import Answer, Manner
+
+TRANSPORT: Final = (
+    "oca_sms_transport"  # where in a request's state its connection is found, if it came through a socket
+)
+_DRIP: Final = 1.0  # seconds between two bytes
+_RESET: Final = struct.pack("ii", 1, 0)  # linger for no time: what closes the socket resets the connection
+
+
+class Wired(Response):
+    """An answer as it goes out, in its manner."""
+
+    def __init__(self, answer: Answer, headers: Mapping[str, str] | None, *, lateness: float) -> None:
+        super().__init__(answer.content, answer.status, {**(headers or {}), **answer.all_headers})
+        self._content = answer.content
+        self._manner = answer.manner
+        self._lateness = lateness
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match self._manner:
+            case Manner.WHOLE:
+                await super().__call__(scope, receive, send)
+            case Manner.LATE:
+                await wait_for_client(receive, self._lateness)
+                await super().__call__(scope, receive, send)
+            case Manner.DRIPPED:
+                await self._drip(receive, send)
+            case Manner.TRUNCATED:
+                await self._start(send)
+                await _part(send, self._content[: len(self._content) // 2])
+                await _end(scope, receive)
+            case Manner.NONE:
+                await _end(scope, receive)
+            case Manner.RESET:
+                await _end(scope, receive, reset=True)
+
+    async def _start(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+    async def _drip(self, receive: Receive, send: Send) -> None:
+        await self._start(send)
+        for place in range(len(self._content)):
+            if await wait_for_client(receive, _DRIP):
+                return
+            await _part(send, self._content[place : place + 1])
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def wait_for_client(receive: Receive, seconds: float) -> bool:
+    """Wait, but not beyond the client's patience: else requests that were given up would pile up as sleeping tasks.
+
+    Return whether the client has gone.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            return True
+    return False
+
+
+async def _part(send: Send, data: bytes) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def _end(scope: Scope, receive: Receive, *, reset: bool = False) -> None:
+    """End the connection, and return when the server knows it: else it would log that an answer is missing."""
+    transport = scope.get("state", {}).get(TRANSPORT)
+    if transport is None:  # in process: what a client would make of it
+        raise httpx.ReadError("the sandbox has ended the connection")
+    if reset:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        transport.abort()
+    else:
+        transport.close()  # what was written goes out before
+    while (await receive())["type"] != "http.disconnect":
+        pass

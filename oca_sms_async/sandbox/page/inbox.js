@@ -1,0 +1,139 @@
+// The inbox: what the sandbox tells through /sandbox/events is shown as it comes, as text and never as markup.
+"use strict";
+
+const SHOWN = 500;  // messages, the newest
+const byId = (id) => document.getElementById(id);
+const items = new Map();  // of the list, by msg_uid
+const switches = new Map();  // by kind of fault
+
+function show(message) {
+  let item = items.get(message.msg_uid);
+  if (item === undefined) {
+    item = byId("message").content.firstElementChild.cloneNode(true);
+    items.set(message.msg_uid, item);
+    byId("messages").prepend(item);
+    item.querySelector(".phone").textContent = message.phone;
+    item.querySelector(".text").textContent = message.text;
+    const time = item.querySelector("time");
+    time.dateTime = message.created_at;
+    time.textContent = new Date(message.created_at).toLocaleTimeString();
+    item.querySelector(".segments").textContent = plural(message.segments, "segment");
+    item.querySelector(".attempts").textContent = plural(message.attempts, "attempt");
+    item.querySelector(".played").textContent = message.faults.join(", ");
+    if (message.code !== null) {
+      const button = item.querySelector(".copy");
+      button.hidden = false;
+      button.textContent = `Copy ${message.code}`;
+      button.addEventListener("click", () => copy(message.code));
+    }
+  }
+  const status = item.querySelector(".status");
+  status.textContent = status.dataset.status = message.status;
+  item.dataset.words = [message.phone, message.text, message.code, message.status, ...message.faults].join("\n").toLowerCase();
+}
+
+function plural(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+async function copy(code) {
+  try {
+    await navigator.clipboard.writeText(code);
+  } catch {  // browsers have no clipboard for pages that come through plain http from beyond this machine
+    const field = document.createElement("textarea");
+    field.value = code;
+    document.body.append(field);
+    field.select();
+    document.execCommand("copy");
+    field.remove();
+  }
+  byId("said").textContent = `${code} is copied.`;
+}
+
+function forget() {
+  items.clear();
+  byId("messages").replaceChildren();
+}
+
+function filter() {
+  const wanted = byId("search").value.trim().toLowerCase();
+  let found = 0;
+  for (const item of items.values()) {
+    item.hidden = !item.dataset.words.includes(wanted);
+    found += item.hidden ? 0 : 1;
+  }
+  byId("nothing").hidden = found > 0;
+  byId("nothing").textContent = items.size ? "No message has this in it." : "No message has arrived yet.";
+}
+
+function count(statistics) {
+  const {accepted, refused, last_second: lastSecond, rate_limit: limit, quota} = statistics;
+  byId("accepted").textContent = accepted;
+  byId("refused").textContent = Object.values(refused).reduce((sum, each) => sum + each, 0);
+  byId("refusals").textContent = Object.entries(refused).map(([kind, times]) => `${times} × ${kind}`).join(", ");
+  byId("rate").textContent = limit === null ? lastSecond : `${lastSecond} of ${limit}`;
+  byId("meter").hidden = limit === null;
+  byId("meter").max = limit ?? 1;
+  byId("meter").value = lastSecond;
+  byId("quota").textContent = quota ?? "–";
+}
+
+function showFaults(faults) {
+  for (const [kind, value] of Object.entries(faults)) {
+    if (kind === "failing-attempts") continue;
+    const [box, percent] = switches.get(kind) ?? addSwitch(kind);
+    if (percent === document.activeElement) continue;  // somebody is typing there
+    box.checked = value > 0;
+    if (value > 0) percent.value = +(value * 100).toFixed(3);
+  }
+  if (byId("failing") !== document.activeElement) byId("failing").value = faults["failing-attempts"];
+  const playing = Object.entries(faults).filter(([, value]) => value > 0).map(([kind]) => kind);
+  byId("playing").textContent = playing.length ? `(${playing.join(", ")})` : "";
+}
+
+function addSwitch(kind) {
+  const row = byId("switch").content.firstElementChild.cloneNode(true);
+  const box = row.querySelector("[role=switch]"), percent = row.querySelector(".percent");
+  row.querySelector(".kind").textContent = kind;
+  box.name = kind;
+  percent.setAttribute("aria-label", `${kind}: percent of the sends`);
+  box.addEventListener("change", setFaults);
+  percent.addEventListener("change", () => { box.checked = percent.value > 0; setFaults(); });
+  byId("switches").append(row);
+  switches.set(kind, [box, percent]);
+  return [box, percent];
+}
+
+async function ask(path, request) {
+  const answer = await fetch(path, request).catch(() => null);
+  byId("complaint").textContent = answer?.ok ? "" : "The sandbox did not do as it was asked.";
+}
+
+async function setFaults() {
+  if (!byId("faults").querySelector("form").reportValidity()) return;
+  const faults = {"failing-attempts": +byId("failing").value};
+  for (const [kind, [box, percent]] of switches) faults[kind] = box.checked ? percent.value / 100 : 0;
+  await ask("sandbox/faults", {method: "PUT", body: JSON.stringify(faults)});
+}
+
+byId("failing").addEventListener("change", setFaults);
+byId("search").addEventListener("input", filter);
+byId("faults").querySelector("form").addEventListener("submit", (event) => event.preventDefault());
+byId("clear").addEventListener("click", () => ask("sandbox/messages", {method: "DELETE"}));
+
+const events = new EventSource("sandbox/events");
+events.addEventListener("open", () => { forget(); byId("connection").textContent = "watching: messages appear as they arrive"; });
+events.addEventListener("error", () => { byId("connection").textContent = "the sandbox does not answer; trying again…"; });
+events.addEventListener("state", (event) => {
+  const {messages, statistics, faults, cleared} = JSON.parse(event.data);
+  if (cleared) forget();
+  messages.forEach(show);
+  for (const [uid, item] of items) {  // in the order of arrival
+    if (items.size <= SHOWN) break;
+    item.remove();
+    items.delete(uid);
+  }
+  count(statistics);
+  showFaults(faults);
+  filter();
+});

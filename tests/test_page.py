@@ -1,0 +1,257 @@
+"""The inbox as a page, in a real browser: Debian's chromium, or one that `OCA_SMS_TEST_CHROMIUM` names."""
+
+import asyncio
+import os
+import re
+import shutil
+import struct
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from playwright.async_api import Page, async_playwright, expect
+
+from oca_sms_async import AsyncOcaSms, InvalidRequestError, OcaSmsError
+from oca_sms_async.sandbox import FAULTS, Sandbox, _control, _inbox
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = os.environ.get("OCA_SMS_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+PHONE = "+6281381475159"
+TEXT = "Acme: 482913 adalah kode OTP Anda."
+WAIT = 20_000  # milliseconds until a page that does not change fails its test
+
+
+def origin(sandbox: Sandbox) -> str:
+    """Return where the page is."""
+    return sandbox.base_url.removesuffix("/api/v1")
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until something holds that the browser brings about."""
+    async with asyncio.timeout(WAIT / 1000):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def page(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Page]:
+    """The sandbox's page in a browser, once it watches; an error in its script or a request elsewhere is a failure."""
+    monkeypatch.setattr(_control, "_TICK", 0.05)
+    if CHROMIUM is None:
+        reason = "no chromium: install it (Debian's package is `chromium`), or name one in OCA_SMS_TEST_CHROMIUM"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = await browser.new_context(viewport={"width": 1000, "height": 700})
+        await context.grant_permissions(["clipboard-read", "clipboard-write"], origin=origin(sandbox))
+        opened = await context.new_page()
+        opened.set_default_timeout(WAIT)
+        expect.set_options(timeout=WAIT)
+        wrong: list[str] = []
+        opened.on("pageerror", lambda error: wrong.append(str(error)))
+        opened.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
+        opened.on("request", lambda it: None if it.url.startswith((origin(sandbox), "data:")) else wrong.append(it.url))
+        await opened.goto(origin(sandbox) + "/")
+        await expect(opened.locator("#connection")).to_contain_text("watching")
+        yield opened
+        await browser.close()
+        assert wrong == []
+
+
+async def test_a_message_appears_without_reload(page: Page, client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """What the client sends is on the open page, the newest first, with all that is known of it."""
+    await expect(page.locator("#nothing")).to_be_visible()
+    sandbox.failing_attempts = 1
+    await client.send(PHONE, TEXT)
+    sandbox.failing_attempts = 0
+    first = page.locator("#messages li").first
+    await expect(first.locator(".phone")).to_have_text(PHONE)
+    await expect(first.locator(".text")).to_have_text(TEXT)
+    await expect(first.locator(".facts")).to_have_text(re.compile(r"sent\s*1 segment\s*2 attempts\s*internal-error"))
+    await expect(first.locator("time")).to_have_attribute("datetime", re.compile(r"^\d{4}-\d\d-\d\dT"))
+    await expect(page.locator("#nothing")).to_be_hidden()
+    await client.send(PHONE, "x" * 161)
+    await expect(page.locator("#messages li")).to_have_count(2)
+    await expect(first.locator(".facts")).to_have_text(re.compile(r"2 segments\s*1 attempt"))
+    await expect(page.locator("#accepted")).to_have_text("2")
+    await expect(page.locator("#refused")).to_have_text("1")
+    await expect(page.locator("#refusals")).to_have_text("1 × internal-error")
+
+
+async def test_statuses_move_on(page: Page, client: AsyncOcaSms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A status that changes with time changes on the page."""
+    await client.send(PHONE, TEXT)
+    await expect(page.locator("#messages .status")).to_have_text("sent")
+    monkeypatch.setattr(_inbox, "monotonic", lambda: monotonic() + 60)
+    await expect(page.locator("#messages .status")).to_have_text("delivered")
+
+
+async def test_search_filters(page: Page, client: AsyncOcaSms) -> None:
+    """Only messages with the words in them are left, whatever their case, and the rest comes back."""
+    await client.send(PHONE, "Acme: 111111 is your code")
+    await client.send("+6281381475158", "Zenith: 222222 is your code")
+    await expect(page.locator("#messages li")).to_have_count(2)
+    for words, found in [("ACME", "111111"), ("222222", "222222"), ("475158", "222222")]:
+        await page.locator("#search").fill(words)
+        await expect(page.locator("#messages li:visible")).to_have_count(1)
+        await expect(page.locator("#messages li:visible .text")).to_contain_text(found)
+    await page.locator("#search").fill("nowhere")
+    await expect(page.locator("#nothing")).to_have_text("No message has this in it.")
+    await page.locator("#search").fill("")
+    await expect(page.locator("#messages li:visible")).to_have_count(2)
+
+
+async def test_a_fault_switched_on_is_played(page: Page, client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """The next send fails as the switch says, and is accepted when the switch is off again."""
+    await page.locator("#faults summary").click()
+    await expect(page.get_by_role("switch")).to_have_count(len(FAULTS))
+    await page.get_by_role("switch", name="invalid-request").check()
+    await expect(page.locator("#playing")).to_have_text("(invalid-request)")
+    with pytest.raises(InvalidRequestError):
+        await client.send(PHONE, TEXT)
+    await expect(page.locator("#refusals")).to_have_text("1 × invalid-request")
+    await page.get_by_role("switch", name="invalid-request").uncheck()
+    await expect(page.locator("#playing")).to_have_text("")
+    await client.send(PHONE, TEXT)
+    assert len(sandbox.inbox) == 1
+
+
+async def test_faults_are_set_in_percent_and_by_attempts(page: Page, sandbox: Sandbox) -> None:
+    """A percentage is a probability, one that cannot be is not set, and the failing attempts are kept beside it."""
+    await page.locator("#faults summary").click()
+    percent = page.get_by_label("reset: percent of the sends")
+    await percent.fill("12.5")
+    await percent.press("Enter")
+    await expect(page.locator("#playing")).to_have_text("(reset)")
+    assert sandbox.faults == {"reset": 0.125}
+    await page.locator("#failing").fill("2")
+    await page.locator("#failing").press("Enter")
+    await expect(page.locator("#playing")).to_have_text("(reset, failing-attempts)")
+    assert (sandbox.faults, sandbox.failing_attempts) == ({"reset": 0.125}, 2)
+    await percent.fill("101")
+    await percent.press("Enter")
+    await expect(page.locator(".percent:invalid")).to_have_count(1)
+    await percent.fill("50")
+    await percent.press("Enter")
+    await expect(page.locator(".percent:invalid")).to_have_count(0)
+    await until(lambda: sandbox.faults != {"reset": 0.125})
+    assert sandbox.faults == {"reset": 0.5}
+
+
+async def test_faults_set_elsewhere_are_shown(page: Page, sandbox: Sandbox) -> None:
+    """A switch follows what Python, or another page, has set."""
+    await page.locator("#faults summary").click()
+    sandbox.faults = {"html": 0.25}
+    await expect(page.get_by_role("switch", name="html")).to_be_checked()
+    await expect(page.get_by_label("html: percent of the sends")).to_have_value("25")
+
+
+async def test_the_code_is_copied(page: Page, client: AsyncOcaSms) -> None:
+    """The button puts the code in the text onto the clipboard, and a text without one has no button."""
+    await client.send(PHONE, "no code in here")
+    await client.send(PHONE, TEXT)
+    await expect(page.locator("#messages li")).to_have_count(2)
+    await expect(page.locator(".copy:visible")).to_have_count(1)
+    await page.get_by_role("button", name="Copy 482913").click()
+    await expect(page.locator("#said")).to_have_text("482913 is copied.")
+    assert await page.evaluate("navigator.clipboard.readText()") == "482913"
+
+
+async def test_markup_is_text(page: Page, client: AsyncOcaSms) -> None:
+    """A message that is markup is shown as it was written, and nothing of it is run or made an element."""
+    text = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\"><b>482913</b>"
+    await client.send(PHONE, text)
+    await expect(page.locator("#messages .text")).to_have_text(text)
+    assert await page.locator("#messages script, #messages img, #messages b").count() == 0
+    assert await page.title() == "SMS sandbox"
+
+
+async def test_forgetting_empties_every_page(page: Page, client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """The button forgets all messages, and what comes afterwards is shown."""
+    await client.send(PHONE, TEXT)
+    await expect(page.locator("#messages li")).to_have_count(1)
+    await page.get_by_role("button", name="Forget all").click()
+    await expect(page.locator("#messages li")).to_have_count(0)
+    assert len(sandbox.inbox) == 0
+    await client.send(PHONE, "the next")
+    await expect(page.locator("#messages .text")).to_have_text("the next")
+
+
+async def test_the_rate_is_shown_against_the_limit(page: Page, client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """With a limit the page shows the last second's requests of it, and what was refused above it."""
+    await expect(page.locator("#meter")).to_be_hidden()
+    sandbox.rate_limit = 2
+    sandbox.quota = 5
+    results = await asyncio.gather(*(client.send(PHONE, f"{n}") for n in range(3)), return_exceptions=True)
+    assert sum(isinstance(it, OcaSmsError) for it in results) == 1
+    await expect(page.locator("#refusals")).to_have_text("1 × rate-limited")
+    await expect(page.locator("#rate")).to_have_text("0 of 2")  # in the end
+    await expect(page.locator("#quota")).to_have_text("3")
+    await expect(page.locator("#meter")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [375, 1000])
+async def test_nothing_overflows(page: Page, client: AsyncOcaSms, sandbox: Sandbox, width: int) -> None:
+    """At a phone's width, as at a desk's, nothing is wider than the page, long words and open switches included."""
+    await page.set_viewport_size({"width": width, "height": 700})
+    sandbox.rate_limit = 25
+    sandbox.when(PHONE).respond("internal-error", times=3)
+    await client.send(PHONE, "https://example.com/" + "x" * 120 + " 482913")
+    await page.locator("#faults summary").click()
+    await expect(page.locator("#messages li")).to_have_count(1)
+    overflowing = await page.evaluate(
+        "[...document.querySelectorAll('body *')].filter(it => it.getBoundingClientRect().right > innerWidth + 1)"
+        ".map(it => it.outerHTML)"
+    )
+    assert overflowing == []
+    assert await page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+async def test_the_keyboard_reaches_everything(page: Page, client: AsyncOcaSms) -> None:
+    """Going on by Tab comes past the switches, the search, and the button of a message, and each shows its focus."""
+    await client.send(PHONE, TEXT)
+    await expect(page.locator("#messages li")).to_have_count(1)
+    await page.locator("#faults summary").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("switch").first).to_be_visible()
+    reached = []
+    for _ in range(2 * len(FAULTS) + 6):
+        await page.keyboard.press("Tab")
+        reached.append(await page.evaluate("document.activeElement.className || document.activeElement.id"))
+        assert await page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+        if reached[-1] == "copy":
+            break
+    assert {"percent", "failing", "search", "clear", "copy"} <= set(reached)
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
+async def test_the_page_follows_the_scheme(page: Page, scheme: str, dark: bool) -> None:
+    """In dark mode the ground is dark and the ink is light, and the other way round."""
+    await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    brightness = await page.evaluate(
+        "['backgroundColor', 'color'].map(it => getComputedStyle(document.body)[it].match(/\\d+/g)"
+        ".reduce((sum, part) => sum + +part, 0) / 3)"
+    )
+    ground, ink = [part < 128 for part in brightness]
+    assert (ground, ink) == (dark, not dark)
+
+
+async def test_a_picture_of_it_is_in_the_readme(
+    page: Page, client: AsyncOcaSms, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The README shows the page as it is drawn here; `OCA_SMS_TEST_SCREENSHOT` names a file to renew it."""
+    sandbox.rate_limit = 25
+    for n, (brand, code) in enumerate([("Acme", "482913"), ("Zenith", "0417"), ("Acme", "730 255")]):
+        sandbox.failing_attempts = n
+        await client.send(f"+628138147515{n}", f"{brand}: {code} adalah kode OTP Anda. Jangan berikan ke siapa pun.")
+    monkeypatch.setattr(_inbox, "monotonic", lambda: monotonic() + 60)
+    await expect(page.locator(".status[data-status=delivered]")).to_have_count(3)
+    size = {"width": 800, "height": 560}
+    await page.set_viewport_size({"width": size["width"], "height": size["height"]})
+    drawn = await page.screenshot(path=os.environ.get("OCA_SMS_TEST_SCREENSHOT"))
+    assert struct.unpack(">II", drawn[16:24]) == (size["width"], size["height"])
+    (picture,) = re.findall(r"!\[[^]]*\]\((\S+inbox\.png)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert struct.unpack(">II", (ROOT / picture).read_bytes()[16:24]) == (size["width"], size["height"])

@@ -1,0 +1,245 @@
+"""The pytest plugin: its fixtures serve every kind of test, leave nothing behind, and cost nothing when unused."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SENDING = """
+    import asyncio
+    import pytest
+    from oca_sms_async import QuotaExhaustedError
+
+    {mark}
+    async def test_sending(oca_sms_sandbox, oca_sms_client):
+        receipt = await oca_sms_client.send("081381475159", "Acme: 482913 is your code")
+        [message] = oca_sms_sandbox.inbox
+        assert (message.phone, message.text) == ("+6281381475159", "Acme: 482913 is your code")
+        assert message.msg_uid == receipt.msg_uid
+        oca_sms_sandbox.quota = 0
+        with pytest.raises(QuotaExhaustedError):
+            await oca_sms_client.send("081381475159", "one more")
+
+    {mark}
+    async def test_a_sandbox_of_its_own(oca_sms_sandbox, oca_sms_client):
+        assert oca_sms_sandbox.quota is None
+        assert len(oca_sms_sandbox.inbox) == 0
+        await asyncio.gather(*(oca_sms_client.send("081381475159", f"{{number}}") for number in range(20)))
+        assert len(oca_sms_sandbox.inbox) == 20
+"""
+# What was forgotten says so when it is collected; the last test is where that is an error.
+COLLECTING = """
+    import gc
+    import threading
+
+    def test_nothing_is_left():
+        gc.collect()
+        assert threading.enumerate() == [threading.main_thread()]
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A project of somebody else's, in whose environment this package is installed with its entry points."""
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+    installed = pytester.mkdir("oca_sms_async-0.dist-info")
+    lines = [line for group, points in groups.items() for line in (f"[{group}]", *map(" = ".join, points.items()))]
+    (installed / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: oca_sms_async\nVersion: 0\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    return pytester
+
+
+def run(project: pytest.Pytester, *options: str) -> pytest.RunResult:
+    """Run the project's tests as somebody does who takes each warning for an error."""
+    # Some versions of pytest-asyncio want a default that this project leaves to them.
+    unset = "ignore:The configuration option"
+    return project.runpytest_subprocess("-W", "error", "-W", unset, *options, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("mark", "options"),
+    [
+        pytest.param("@pytest.mark.asyncio", ["-o", "asyncio_mode=strict"], id="pytest-asyncio, strict"),
+        pytest.param("", ["-o", "asyncio_mode=auto"], id="pytest-asyncio, auto"),
+        pytest.param(
+            '@pytest.mark.asyncio(loop_scope="module")', ["-o", "asyncio_mode=strict"], id="pytest-asyncio, one loop"
+        ),
+        pytest.param(
+            '@pytest.mark.anyio\n    @pytest.mark.parametrize("anyio_backend", ["asyncio"])',
+            ["-p", "no:asyncio"],
+            id="anyio",
+        ),
+    ],
+)
+def test_async_tests_send_to_a_sandbox_each(project: pytest.Pytester, mark: str, options: list[str]) -> None:
+    """Every plugin for async tests runs them with a sandbox of their own, whose knobs turn, and nothing is left."""
+    project.makepyfile(test_1=SENDING.format(mark=mark), test_2=COLLECTING)
+    result = run(project, *options)
+    result.assert_outcomes(passed=3)
+    assert result.ret == 0
+
+
+def test_plain_tests_send_from_loops_of_their_own(project: pytest.Pytester) -> None:
+    """A test that is no coroutine may run one loop after another with the same client, and nothing is left."""
+    project.makepyfile(
+        test_1="""
+        import asyncio
+        import pytest
+        from oca_sms_async import QuotaExhaustedError
+
+        def test_sending(oca_sms_sandbox, oca_sms_client):
+            asyncio.run(oca_sms_client.send("081381475159", "one"))
+            asyncio.run(oca_sms_client.send("081381475159", "two"))
+            assert [message.text for message in oca_sms_sandbox.inbox] == ["one", "two"]
+            oca_sms_sandbox.quota = 0
+            with pytest.raises(QuotaExhaustedError):
+                asyncio.run(oca_sms_client.send("081381475159", "three"))
+
+        def test_a_sandbox_of_its_own(oca_sms_sandbox):
+            assert oca_sms_sandbox.quota is None
+            assert len(oca_sms_sandbox.inbox) == 0
+        """,
+        test_2=COLLECTING,
+    )
+    result = run(project, "-p", "no:asyncio", "-p", "no:anyio")
+    result.assert_outcomes(passed=3)
+    assert result.ret == 0
+
+
+def test_a_failing_test_leaves_nothing(project: pytest.Pytester) -> None:
+    """After a test that fails with a request under way nobody listens, the client is closed and no thread is left."""
+    project.makepyfile(
+        test_1="""
+        import asyncio
+        import socket
+        import httpx
+        import pytest
+
+        left = []
+
+        async def fail(sandbox, client):
+            sandbox.latency = 3600
+            sending = asyncio.create_task(client.send("081381475159", "one"))
+            while not sandbox.inbox:
+                await asyncio.sleep(0)
+            raise KeyError("mine")
+
+        def test_failing(oca_sms_sandbox, oca_sms_client):
+            left.extend([httpx.URL(oca_sms_sandbox.base_url), oca_sms_client])
+            asyncio.run(fail(oca_sms_sandbox, oca_sms_client))
+
+        def test_after_it():
+            url, client = left
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((url.host, url.port))
+            with pytest.raises(RuntimeError, match="this client is closed"):
+                asyncio.run(client.send("081381475159", "two"))
+        """,
+        test_2=COLLECTING,
+    )
+    result = run(project)
+    result.assert_outcomes(failed=1, passed=2)
+    result.stdout.fnmatch_lines(["*KeyError: 'mine'"])
+
+
+def test_the_client_waits_for_nothing(project: pytest.Pytester) -> None:
+    """In a loop whose clock stands still, sends that may take no time are repeated and follow on one another."""
+    project.makepyfile("""
+        import asyncio
+
+        def test_not_waiting(oca_sms_sandbox, oca_sms_client):
+            async def send():
+                loop = asyncio.get_running_loop()
+                now = loop.time()
+                loop.time = lambda: now
+                oca_sms_sandbox.internal_errors = 3
+                repeated = await oca_sms_client.send("081381475159", "one", expires_in=0.0001)
+                assert repeated.attempts == 4
+                await oca_sms_client.send("081381475159", "two", expires_in=0.0001)
+            asyncio.run(send())
+    """)
+    run(project).assert_outcomes(passed=1)
+
+
+def test_a_proxy_is_not_asked(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy in the environment, which could not reach the loopback, does not stand in the way."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    project.makepyfile(SENDING.format(mark="@pytest.mark.asyncio"))
+    run(project).assert_outcomes(passed=2)
+
+
+def test_a_missing_extra_is_named(project: pytest.Pytester) -> None:
+    """Without the sandbox's extra a test that wants one fails with the command that helps."""
+    project.makeconftest("import sys; sys.modules['uvicorn'] = None")
+    project.makepyfile("def test_wanting_one(oca_sms_client): ...")
+    result = run(project)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(['The sandbox needs its extra: pip install "oca-sms-async[[]sandbox]"'])
+
+
+def test_unused_fixtures_import_nothing() -> None:
+    """Loading the plugin loads one module more than the package and pytest have loaded already."""
+    script = """
+import sys, oca_sms_async, pytest
+before = set(sys.modules)
+import oca_sms_async.testing
+print(*set(sys.modules) - before)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["oca_sms_async.testing"]
+
+
+def test_a_run_that_needs_no_sandbox_loads_no_server(project: pytest.Pytester) -> None:
+    """A run of pytest in which nobody asks for the fixtures loads neither starlette nor uvicorn."""
+    project.makepyfile("""
+        import sys
+
+        def test_modules():
+            assert "oca_sms_async.testing" in sys.modules
+            assert {"starlette", "uvicorn", "oca_sms_async.sandbox"} & set(sys.modules) == set()
+    """)
+    run(project).assert_outcomes(passed=1)
+
+
+def test_the_fixtures_are_listed(project: pytest.Pytester) -> None:
+    """`pytest --fixtures` shows the two fixtures and what they are, and not the thread behind them."""
+    result = run(project, "--fixtures")
+    result.stdout.fnmatch_lines(["oca_sms_sandbox -- *", "*OCA's SMS gateway*", "oca_sms_client -- *", "*AsyncOcaSms*"])
+    result.stdout.no_fnmatch_line("*_oca_sms_portal*")
+
+
+def test_the_plugin_can_be_turned_off(project: pytest.Pytester) -> None:
+    """`-p no:oca_sms_async` leaves the plugin out, and the package unimported."""
+    project.makepyfile("import sys\ndef test_modules(): assert 'oca_sms_async' not in sys.modules")
+    run(project, "-p", "no:oca_sms_async").assert_outcomes(passed=1)
+
+
+def test_an_installed_wheel_is_all_it_takes(tmp_path: Path) -> None:
+    """In a fresh environment with the wheel, its extra and pytest, a test that names the fixtures passes as it is."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path], check=True)
+    # Isolated, or PYTHONPATH would lead back here.
+    python = [str(tmp_path / ("Scripts" if sys.platform == "win32" else "bin") / "python"), "-I", "-m"]
+    package = f"oca-sms-async[sandbox] @ {ROOT.as_uri()}"
+    install = [*python, "pip", "install", "--quiet", "--retries=0", package, "pytest"]
+    installed = subprocess.run(install, capture_output=True, text=True, check=False)
+    if installed.returncode != 0:
+        reason = f"pip cannot install here: {installed.stderr.strip()[-300:]}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    test = tmp_path / "test_sample.py"
+    test.write_text(
+        "import asyncio\n"
+        "def test_sending(oca_sms_sandbox, oca_sms_client):\n"
+        "    asyncio.run(oca_sms_client.send('081381475159', 'Acme: 482913 is your code'))\n"
+        "    assert oca_sms_sandbox.inbox.code('081381475159') == '482913'\n",
+        encoding="utf-8",
+    )
+    run_there = [*python, "pytest", "-W", "error", str(test)]
+    ran = subprocess.run(run_there, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "1 passed" in ran.stdout, ran.stdout

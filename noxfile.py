@@ -57,6 +57,14 @@ def kills(session: nox.Session) -> None:
 
 
 @nox.session
+def picture(session: nox.Session) -> None:
+    """Draw the picture of the sandbox's page in the README anew."""
+    install(session, "tests")
+    env = {"OCA_SMS_TEST_SCREENSHOT": "tests/inbox.png", "CI": "true"}
+    session.run("python", "-m", "pytest", "tests/test_page.py", "-k", "picture", env=env)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, format and the direction of imports."""
     install(session, "lint")

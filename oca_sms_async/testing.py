@@ -55,7 +55,7 @@ def oca_sms_client(_oca_sms_portal: "BlockingPortal", oca_sms_sandbox: "Sandbox"
     # one has none between its requests, so that it is never closed itself; and no proxy could reach a loopback.
     http_client = httpx.AsyncClient(
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-        timeout=None,  # the client has its own
+        timeout=None,  # noqa: S113 - the client has its own
         trust_env=False,
         verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # it trusts nobody, which spares loading certificates
     )

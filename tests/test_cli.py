@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import pytest
 
 from oca_sms_async import (
@@ -631,10 +632,60 @@ async def test_sandbox_serves_until_ctrl_c() -> None:
         exports = dict(shlex.split(line)[1].split("=", 1) for line in printed if line.startswith("export "))
         assert exports.keys() == {"OCA_SMS_USERNAME", "OCA_SMS_PASSWORD", "OCA_SMS_BASE_URL"}
         assert exports["OCA_SMS_BASE_URL"] in printed[0]
+        assert exports["OCA_SMS_BASE_URL"].replace("/api/v1", "/ ") in printed[0]  # the inbox
         async with AsyncOcaSms.from_env(exports) as client:
             assert (await client.send(PHONE, TEXT)).status == "sent"
         process.send_signal(signal.SIGINT)
         assert await end_of(process) == (130, "", "oca-sms: interrupted\n")
+
+
+async def test_sandbox_does_what_its_options_say() -> None:
+    """Limit, quota and faults come from the command line."""
+    options = "--port 0 --rate-limit 7 --quota 9 --fault reset=0.25 --fault html=.5 --fault failing-attempts=2"
+    async with started("sandbox", *options.split(), env=environment()) as process:
+        assert process.stdout is not None
+        printed = [(await asyncio.wait_for(process.stdout.readline(), PATIENCE)).decode() for _ in range(5)]
+        base_url = shlex.split(printed[-1])[1].split("=", 1)[1]
+        async with httpx.AsyncClient(base_url=base_url.removesuffix("/api/v1"), trust_env=False) as control:
+            faults = (await control.get("/sandbox/faults")).json()
+            statistics = (await control.get("/sandbox/statistics")).json()
+            assert "SMS sandbox" in (await control.get("/")).text
+    assert {kind: value for kind, value in faults.items() if value} == {
+        "reset": 0.25,
+        "html": 0.5,
+        "failing-attempts": 2,
+    }
+    assert (statistics["rate_limit"], statistics["quota"]) == (7, 9)
+
+
+def knobs_of(arguments: str, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """Return the sandbox that the command would serve."""
+    made: list[Sandbox] = []
+
+    async def serve(gateway: Sandbox, host: str, port: int) -> None:
+        made.append(gateway)
+
+    monkeypatch.setattr(_serve, "_serve", serve)
+    assert run(["sandbox", *arguments.split()]) == 0
+    return made[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("50ms", 0.05), ("1.5s", 1.5), ("2", 2.0), (".5s", 0.5), ("0", 0.0), ("3.s", 3.0)]
+)
+def test_sandbox_reads_a_latency(given: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time may be in milliseconds or seconds, which are meant without a unit."""
+    assert knobs_of(f"--latency {given}", monkeypatch).latency == pytest.approx(seconds)
+
+
+def test_sandbox_has_the_gateway_s_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without options it takes 25 requests a second and plays nothing; 0 is no limit, and a seed is handed on."""
+    gateway = knobs_of("", monkeypatch)
+    assert (gateway.rate_limit, gateway.quota, gateway.latency, gateway.seed) == (25, None, 0.0, None)
+    assert not any(gateway.played.values())
+    assert gateway.submitted_for > 0
+    gateway = knobs_of("--rate-limit 0 --seed 7", monkeypatch)
+    assert (gateway.rate_limit, gateway.seed) == (None, 7)
 
 
 async def test_sandbox_on_a_port_that_is_taken(command: Command, sandbox: Sandbox) -> None:
@@ -650,6 +701,15 @@ async def test_sandbox_on_a_port_that_is_taken(command: Command, sandbox: Sandbo
         (("--port", "65536"), "--port must be <= 65535"),
         (("--username", "a:b"), "username must not be empty nor hold a colon"),
         (("--password", ""), "password must not be empty"),
+        (("--latency", "soon"), "--latency cannot be read"),
+        (("--latency", "-1s"), "--latency"),
+        (("--rate-limit", "-1"), "rate_limit must be 1 or more"),
+        (("--quota", "-1"), "quota must be 0 or more segments"),
+        (("--fault", "reset"), "--fault must be KIND=PROBABILITY"),
+        (("--fault", "reset=often"), "--fault must be KIND=PROBABILITY"),
+        (("--fault", "reset=2"), "faults: the probability of reset must be"),
+        (("--fault", "unheard-of=1"), "faults has no kind of that name; there are internal-error, "),
+        (("--fault", "failing-attempts=1.5"), "failing-attempts must be a whole number"),
     ],
 )
 async def test_sandbox_with_bad_arguments(command: Command, arguments: tuple[str, ...], reason: str) -> None:
@@ -674,6 +734,28 @@ def test_sandbox_beyond_loopback_needs_its_variable() -> None:
     assert "export OCA_SMS_ALLOW_HTTP=1" in _serve._welcome(gateway)
     gateway._base_url = "http://[::1]:8025/api/v1"
     assert "export OCA_SMS_ALLOW_HTTP=1" not in _serve._welcome(gateway)
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({}, None),
+        ({"HTTP_PROXY": "http://proxy.example"}, "export NO_PROXY=127.0.0.1"),
+        ({"ALL_PROXY": "http://proxy.example", "NO_PROXY": "a.example"}, "export NO_PROXY=a.example,127.0.0.1"),
+        ({"HTTP_PROXY": "http://proxy.example", "NO_PROXY": "127.0.0.1"}, None),
+        ({"HTTPS_PROXY": "http://proxy.example"}, None),
+    ],
+)
+def test_sandbox_behind_a_proxy(variables: dict[str, str], line: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a proxy would stand between, the lines to paste go past it and keep what went past it before."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    gateway = Sandbox()
+    gateway._base_url = "http://127.0.0.1:8025/api/v1"
+    assert [it for it in _serve._welcome(gateway) if "NO_PROXY" in it] == ([line] if line else [])
 
 
 def test_sandbox_on_no_host() -> None:

@@ -15,7 +15,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+SCRIPTS = [block for block in BLOCKS if "def test_" not in block]
+TESTS = [block for block in BLOCKS if "def test_" in block]
+
+
+@pytest.mark.parametrize("block", SCRIPTS, ids=range(len(SCRIPTS)))
 async def test_a_block_runs(block: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each Python block runs as it stands, with the sandbox named by the environment."""
     monkeypatch.chdir(tmp_path)
@@ -28,9 +32,18 @@ async def test_a_block_runs(block: str, sandbox: Sandbox, monkeypatch: pytest.Mo
         assert len(sandbox.inbox) > 0
 
 
+@pytest.mark.parametrize("block", TESTS, ids=range(len(TESTS)))
+def test_a_test_passes(block: str, pytester: pytest.Pytester) -> None:
+    """Each block that is a test passes in a project that has the package's plugin."""
+    pytester.makepyfile(block)
+    ran = pytester.runpytest_subprocess("-o", "asyncio_mode=auto")
+    ran.assert_outcomes(passed=1)
+
+
 def test_the_blocks_were_found() -> None:
     """A change of the markup would make the test above test nothing."""
-    assert len(BLOCKS) == README.count("```python") == 6
+    assert len(BLOCKS) == README.count("```python") == 5
+    assert (len(SCRIPTS), len(TESTS)) == (4, 1)
 
 
 def test_the_error_table_names_every_error() -> None:

@@ -157,7 +157,7 @@ def test_the_client_waits_for_nothing(project: pytest.Pytester) -> None:
                 loop = asyncio.get_running_loop()
                 now = loop.time()
                 loop.time = lambda: now
-                oca_sms_sandbox.internal_errors = 3
+                oca_sms_sandbox.failing_attempts = 3
                 repeated = await oca_sms_client.send("081381475159", "one", expires_in=0.0001)
                 assert repeated.attempts == 4
                 await oca_sms_client.send("081381475159", "two", expires_in=0.0001)

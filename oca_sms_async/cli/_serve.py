@@ -114,9 +114,10 @@ def _welcome(gateway: Sandbox) -> list[str]:
         variables["OCA_SMS_ALLOW_HTTP"] = "1"
     if host := _behind_proxy(gateway.base_url):
         variables["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), host]))
+    inbox = urlsplit(gateway.base_url)._replace(path="/").geturl()
+    account = f"user {gateway.username}, password {gateway.password}"
     return [
-        f"Sandbox at {gateway.base_url}, user {gateway.username}, password {gateway.password}. Ctrl-C ends it.",
-        f"Its inbox: {gateway.base_url.removesuffix(urlsplit(gateway.base_url).path)}/",
+        f"Sandbox at {gateway.base_url}, {account}; its inbox is {inbox} and Ctrl-C ends it.",
         "",
         *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
     ]

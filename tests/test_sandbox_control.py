@@ -1,0 +1,363 @@
+"""The paths that control a sandbox: what they tell and set, whom they refuse, and that no request troubles them."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oca_sms_async import AsyncOcaSms
+from oca_sms_async.sandbox import FAULTS, Sandbox, _control
+
+PHONE = "+6281381475159"
+OTHER = "+6281381475158"
+TEXT = "Acme: 482913 is your code"
+
+
+def origin(sandbox: Sandbox) -> str:
+    """Return where the control paths begin."""
+    return sandbox.base_url.removesuffix("/api/v1")
+
+
+@pytest.fixture
+async def control(sandbox: Sandbox) -> AsyncIterator[httpx.AsyncClient]:
+    """A plain HTTP client of the sandbox's own paths."""
+    async with httpx.AsyncClient(base_url=origin(sandbox), trust_env=False, timeout=None) as opened:
+        yield opened
+
+
+async def test_messages_are_told_whole(control: httpx.AsyncClient, client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """All that the inbox knows of its messages is JSON, the oldest first."""
+    assert (await control.get("/sandbox/messages")).json() == []
+    sandbox.failing_attempts = 1
+    await client.send(PHONE, TEXT)
+    await client.send(OTHER, "no code")
+    first, second = (await control.get("/sandbox/messages")).json()
+    assert first.pop("created_at").endswith("Z")
+    assert first == {
+        "msg_uid": sandbox.inbox[0].msg_uid,
+        "phone": PHONE,
+        "text": TEXT,
+        "code": "482913",
+        "segments": 1,
+        "status": "sent",
+        "attempts": 2,
+        "faults": ["internal-error"],
+    }
+    assert (second["phone"], second["code"]) == (OTHER, None)
+
+
+async def test_messages_can_be_forgotten(control: httpx.AsyncClient, client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """DELETE leaves an inbox as it was at the start."""
+    await client.send(PHONE, TEXT)
+    assert (await control.delete("/sandbox/messages")).status_code == 204
+    assert (len(sandbox.inbox), (await control.get("/sandbox/messages")).json()) == (0, [])
+
+
+@pytest.mark.parametrize("spelling", ["%2B6281381475159", "+6281381475159", "081381475159", "0813-8147-5159"])
+async def test_the_latest_is_that_of_a_number(control: httpx.AsyncClient, client: AsyncOcaSms, spelling: str) -> None:
+    """However the number is written, even with a plus that is not escaped, its newest message comes at once."""
+    for text in ("older", TEXT):
+        await client.send(PHONE, text)
+    await client.send(OTHER, "another's")
+    response = await control.get(f"/sandbox/messages/latest?phone={spelling}&wait=60")
+    assert (response.status_code, response.json()["text"], response.json()["code"]) == (200, TEXT, "482913")
+
+
+async def test_the_latest_is_waited_for(control: httpx.AsyncClient, client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """A long poll is answered when the message arrives."""
+    polling = asyncio.create_task(control.get("/sandbox/messages/latest", params={"phone": PHONE, "wait": "60"}))
+    while not sandbox.inbox._waiting:
+        await asyncio.sleep(0)
+    await client.send(OTHER, TEXT)
+    await client.send(PHONE, TEXT)
+    assert (await polling).json()["phone"] == PHONE
+    assert sandbox.inbox._waiting == set()
+
+
+async def test_a_poll_in_vain_is_404(control: httpx.AsyncClient) -> None:
+    """Without `wait` a number without a message is told so at once, and its digits are not repeated."""
+    response = await control.get("/sandbox/messages/latest", params={"phone": PHONE})
+    assert response.status_code == 404
+    assert "81381475" not in response.text
+
+
+async def test_a_poll_that_is_given_up_ends(sandbox: Sandbox) -> None:
+    """When its client hangs up, or the sandbox ends, nobody waits any more."""
+    for leave in (True, False):
+        url = httpx.URL(sandbox.base_url)
+        _, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(
+            b"GET /sandbox/messages/latest?phone=081381475159&wait=60 HTTP/1.1\r\n"
+            + f"Host: 127.0.0.1:{url.port}\r\n\r\n".encode()
+        )
+        while not sandbox.inbox._waiting:
+            await asyncio.sleep(0)
+        if leave:
+            writer.close()
+            while sandbox.inbox._waiting:
+                await asyncio.sleep(0)
+    # The fixture's end would wait a minute for what is left, or fail for its open connection.
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ({}, "phone"),
+        ({"phone": "0812"}, "phone"),
+        ({"phone": "x"}, "phone"),
+        ({"phone": PHONE, "wait": "x"}, "wait"),
+        ({"phone": PHONE, "wait": "nan"}, "wait"),
+        ({"phone": PHONE, "wait": "-1"}, "wait"),
+        ({"phone": PHONE, "wait": "61"}, "wait"),
+    ],
+)
+async def test_an_impossible_question_is_400(control: httpx.AsyncClient, query: dict[str, str], named: str) -> None:
+    """What cannot be meant is refused with the parameter's name."""
+    response = await control.get("/sandbox/messages/latest", params=query)
+    assert response.status_code == 400
+    assert named in response.json()["error"]
+
+
+async def test_faults_are_set_and_told(control: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    """PUT sets all faults at once, those not named to 0, and answers with what GET tells."""
+    assert (await control.get("/sandbox/faults")).json() == dict.fromkeys([*FAULTS, "failing-attempts"], 0)
+    response = await control.put("/sandbox/faults", json={"reset": 0.25, "failing-attempts": 2})
+    assert response.status_code == 200
+    assert response.json() == (await control.get("/sandbox/faults")).json()
+    assert (sandbox.faults, sandbox.failing_attempts) == ({"reset": 0.25}, 2)
+    await control.put("/sandbox/faults", json={"html": 1})
+    assert (sandbox.faults, sandbox.failing_attempts) == ({"html": 1.0}, 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b"", "JSON"),
+        (b"x", "JSON"),
+        (b"[" * 100_000, "JSON"),
+        (b"[]", "JSON"),
+        (b'{"unheard-of": 1}', "reset"),
+        (b'{"reset": 2}', "reset"),
+        (b'{"reset": NaN}', "reset"),
+        (b'{"reset": "1"}', "reset"),
+        (b'{"reset": true}', "reset"),
+        (b'{"failing-attempts": 0.5}', "failing-attempts"),
+        (b'{"failing-attempts": -1}', "failing-attempts"),
+        (b'{"failing-attempts": "1"}', "failing-attempts"),
+        (b'{"failing-attempts": []}', "failing-attempts"),
+    ],
+)
+async def test_impossible_faults_change_nothing(
+    control: httpx.AsyncClient, sandbox: Sandbox, body: bytes, named: str
+) -> None:
+    """What cannot be played is 400 with what is wrong, and what was played before still is."""
+    sandbox.faults = {"html": 0.5}
+    response = await control.put("/sandbox/faults", content=body)
+    assert response.status_code == 400
+    assert named in response.json()["error"]
+    assert sandbox.faults == {"html": 0.5}
+
+
+async def test_statistics_count(control: httpx.AsyncClient, client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """What was accepted, refused and asked in the last second, and the limits, are told."""
+    sandbox.rate_limit, sandbox.quota, sandbox.failing_attempts = 25, 10, 1
+    await client.send(PHONE, TEXT)
+    statistics = (await control.get("/sandbox/statistics")).json()
+    assert 0 <= statistics.pop("last_second") <= 2
+    assert statistics == {"accepted": 1, "refused": {"internal-error": 1}, "rate_limit": 25, "quota": 9}
+
+
+async def events(control: httpx.AsyncClient) -> AsyncGenerator[dict[str, Any], None]:
+    """Yield the data of the server-sent events as they come."""
+    async with control.stream("GET", "/sandbox/events") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        async for line in response.aiter_lines():
+            if line.startswith("data: "):
+                yield json.loads(line.removeprefix("data: "))
+            else:
+                assert line in {"event: state", ""}
+
+
+async def test_events_tell_what_happens(
+    control: httpx.AsyncClient, client: AsyncOcaSms, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream begins with what is there, and goes on with each new message, status, fault and clearing."""
+    monkeypatch.setattr(_control, "_TICK", 0.01)
+    await client.send(PHONE, TEXT)
+    async with contextlib.aclosing(events(control)) as stream, asyncio.timeout(60):
+        first = await anext(stream)
+        assert [message["text"] for message in first["messages"]] == [TEXT]
+        assert (first["cleared"], first["statistics"]["accepted"], first["faults"]["reset"]) == (False, 1, 0.0)
+        await client.send(OTHER, "newer")
+        told = [message["text"] async for state in until(stream, "messages") for message in state["messages"]]
+        assert told == ["newer"]
+        sandbox.faults = {"reset": 1.0}
+        async for state in until(stream, "faults", "reset"):
+            assert state["messages"] == []
+        sandbox.faults = {}
+        sandbox.inbox.clear()
+        await client.send(PHONE, "after")
+        seen = [state async for state in until(stream, "cleared")]
+        assert [message["text"] for message in seen[-1]["messages"]] in (["after"], [])
+
+
+async def until(stream: AsyncIterator[dict[str, Any]], *path: str) -> AsyncIterator[dict[str, Any]]:
+    """Yield states up to and including the first in which something is there at this path."""
+    async for state in stream:
+        yield state
+        value: Any = state
+        for name in path:
+            value = value[name]
+        if value:
+            return
+
+
+async def test_nothing_new_is_no_event(
+    control: httpx.AsyncClient, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as nothing changes the stream is silent, although it looks again and again."""
+    looked = 0
+    monkeypatch.setattr(_control, "_TICK", 0.0)
+    monkeypatch.setattr(_control, "_PAUSE", 0.0)
+    counted = _control._counted
+
+    def look(gateway: Sandbox) -> dict[str, Any]:
+        nonlocal looked
+        looked += 1
+        return counted(gateway)
+
+    monkeypatch.setattr(_control, "_counted", look)
+    async with contextlib.aclosing(events(control)) as stream:
+        await anext(stream)
+        following = asyncio.ensure_future(anext(stream))
+        while looked < 20:
+            await asyncio.sleep(0)
+        assert not following.done()
+        sandbox.quota = 5
+        assert (await following)["statistics"]["quota"] == 5
+
+
+async def test_watchers_do_not_outlive_the_sandbox(caplog: pytest.LogCaptureFixture) -> None:
+    """A stream that is open when the sandbox ends is cut, without a word in the log, and no task is left."""
+    before = asyncio.all_tasks()
+    sandbox = Sandbox()
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(sandbox.serve())
+        control = await stack.enter_async_context(httpx.AsyncClient(base_url=origin(sandbox), trust_env=False))
+        stream = events(control)
+        await anext(stream)
+        await stack.aclose()
+        with contextlib.suppress(httpx.HTTPError, RuntimeError, StopAsyncIteration):
+            await anext(stream)
+    assert asyncio.all_tasks() == before
+    assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
+
+
+PATHS = ["/", "/inbox.css", "/inbox.js", "/sandbox/messages", "/sandbox/faults", "/sandbox/statistics"]
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/sandbox/messages/latest", "/sandbox/events"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:8025"},
+        {"Host": "evil"},  # only beyond the loopback
+        {"Host": "localhost.evil.example"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": "evil.example@127.0.0.1"},
+        {"Host": "127.0.0.1/@evil.example"},
+        {"Host": "[evil"},
+        {"Host": ""},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": ""},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "http://localhost"},
+    ],
+)
+async def test_another_site_is_refused(control: httpx.AsyncClient, path: str, headers: dict[str, str]) -> None:
+    """A request whose host or origin is not the sandbox's own is 403 on each path, and learns nothing."""
+    response = await control.get(path, headers=headers)
+    assert response.status_code == 403
+    assert list(response.json()) == ["error"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("DELETE", "/sandbox/messages"), ("PUT", "/sandbox/faults")])
+async def test_another_site_changes_nothing(
+    control: httpx.AsyncClient, client: AsyncOcaSms, sandbox: Sandbox, method: str, path: str
+) -> None:
+    """A page elsewhere can neither forget messages nor switch faults on."""
+    await client.send(PHONE, TEXT)
+    headers = {"Origin": "http://evil.example"}
+    response = await control.request(method, path, headers=headers, content=b'{"reset": 1}')
+    assert (response.status_code, len(sandbox.inbox), sandbox.faults) == (403, 1, {})
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "host", ["localhost:8025", "LOCALHOST", "127.0.0.1:8025", "[::1]:8025", "192.168.1.20:8025", "127.0.0.1"]
+)
+async def test_ones_own_names_are_welcome(control: httpx.AsyncClient, path: str, host: str) -> None:
+    """An address or localhost is nobody else's name, with an origin of the same or none."""
+    for headers in ({"Host": host}, {"Host": host, "Origin": f"http://{host}"}):
+        assert (await control.get(path, headers=headers)).status_code == 200
+
+
+async def test_a_plain_name_is_welcome_beyond_the_loopback() -> None:
+    """In a network of containers the sandbox has a name without a dot; a name of somebody's domain is refused there."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(Sandbox().asgi())) as client:
+        assert (await client.get("http://sandbox:8025/sandbox/messages")).status_code == 200
+        assert (await client.get("http://sandbox.example/sandbox/messages")).status_code == 403
+
+
+async def test_the_gateway_s_own_paths_have_no_such_guard(control: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    """What needs the account's password is answered under any name, as the gateway's is."""
+    auth = (sandbox.username, sandbox.password)
+    response = await control.get("/api/v1/sms", headers={"Host": "sms.example"}, auth=auth)
+    assert response.status_code == 200
+
+
+async def test_the_page_may_load_nothing_from_elsewhere(control: httpx.AsyncClient) -> None:
+    """Its policy lets it have its own style and script and nobody else's, be framed nowhere, and run nothing inline."""
+    response = await control.get("/")
+    policy = dict(part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert "innerHTML" not in (await control.get("/inbox.js")).text
+    for path, kind in [("/", "html"), ("/inbox.css", "css"), ("/inbox.js", "javascript")]:
+        response = await control.get(path)
+        assert kind in response.headers["content-type"]
+        assert "http:" not in response.text.replace("http from", "")
+        assert "https:" not in response.text
+
+
+@settings(deadline=None, database=None)
+@given(
+    method=st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"]),
+    path=st.sampled_from([*PATHS, "/sandbox/messages/latest"])
+    | st.text().map(lambda text: "/sandbox/" + "".join(f"%{byte:02X}" for byte in text.encode())),
+    query=st.dictionaries(st.sampled_from(["phone", "wait"]) | st.text(), st.text() | st.just("0"), max_size=3),
+    headers=st.dictionaries(st.sampled_from([b"Host", b"Origin", b"Content-Type"]), st.binary(), max_size=3),
+    body=st.binary()
+    | st.dictionaries(st.sampled_from(FAULTS), st.floats() | st.text()).map(json.dumps).map(str.encode),
+)
+async def test_no_request_troubles_the_control_paths(
+    method: str, path: str, query: dict[str, str], headers: dict[bytes, bytes], body: bytes
+) -> None:
+    """Whatever is asked is done, or refused with a 4xx, at once."""
+    sandbox = Sandbox()
+    if query.get("wait", "0").strip() not in {"", "0"}:  # a digit in any script may be a time to wait for
+        query = query | {"wait": "0"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(sandbox.asgi())) as client, asyncio.timeout(60):
+        url = httpx.URL("http://localhost", raw_path=path.encode()).copy_merge_params(query)
+        response = await client.request(method, url, headers=list(headers.items()), content=body)
+    assert response.status_code < 500

@@ -1,0 +1,378 @@
+"""What the sandbox does on purpose: each kind of fault as the client sees it, who plays it when, and the rate limit."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oca_sms_async import (
+    AccountExpiredError,
+    ApiError,
+    AsyncOcaSms,
+    DeliveryUnknownError,
+    InternalError,
+    InvalidCredentialsError,
+    InvalidRequestError,
+    MissingAuthorizationError,
+    OcaSmsError,
+    QuotaExhaustedError,
+    RateLimitedError,
+    RetryPolicy,
+    Unlimited,
+    UserNotFoundError,
+)
+from oca_sms_async.sandbox import FAULTS, Sandbox, _traffic, _wiring
+
+PHONE = "+6281381475159"
+OTHER = "+6281381475158"
+TEXT = "Acme: 482913 is your code"
+
+# Error, whether the message may have been sent, and whether it was.
+FATES: dict[str, tuple[type[OcaSmsError], bool, bool]] = {
+    "internal-error": (InternalError, True, False),
+    "invalid-credentials": (InvalidCredentialsError, False, False),
+    "missing-authorization": (MissingAuthorizationError, False, False),
+    "invalid-request": (InvalidRequestError, False, False),
+    "unknown-user": (UserNotFoundError, False, False),
+    "account-expired": (AccountExpiredError, False, False),
+    "quota-exhausted": (QuotaExhaustedError, False, False),
+    "rate-limited": (RateLimitedError, False, False),
+    "success-with-errors": (ApiError, True, False),
+    "html": (ApiError, True, False),
+    "reset": (DeliveryUnknownError, True, False),
+    "accept-then-drop": (DeliveryUnknownError, True, True),
+    "truncated-body": (DeliveryUnknownError, True, True),
+    "late-reply": (DeliveryUnknownError, True, True),
+    "slow-drip": (DeliveryUnknownError, True, True),
+}
+
+
+def client_of(sandbox: Sandbox, *, base_url: str, transport: httpx.AsyncBaseTransport | None = None) -> AsyncOcaSms:
+    """Return a client that tries once and has little patience."""
+    lent = None if transport is None else httpx.AsyncClient(transport=transport)
+    return AsyncOcaSms(
+        sandbox.username,
+        sandbox.password,
+        base_url=base_url,
+        limiter=Unlimited(),
+        retry=RetryPolicy(max_attempts=1),
+        timeout=0.3,
+        http_client=lent,
+    )
+
+
+@pytest.mark.parametrize("fault", FATES)
+async def test_a_fault_on_a_socket_is_what_it_says(fault: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The client is told the documented truth of each fault, the next send works, and the server has no complaint."""
+    error, in_doubt, accepted = FATES[fault]
+    sandbox = Sandbox(faults={fault: 1.0})
+    async with sandbox.serve(), client_of(sandbox, base_url=sandbox.base_url) as client:
+        with pytest.raises(error) as caught:
+            await client.send(PHONE, TEXT)
+        assert type(caught.value) is error
+        assert caught.value.may_have_been_sent is in_doubt
+        assert [message.faults for message in sandbox.inbox] == ([(fault,)] if accepted else [])
+        sandbox.faults = {}
+        await client.send(PHONE, TEXT)
+        assert sandbox.inbox[-1].faults == (fault,)
+        assert sandbox.inbox[-1].attempts == 2
+    assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
+
+
+@pytest.mark.parametrize("fault", FATES)
+async def test_a_fault_in_process_is_what_it_says(fault: str) -> None:
+    """Without a socket the client is told the same."""
+    error, in_doubt, accepted = FATES[fault]
+    sandbox = Sandbox(faults={fault: 1.0})
+    transport = httpx.ASGITransport(sandbox.asgi())
+    async with client_of(sandbox, base_url="https://sandbox/api/v1", transport=transport) as client:
+        with pytest.raises(error) as caught:
+            await client.send(PHONE, TEXT)
+    assert caught.value.may_have_been_sent is in_doubt
+    assert len(sandbox.inbox) == accepted
+
+
+def test_every_fault_is_tested() -> None:
+    """A new kind needs a row in the table above."""
+    assert list(FATES) == list(FAULTS)
+
+
+async def raw(sandbox: Sandbox, *, read: Callable[[asyncio.StreamReader], Awaitable[bytes]]) -> bytes:
+    """Return what a reader makes of the answer to a send, on a bare socket."""
+    url = httpx.URL(sandbox.base_url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    request = httpx.Request("POST", f"{sandbox.base_url}/sms", json={"phone": PHONE, "message": TEXT})
+    request = next(httpx.BasicAuth(sandbox.username, sandbox.password).auth_flow(request))
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    writer.write(f"POST {url.path}/sms HTTP/1.1\r\n{head}\r\n".encode() + request.content)
+    try:
+        async with asyncio.timeout(30):
+            return await read(reader)
+    finally:
+        writer.close()
+
+
+async def test_a_reset_is_a_reset() -> None:
+    """The connection is not closed but reset, before a byte of an answer."""
+    async with Sandbox(faults={"reset": 1.0}).serve() as sandbox:
+        with pytest.raises(ConnectionResetError):
+            await raw(sandbox, read=asyncio.StreamReader.read)
+
+
+async def test_a_dropped_answer_is_an_orderly_end() -> None:
+    """The connection is closed without a byte of an answer."""
+    async with Sandbox(faults={"accept-then-drop": 1.0}).serve() as sandbox:
+        assert await raw(sandbox, read=asyncio.StreamReader.read) == b""
+        assert len(sandbox.inbox) == 1
+
+
+async def test_a_truncated_body_is_half_of_what_was_announced() -> None:
+    """The head announces all of the receipt, and the connection is closed after half of it."""
+    async with Sandbox(faults={"truncated-body": 1.0}).serve() as sandbox:
+        head, _, body = (await raw(sandbox, read=asyncio.StreamReader.read)).partition(b"\r\n\r\n")
+    (announced,) = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length")]
+    assert len(body) == announced // 2 > 0
+
+
+async def test_a_drip_arrives_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Byte by byte the whole receipt comes, for who has the patience."""
+    monkeypatch.setattr(_wiring, "_DRIP", 0.0)
+    sandbox = Sandbox(faults={"slow-drip": 1.0})
+    async with sandbox.serve(), client_of(sandbox, base_url=sandbox.base_url) as client:
+        receipt = await client.send(PHONE, TEXT)
+    assert receipt.msg_uid == sandbox.inbox[0].msg_uid
+
+
+async def test_a_late_reply_is_a_receipt(client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """Who waits longer than the reply is late gets it whole."""
+    sandbox.faults, sandbox.lateness = {"late-reply": 1.0}, 0.0
+    assert (await client.send(PHONE, TEXT)).msg_uid == sandbox.inbox[0].msg_uid
+
+
+async def test_the_limit_s_headers_are_the_vendor_s(client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """429 says the limit, what is left and when it ends, spelt as the vendor spells it, on the wire too."""
+    sandbox.faults = {"rate-limited": 1.0}
+    answer = await raw(sandbox, read=lambda reader: reader.readuntil(b"\r\n\r\n"))
+    lines = answer.decode().lower().splitlines()
+    assert lines[0] == "http/1.1 429 too many requests"
+    assert {"x-ratelimit-limit: 25", "x-ratelmit-remaining: 0", "x-ratelimit-reset: 1"} <= set(lines)
+    with pytest.raises(RateLimitedError) as caught:
+        await client.send(PHONE, TEXT)
+    assert caught.value.retry_after == 1.0
+
+
+async def played(sandbox: Sandbox, count: int = 100) -> list[str]:
+    """Return the status that each of so many sends to a sandbox in process had, with its code, or that it was cut."""
+    seen = []
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(sandbox.asgi()), auth=(sandbox.username, sandbox.password)
+    ) as client:
+        for n in range(count):
+            try:
+                response = await client.post("http://sandbox/api/v1/sms", json={"phone": PHONE, "message": f"{n}"})
+                seen.append(str(response.status_code))
+            except httpx.ReadError:
+                seen.append("cut")
+    return seen
+
+
+async def test_one_seed_is_one_run() -> None:
+    """Two sandboxes with one seed play the same faults on the same sends, and another seed others."""
+    faults = {"internal-error": 0.2, "quota-exhausted": 0.2, "reset": 0.2}
+    first, second, other = [await played(Sandbox(faults=faults, seed=seed)) for seed in (7, 7, 8)]
+    assert first == second != other
+    counts = Counter(first)
+    assert all(8 <= counts[it] <= 34 for it in ("500", "401", "cut"))
+
+
+async def test_probabilities_above_one_share_all_sends() -> None:
+    """Two faults that are both certain are played half the time each, and nothing passes."""
+    counts = Counter(await played(Sandbox(faults={"html": 1.0, "quota-exhausted": 1.0}, seed=1)))
+    assert set(counts) == {"502", "401"}
+    assert min(counts.values()) >= 30
+
+
+async def test_a_fault_of_another_kind_changes_no_other_send() -> None:
+    """What a seed gives to a kind it still gives to it when a later kind is switched on."""
+    alone = await played(Sandbox(faults={"internal-error": 0.3}, seed=3))
+    beside = await played(Sandbox(faults={"internal-error": 0.3, "reset": 0.3}, seed=3))
+    assert [it == "500" for it in alone] == [it == "500" for it in beside]
+    assert "cut" in beside
+
+
+async def test_a_number_can_be_scripted(client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """What is laid down for a number, in any spelling, is played in its order, and other numbers know nothing of it."""
+    sandbox.when("0813-8147-5159").respond("quota-exhausted", times=1).respond("invalid-request", times=1)
+    await client.send(OTHER, TEXT)
+    for error in (QuotaExhaustedError, InvalidRequestError):
+        with pytest.raises(error):
+            await client.send(PHONE, TEXT)
+    await client.send(PHONE, TEXT)
+    assert [(message.phone, message.faults) for message in sandbox.inbox] == [
+        (OTHER, ()),
+        (PHONE, ("quota-exhausted", "invalid-request")),
+    ]
+
+
+async def test_a_lasting_script_comes_after_limited_ones(client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """Without `times` an answer lasts, until another takes its place; limited ones go first, whenever they came."""
+    script = sandbox.when(phone=PHONE).respond("quota-exhausted")
+    script.respond("invalid-request", times=2)
+    for error in (InvalidRequestError, InvalidRequestError, QuotaExhaustedError, QuotaExhaustedError):
+        with pytest.raises(error):
+            await client.send(PHONE, TEXT)
+    script.respond("unknown-user")
+    with pytest.raises(UserNotFoundError):
+        await client.send(PHONE, TEXT)
+
+
+async def test_a_number_s_script_goes_before_that_for_any(client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """`when()` is for every number that has none of its own, and both go before what is drawn."""
+    sandbox.faults = {"html": 1.0}
+    sandbox.when().respond("quota-exhausted")
+    sandbox.when(PHONE).respond("invalid-request")
+    for phone, error in [(PHONE, InvalidRequestError), (OTHER, QuotaExhaustedError)]:
+        with pytest.raises(error):
+            await client.send(phone, TEXT)
+
+
+@pytest.mark.parametrize(
+    ("response", "content", "content_type", "accepted"),
+    [
+        ({"status": 200, "body": {"success": "sent"}}, b'{"success": "sent"}', "json", 1),
+        ({"status": 201, "body": "<b>"}, b"<b>", "text/html", 1),
+        ({"status": 204}, b"", "", 1),
+        ({"status": 302, "headers": {"Location": "/elsewhere"}}, b"", "", 0),
+        ({"status": 503}, b'{"errors": [{"message": "Scripted"}]}', "json", 0),
+        ({"status": 503, "body": "x", "headers": {"Content-Type": "text/plain"}}, b"x", "text/plain", 0),
+        ({"status": 420, "body": [1]}, b"[1]", "json", 0),
+    ],
+)  # fmt: skip
+async def test_an_answer_of_one_s_own(
+    sandbox: Sandbox, response: dict[str, object], content: bytes, content_type: str, accepted: int
+) -> None:
+    """Any status, body and headers can be laid down; with a 2xx the message is accepted."""
+    sandbox.when(PHONE).respond(**response)  # type: ignore[arg-type]  # the table knows the types
+    async with httpx.AsyncClient(auth=(sandbox.username, sandbox.password), trust_env=False) as client:
+        got = await client.post(f"{sandbox.base_url}/sms", json={"phone": PHONE, "message": TEXT})
+    assert (got.status_code, got.content, len(sandbox.inbox)) == (response["status"], content, accepted)
+    assert content_type in got.headers.get("content-type", "")
+    if got.status_code == 302:
+        assert got.headers["location"] == "/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({}, "fault or a status"),
+        ({"fault": "reset", "status": 500}, "fault or a status"),
+        ({"fault": "unheard-of"}, "kind"),
+        ({"status": 99}, "status"),
+        ({"status": 600}, "status"),
+        ({"status": "500"}, "status"),
+        ({"status": 204, "body": "x"}, "body"),
+        ({"fault": "reset", "times": 0}, "times"),
+    ],
+)
+def test_impossible_scripts_are_named(arguments: dict[str, object], named: str) -> None:
+    """What cannot be played is refused where it is laid down."""
+    with pytest.raises(ValueError, match=named):
+        Sandbox().when(PHONE).respond(**arguments)  # type: ignore[arg-type]  # the wrong values are the point
+    with pytest.raises(ValueError, match="phone"):
+        Sandbox().when("0812")
+
+
+async def test_a_script_shows_no_number() -> None:
+    """The repr of what is scripted has no number in it."""
+    assert "81381475159" not in repr(Sandbox().when(PHONE).respond("reset", times=1))
+
+
+async def test_the_limit_is_a_sliding_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any second so many requests pass, of whatever kind, and refused ones and those of nobody do not count."""
+    now = 0.0
+    monkeypatch.setattr(_traffic, "monotonic", lambda: now)
+    sandbox = Sandbox(rate_limit=3)
+    transport, auth = httpx.ASGITransport(sandbox.asgi()), (sandbox.username, sandbox.password)
+    async with httpx.AsyncClient(transport=transport, auth=auth, base_url="http://sandbox/api/v1") as client:
+        statuses = []
+        for moment, path in [(0.0, "/sms"), (0.5, "/sms/status/x"), (0.9, "/sms"), (0.95, "/sms"), (0.99, "/sms")]:
+            now = moment
+            statuses.append((await client.get(path)).status_code)
+        assert statuses == [200, 404, 200, 429, 429]
+        refused = await client.get("/sms")
+        assert (refused.json(), refused.headers["X-RateLimit-Reset"]) == (
+            {"errors": [{"message": "Too Many Request", "code": 9}]},
+            "1",
+        )
+        assert (await client.get("/sms", auth=("a", "b"))).status_code == 401
+        assert sandbox.traffic.last_second == 3
+        now = 1.0  # the first has left the window
+        assert (await client.get("/sms")).status_code == 200
+        assert (await client.get("/sms")).status_code == 429
+        now = 1.5
+        sandbox.rate_limit = 1  # two are still in the window
+        assert (await client.get("/sms")).status_code == 429
+        now = 2.0
+        assert (await client.get("/sms")).status_code == 200
+    assert sandbox.traffic.refusals == {"rate-limited": 5, "invalid-credentials": 1}
+
+
+@settings(deadline=None, database=None)
+@given(gaps=st.lists(st.floats(0, 0.6), max_size=60), limit=st.integers(1, 5))
+def test_no_second_has_more_than_the_limit(gaps: list[float], limit: int) -> None:
+    """Whenever requests come, no window of a second lets more than the limit through, and a free place is given."""
+    traffic, now, passed = _traffic.Traffic(), 0.0, list[float]()
+    with pytest.MonkeyPatch.context() as patch:
+        for gap in gaps:
+            now += gap
+            patch.setattr(_traffic, "monotonic", lambda: now)  # noqa: B023 - called within this round
+            recent = [moment for moment in passed if moment > now - 1.0]
+            wait = traffic.wait(limit)
+            assert (wait == 0.0) is (len(recent) < limit)
+            assert 0.0 <= wait <= 1.0
+            if wait == 0.0:
+                passed.append(now)
+            assert traffic.last_second == len([moment for moment in passed if moment > now - 1.0]) <= limit
+
+
+async def test_the_refused_are_counted_by_kind(client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """Each refusal counts under its kind's name, of whatever origin, and an unknown id is none."""
+    sandbox.when().respond("html", times=1).respond(status=503, times=1).respond("reset", times=1)
+    for _ in range(3):
+        with pytest.raises(OcaSmsError):
+            await client.send(PHONE, TEXT)
+    sandbox.refused_numbers = [OTHER]
+    for call in (client.send(OTHER, TEXT), client.status("unknown")):
+        with pytest.raises(OcaSmsError):
+            await call
+    assert sandbox.traffic.refusals == {"html": 1, "scripted": 1, "reset": 1, "invalid-request": 1}
+
+
+def test_play_sets_all_or_nothing() -> None:
+    """`play` takes kinds and the failing attempts, forgets what is not named, and changes nothing when it refuses."""
+    sandbox = Sandbox(faults={"html": 0.5})
+    sandbox.play({"reset": 0.25, "failing-attempts": 2})
+    assert (sandbox.faults, sandbox.failing_attempts) == ({"reset": 0.25}, 2)
+    assert {kind: value for kind, value in sandbox.played.items() if value} == {"reset": 0.25, "failing-attempts": 2}
+    assert json.loads(json.dumps(sandbox.played)) == sandbox.played
+    for wrong in ({"reset": 2.0}, {"failing-attempts": 1.5}, {"failing-attempts": -1}, {"failing-attempts": True}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            sandbox.play(wrong)
+        assert (sandbox.faults, sandbox.failing_attempts) == ({"reset": 0.25}, 2)
+    sandbox.play({})
+    assert not any(sandbox.played.values())
+
+
+def test_faults_cannot_be_changed_unseen() -> None:
+    """The mapping is a copy that cannot be changed past the check."""
+    given = {"reset": 0.5}
+    sandbox = Sandbox(faults=given)
+    given["reset"] = 7.0
+    assert sandbox.faults == {"reset": 0.5}
+    with pytest.raises(TypeError):
+        sandbox.faults["reset"] = 7.0  # type: ignore[index]  # that it is not possible is the point

@@ -147,18 +147,6 @@ def served(portal: BlockingPortal) -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def lossy(portal: BlockingPortal, served: Sandbox) -> Iterator[RawGateway]:
-    """A way to that sandbox on which every answer is lost, so that what was sent is in doubt."""
-
-    async def lose(connection: Connection) -> None:
-        answer_of(served, connection)
-        connection.reset()
-
-    with portal.wrap_async_context_manager(RawGateway(lose).serve()) as gateway:
-        yield gateway
-
-
-@pytest.fixture
 def bulk(served: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bulk:
     """A function that runs the command in this process with the sandbox's account, and looks for secrets."""
     for name in os.environ.keys() - environment().keys():
@@ -178,14 +166,12 @@ def bulk(served: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 @pytest.fixture
-def in_doubt(
-    bulk: Bulk, lossy: RawGateway, served: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Path, Path]:
+def in_doubt(bulk: Bulk, served: Sandbox, tmp_path: Path) -> tuple[Path, Path]:
     """A file of two rows and its journal, after a run whose answers were lost."""
     file, journal = campaign(tmp_path / "rows.csv", 2), tmp_path / "journal"
-    with monkeypatch.context() as patch:
-        patch.setenv("OCA_SMS_BASE_URL", lossy.base_url)
-        assert bulk(file, "--journal", journal).status == 1
+    served.faults = {"accept-then-drop": 1.0}
+    assert bulk(file, "--journal", journal).status == 1
+    served.faults = {}
     assert received(served) == [e164(1), e164(2)]
     return file, journal
 
@@ -505,22 +491,18 @@ def test_doubtful_rows_are_named_and_not_sent_again(
     assert summary(again.out)["unknown"].startswith("2 ")
 
 
-def test_lost_answer_leaves_a_row_unknown(
-    bulk: Bulk, lossy: RawGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lost_answer_leaves_a_row_unknown(bulk: Bulk, served: Sandbox, tmp_path: Path) -> None:
     """The run that loses an answer says so itself."""
-    monkeypatch.setenv("OCA_SMS_BASE_URL", lossy.base_url)
+    served.faults = {"accept-then-drop": 1.0}
     out = tmp_path / "out"
     ended = bulk(campaign(tmp_path / "rows.csv", 1), "--out", out)
     [line] = outcomes(out)
     assert (ended.status, line["outcome"], line["attempts"], line["code"]) == (1, "unknown", 1, None)
 
 
-def test_no_advice_that_sends_everything_again(
-    bulk: Bulk, lossy: RawGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_advice_that_sends_everything_again(bulk: Bulk, served: Sandbox, tmp_path: Path) -> None:
     """Without a journal `--reconcile` cannot look anything up, and a new one would know of nothing sent."""
-    monkeypatch.setenv("OCA_SMS_BASE_URL", lossy.base_url)
+    served.faults = {"accept-then-drop": 1.0}
     ended = bulk(campaign(tmp_path / "rows.csv", 1))
     assert ended.status == 1
     assert "1 may have been sent" in ended.err

@@ -9,9 +9,9 @@ from typing import Any, Self
 
 import pytest
 from attrs import evolve, frozen
+from history_proxy import HistoryProxy
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lossy_proxy import Loss, LossyProxy
 from raw_gateway import http
 
 from oca_sms_async import (
@@ -53,23 +53,29 @@ def number(phone: str) -> str:
     return checked_number(phone, "ID")
 
 
+def lose(sandbox: Sandbox, *texts: str, answers: bool, times: int = 1) -> None:
+    """Let the sandbox lose the next sends of these messages, or only its answers to them."""
+    for text in texts:
+        sandbox.when(smses(int(text) + 1)[-1].phone).respond("accept-then-drop" if answers else "reset", times=times)
+
+
 def smses(many: int) -> list[Sms]:
     """Return so many messages, their texts their numbers."""
     return [Sms(f"+62812345{it:05}", str(it)) for it in range(many)]
 
 
-# --- over sockets, with a proxy that loses what it is told to ---------------------------------------------------------
+# --- over sockets, with a sandbox that loses what it is told to, and a proxy that changes the history ----------------
 
 
 @pytest.fixture
-async def proxy(sandbox: Sandbox) -> AsyncIterator[LossyProxy]:
-    """A proxy in front of the sandbox."""
-    async with LossyProxy(sandbox.base_url).serve() as served:
+async def proxy(sandbox: Sandbox) -> AsyncIterator[HistoryProxy]:
+    """A proxy in front of the sandbox, which hands everything on as it is."""
+    async with HistoryProxy(sandbox.base_url).serve() as served:
         yield served
 
 
 @pytest.fixture
-async def client(sandbox: Sandbox, proxy: LossyProxy) -> AsyncIterator[AsyncOcaSms]:
+async def client(sandbox: Sandbox, proxy: HistoryProxy) -> AsyncIterator[AsyncOcaSms]:
     """A client of the sandbox, through that proxy."""
     async with AsyncOcaSms(
         sandbox.username,
@@ -95,13 +101,14 @@ async def known(journal: Journal, messages: Iterable[Sms]) -> list[Entry]:
 
 
 async def test_what_the_gateway_took_is_found_and_nothing_else(
-    client: AsyncOcaSms, proxy: LossyProxy, sandbox: Sandbox, journal: Journal
+    client: AsyncOcaSms, sandbox: Sandbox, journal: Journal
 ) -> None:
     """Of five messages in doubt those whose answers were lost are found, with the gateway's ids, and then skipped;
     those that never arrived stay in doubt, and a resend completes the list, each message once.
     """
     messages = smses(12)
-    proxy.losses = {"1": Loss.ANSWER, "4": Loss.ANSWER, "7": Loss.REQUEST, "8": Loss.ANSWER, "9": Loss.REQUEST}
+    lose(sandbox, "1", "4", "8", answers=True)
+    lose(sandbox, "7", "9", answers=False)
     assert len((await client.send_many(messages, journal=journal)).unknown) == 5
     uids = {message.text: message.msg_uid for message in sandbox.inbox}
     report = await client.reconcile(journal, iter(messages))
@@ -110,7 +117,6 @@ async def test_what_the_gateway_took_is_found_and_nothing_else(
     assert all(any(found.sms is sms for sms in messages) for found in report.found)
     assert [any(sms is own for own in messages) for sms in report.doubtful] == [True, True]
     assert [sms.message for sms in report.doubtful] == ["7", "9"]
-    proxy.losses = {}
     later = await client.send_many(messages, journal=journal)
     assert {one.sms.message: one.receipt for one in later.skipped} == {
         text: SendReceipt(uid, "sent", 1) for text, uid in uids.items()
@@ -121,10 +127,10 @@ async def test_what_the_gateway_took_is_found_and_nothing_else(
 
 
 async def test_what_was_found_is_on_the_disk_at_once(
-    client: AsyncOcaSms, proxy: LossyProxy, tmp_path: Path, journal: Journal
+    client: AsyncOcaSms, sandbox: Sandbox, tmp_path: Path, journal: Journal
 ) -> None:
     """A crash right after a look into the history forgets none of it."""
-    proxy.losses = {"0": Loss.ANSWER}
+    lose(sandbox, "0", answers=True)
     await client.send_many(smses(1), journal=journal)
     await client.reconcile(journal, smses(1))
     for suffix in ("", "-wal"):
@@ -134,7 +140,7 @@ async def test_what_was_found_is_on_the_disk_at_once(
 
 
 async def test_without_doubt_the_history_is_not_asked(
-    client: AsyncOcaSms, proxy: LossyProxy, sandbox: Sandbox, journal: Journal
+    client: AsyncOcaSms, proxy: HistoryProxy, sandbox: Sandbox, journal: Journal
 ) -> None:
     """Who has nothing in doubt pays for no history; messages that were never sent are not in doubt either."""
     sandbox.refused_numbers = [smses(2)[1].phone]
@@ -172,13 +178,15 @@ async def test_a_history_that_fails_changes_nothing(
     change: Callable[[bytes], bytes],
     error: type[OcaSmsError],
     client: AsyncOcaSms,
-    proxy: LossyProxy,
+    proxy: HistoryProxy,
+    sandbox: Sandbox,
     journal: Journal,
 ) -> None:
     """Its error comes out as itself, says of no message that it may have been sent, and leaves each in doubt, so that
     the next look finds it.
     """
-    proxy.losses = {"1": Loss.ANSWER, "2": Loss.REQUEST}
+    lose(sandbox, "1", answers=True)
+    lose(sandbox, "2", answers=False)
     await client.send_many(smses(4), journal=journal)
     before = await known(journal, smses(4))
     proxy.history = change
@@ -192,13 +200,11 @@ async def test_a_history_that_fails_changes_nothing(
     assert ([one.sms.message for one in report.found], [sms.message for sms in report.doubtful]) == (["1"], ["2"])
 
 
-async def test_a_gateway_that_is_down_changes_nothing(
-    sandbox: Sandbox, client: AsyncOcaSms, proxy: LossyProxy, journal: Journal
-) -> None:
+async def test_a_gateway_that_is_down_changes_nothing(sandbox: Sandbox, client: AsyncOcaSms, journal: Journal) -> None:
     """«Could not connect» is the error, and the message stays in doubt."""
-    proxy.losses = {"0": Loss.ANSWER}
+    lose(sandbox, "0", answers=True)
     await client.send_many(smses(1), journal=journal)
-    async with LossyProxy(sandbox.base_url).serve() as gone:
+    async with HistoryProxy(sandbox.base_url).serve() as gone:
         elsewhere = AsyncOcaSms(sandbox.username, sandbox.password, base_url=gone.base_url, limiter=Unlimited())
     async with elsewhere:
         with pytest.raises(ConnectionFailedError):
@@ -208,10 +214,10 @@ async def test_a_gateway_that_is_down_changes_nothing(
 
 @pytest.mark.parametrize("change", [without_records, without_the_latest])
 async def test_a_history_that_lags_leaves_the_message_in_doubt(
-    change: Callable[[bytes], bytes], client: AsyncOcaSms, proxy: LossyProxy, journal: Journal
+    change: Callable[[bytes], bytes], client: AsyncOcaSms, proxy: HistoryProxy, sandbox: Sandbox, journal: Journal
 ) -> None:
     """Not found proves nothing: the message is not sent, and is found once the history has caught up."""
-    proxy.losses = {"2": Loss.ANSWER}
+    lose(sandbox, "2", answers=True)
     await client.send_many(smses(3), journal=journal, concurrency=1)
     proxy.history = change
     for _ in range(2):
@@ -222,15 +228,15 @@ async def test_a_history_that_lags_leaves_the_message_in_doubt(
 
 
 async def test_of_equal_messages_as_many_are_found_as_there_are_records(
-    client: AsyncOcaSms, proxy: LossyProxy, sandbox: Sandbox, journal: Journal
+    client: AsyncOcaSms, sandbox: Sandbox, journal: Journal
 ) -> None:
     """Five equal messages of which two arrived: two are found, each with a record of its own; a second look finds no
     more.
     """
     messages = smses(1) * 5
-    proxy.losses = {"0": Loss.ANSWER}
+    lose(sandbox, "0", answers=True, times=2)
     await client.send_many(messages[:2], journal=journal)
-    proxy.losses = {"0": Loss.REQUEST}
+    lose(sandbox, "0", answers=False, times=3)
     await client.send_many(messages, journal=journal)
     report = await client.reconcile(journal, messages)
     assert {found.receipt.msg_uid for found in report.found} == {message.msg_uid for message in sandbox.inbox}
@@ -239,18 +245,18 @@ async def test_of_equal_messages_as_many_are_found_as_there_are_records(
 
 
 async def test_a_record_of_a_sent_message_settles_no_equal_one(
-    client: AsyncOcaSms, proxy: LossyProxy, journal: Journal
+    client: AsyncOcaSms, sandbox: Sandbox, journal: Journal
 ) -> None:
     """The record of one message, whose receipt came, says nothing of its twin, whose request was lost."""
     await client.send_many(smses(1), journal=journal)
-    proxy.losses = {"0": Loss.REQUEST}
+    lose(sandbox, "0", answers=False)
     twins = [*smses(1), evolve(smses(1)[0], key="twin")]
     assert len((await client.send_many(twins, journal=journal)).unknown) == 1
     assert await client.reconcile(journal, twins) == ReconcileReport((), (twins[1],))
 
 
 async def test_a_journal_is_not_reconciled_while_a_run_uses_it(
-    client: AsyncOcaSms, tmp_path: Path, journal: Journal, proxy: LossyProxy
+    client: AsyncOcaSms, tmp_path: Path, journal: Journal, proxy: HistoryProxy
 ) -> None:
     """Neither with the same object nor with another; and no run begins while the history is being looked into."""
     async with client.bulk(smses(2), journal=journal) as outcomes, Journal(tmp_path / "run.journal") as other:

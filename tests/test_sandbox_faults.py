@@ -148,6 +148,20 @@ async def test_a_drip_arrives_in_the_end(monkeypatch: pytest.MonkeyPatch) -> Non
     assert receipt.msg_uid == sandbox.inbox[0].msg_uid
 
 
+@pytest.mark.parametrize("fault", ["slow-drip", "late-reply"])
+async def test_who_gives_up_is_not_waited_for(fault: str) -> None:
+    """A client that hangs up leaves no task in the server that goes on dripping, or waits until it is late."""
+    sandbox = Sandbox(faults={fault: 1.0}, lateness=3600)
+    async with sandbox.serve():
+        before = asyncio.all_tasks()
+        async with client_of(sandbox, base_url=sandbox.base_url) as client:
+            with pytest.raises(DeliveryUnknownError):
+                await client.send(PHONE, TEXT)
+        for _ in range(20):  # cycles of the event loop; a byte a second would take longer
+            await asyncio.sleep(0)
+        assert asyncio.all_tasks() == before
+
+
 async def test_a_late_reply_is_a_receipt(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """Who waits longer than the reply is late gets it whole."""
     sandbox.faults, sandbox.lateness = {"late-reply": 1.0}, 0.0

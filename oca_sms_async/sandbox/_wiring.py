@@ -53,23 +53,17 @@ class Wired(Response):
     async def _drip(self, receive: Receive, send: Send) -> None:
         await self._start(send)
         for place in range(len(self._content)):
-            if await wait_for_client(receive, _DRIP):
-                return
+            await wait_for_client(receive, _DRIP)
             await _part(send, self._content[place : place + 1])
         await send({"type": "http.response.body", "body": b""})
 
 
-async def wait_for_client(receive: Receive, seconds: float) -> bool:
-    """Wait, but not beyond the client's patience: else requests that were given up would pile up as sleeping tasks.
-
-    Return whether the client has gone.
-    """
+async def wait_for_client(receive: Receive, seconds: float) -> None:
+    """Wait, but not beyond the client's patience: else requests that were given up would pile up as sleeping tasks."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while (await receive())["type"] != "http.disconnect":
                 pass
-            return True
-    return False
 
 
 async def _part(send: Send, data: bytes) -> None:

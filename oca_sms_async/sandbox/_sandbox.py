@@ -27,12 +27,19 @@ class Sandbox(Gateway):
     - The account: `quota` (segments left; None: no limit), `rate_limit` (requests in any second; None: no limit),
       `expired`, `unknown_user`, `template` (a regular expression that the whole text must match), `refused_numbers`
       (any spelling).
-    - Faults of sends: `faults` (a probability for each kind; `FAULTS` names the kinds), `failing_attempts` (the first
-      so many attempts of each message are answered 500 with code 13), `lateness` (seconds, of a late reply), and
-      `when(phone=…).respond(…)`, which goes before both. What is drawn is drawn from `seed`: a run can be repeated.
+    - Faults of sends: `faults` (a probability for each kind), `failing_attempts` (the first so many attempts of each
+      message are answered 500 with code 13), `lateness` (seconds, of a late reply), and `when(phone=…).respond(…)`,
+      which goes before both. What is drawn is drawn from `seed`: a run can be repeated.
     - Time: `latency` (seconds before each answer; a message is delivered before they begin), `submitted_for` and
       `sent_for` (seconds of a message's life as `submited`, as the vendor spells it, and as `sent`), `failed_share`
       (of the messages; the others are `delivered` in the end).
+
+    The kinds, all in `FAULTS`. Refused as the gateway documents: `internal-error` (500 with code 13),
+    `invalid-credentials` (17), `missing-authorization` (19), `invalid-request` (39), `unknown-user` (41),
+    `account-expired` (51), `quota-exhausted` (55), `rate-limited` (429 with V2's headers). Refused otherwise:
+    `success-with-errors` (200 with an error in it), `html` (a proxy's 502), `reset` (of the connection, before an
+    answer). Accepted, and then: `accept-then-drop` (the connection ends), `truncated-body` (half of the receipt, then
+    its end), `late-reply`, `slow-drip` (the receipt at a byte a second).
     """
 
     _base_url: str | None = attrs.field(init=False, default=None)

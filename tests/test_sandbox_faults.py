@@ -52,8 +52,13 @@ FATES: dict[str, tuple[type[OcaSmsError], bool, bool]] = {
 }
 
 
-def client_of(sandbox: Sandbox, *, base_url: str, transport: httpx.AsyncBaseTransport | None = None) -> AsyncOcaSms:
-    """Return a client that tries once and has little patience."""
+SLOW = {"late-reply", "slow-drip"}
+
+
+def client_of(
+    sandbox: Sandbox, *, base_url: str, transport: httpx.AsyncBaseTransport | None = None, timeout: float = 30.0
+) -> AsyncOcaSms:
+    """Return a client that tries once."""
     lent = None if transport is None else httpx.AsyncClient(transport=transport)
     return AsyncOcaSms(
         sandbox.username,
@@ -61,7 +66,7 @@ def client_of(sandbox: Sandbox, *, base_url: str, transport: httpx.AsyncBaseTran
         base_url=base_url,
         limiter=Unlimited(),
         retry=RetryPolicy(max_attempts=1),
-        timeout=0.3,
+        timeout=timeout,
         http_client=lent,
     )
 
@@ -71,7 +76,8 @@ async def test_a_fault_on_a_socket_is_what_it_says(fault: str, caplog: pytest.Lo
     """The client is told the documented truth of each fault, the next send works, and the server has no complaint."""
     error, in_doubt, accepted = FATES[fault]
     sandbox = Sandbox(faults={fault: 1.0})
-    async with sandbox.serve(), client_of(sandbox, base_url=sandbox.base_url) as client:
+    timeout = 0.5 if fault in SLOW else 30.0
+    async with sandbox.serve(), client_of(sandbox, base_url=sandbox.base_url, timeout=timeout) as client:
         with pytest.raises(error) as caught:
             await client.send(PHONE, TEXT)
         assert type(caught.value) is error
@@ -90,7 +96,8 @@ async def test_a_fault_in_process_is_what_it_says(fault: str) -> None:
     error, in_doubt, accepted = FATES[fault]
     sandbox = Sandbox(faults={fault: 1.0})
     transport = httpx.ASGITransport(sandbox.asgi())
-    async with client_of(sandbox, base_url="https://sandbox/api/v1", transport=transport) as client:
+    timeout = 0.5 if fault in SLOW else 30.0
+    async with client_of(sandbox, base_url="https://sandbox/api/v1", transport=transport, timeout=timeout) as client:
         with pytest.raises(error) as caught:
             await client.send(PHONE, TEXT)
     assert caught.value.may_have_been_sent is in_doubt
@@ -154,7 +161,7 @@ async def test_who_gives_up_is_not_waited_for(fault: str) -> None:
     sandbox = Sandbox(faults={fault: 1.0}, lateness=3600)
     async with sandbox.serve():
         before = asyncio.all_tasks()
-        async with client_of(sandbox, base_url=sandbox.base_url) as client:
+        async with client_of(sandbox, base_url=sandbox.base_url, timeout=0.5) as client:
             with pytest.raises(DeliveryUnknownError):
                 await client.send(PHONE, TEXT)
         for _ in range(20):  # cycles of the event loop; a byte a second would take longer

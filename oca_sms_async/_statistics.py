@@ -59,7 +59,7 @@ class Counts:
             elif not call.doubt:
                 return  # skipped
         self.failed[type(end).__name__] += 1
-        self.unknown += call.doubt or (isinstance(end, OcaSmsError) and end.may_have_been_sent)
+        self.unknown += call.doubt
 
     def statistics(self) -> Statistics:
         """Return a copy that stays as it is."""

@@ -243,6 +243,7 @@ async def test_a_client_closed_meanwhile_fails_the_send() -> None:
     with pytest.raises(RuntimeError):
         await task
     assert counted(client) == {"failed": {"RuntimeError": 1}}
+    assert (client.statistics().in_flight, client.statistics().waiting) == (0, 0)
     with pytest.raises(RuntimeError):
         await client.send(number(1), TEXT)
     assert counted(client) == {"failed": {"RuntimeError": 1}}  # that one did not begin

@@ -1,7 +1,6 @@
 """The client: it checks, waits for its turn, sends, and says what became of it."""
 
 import asyncio
-import logging
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -18,17 +17,17 @@ from oca_sms_async._errors import NotFoundError
 from oca_sms_async._journal import Journal
 from oca_sms_async._lanes import Priority
 from oca_sms_async._limiter import RateLimiter, TokenBucket
+from oca_sms_async._log import log
 from oca_sms_async._messages import check_text, checked_number, deadline_at, deadline_in
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
 from oca_sms_async._outcomes import BulkReport, Outcome, ReconcileReport
-from oca_sms_async._phone import check_region, masked
+from oca_sms_async._phone import check_region
 from oca_sms_async._reconcile import earliest, reconciled
 from oca_sms_async._recording import Recording
 from oca_sms_async._retry import Call, RetryPolicy
 from oca_sms_async._settings import check_credentials, checked_url, options_from, positive_seconds
 from oca_sms_async._statistics import Statistics
 
-_logger = logging.getLogger("oca_sms_async")
 _T = TypeVar("_T")
 
 
@@ -240,13 +239,14 @@ class AsyncOcaSms:
         """Send one message; every send begins and ends here."""
         try:
             call.deadline = deadline(expiry)
-            number = self._number(phone)
+            call.number = self._number(phone)
             check_text(message)
-            receipt = await self._dispatcher.request(_wire.send_request(number, message), call, seconds=self._timeout)
+            request = _wire.send_request(call.number, message)
+            receipt = await self._dispatcher.request(request, call, seconds=self._timeout)
         except BaseException as end:
             self._dispatcher.counts.note_failed(call, end)
             if isinstance(end, asyncio.CancelledError) and call.doubt:
-                _logger.warning("cancelled phone=%s: the message may have been sent", masked(number))
+                log("send.cancelled", phone=call.number, attempt=call.attempts)
             raise
         self._dispatcher.counts.note_sent(call)
         return SendReceipt(receipt.msg_uid, receipt.status, call.attempts)

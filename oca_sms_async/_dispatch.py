@@ -11,6 +11,7 @@ from oca_sms_async._connections import Connections
 from oca_sms_async._errors import ApiError, ExpiredError, RateLimitedError, freed
 from oca_sms_async._lanes import Slots
 from oca_sms_async._limiter import RateLimiter
+from oca_sms_async._log import log
 from oca_sms_async._retry import Call, RetryPolicy, repeated
 from oca_sms_async._statistics import Counts
 from oca_sms_async._transport import Client, exchange
@@ -106,7 +107,9 @@ class Dispatcher:
             return request.parse(*reply)
         except ApiError as refusal:
             if refusal.status_code == 429 or isinstance(refusal, RateLimitedError):
-                self._limiter.pause(refusal.retry_after or _PAUSE)
+                pause = refusal.retry_after or _PAUSE
+                log("limiter.paused", wait=pause, error=refusal)
+                self._limiter.pause(pause)
             raise
 
     async def _turn(self, call: Call) -> None:

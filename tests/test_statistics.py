@@ -81,15 +81,20 @@ KINDS = {
 
 @define
 class Gateway(Honest):
-    """Answers each number by its script, one word an attempt and «ok» after the last, after so many seconds."""
+    """Answers each number by its script, one word an attempt and «ok» after the last, after so many seconds; and each
+    question by the next word of `questions`, or 404.
+    """
 
     scripts: dict[str, list[str]] = field(factory=dict)
     takes: float = 1.0
+    questions: list[str] = field(factory=list)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Answer."""
         await asyncio.sleep(self.takes)
-        script = self.scripts.get(json.loads(request.content)["phone"], []) if request.content else ["500"]
+        script = self.scripts.get(json.loads(request.content)["phone"], []) if request.content else self.questions
+        if not request.content and not script:
+            return httpx.Response(404)
         return ANSWERS[script.pop(0) if script else "ok"]()
 
 

@@ -143,7 +143,7 @@ async def test_a_cancelled_send_is_an_event(caplog: pytest.LogCaptureFixture) ->
 async def test_a_journal_in_doubt_is_an_event(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     """When it is opened, once for each time, and not if nothing in it is in doubt."""
     path = tmp_path / "journal"
-    messages = [Sms(number(index), TEXT) for index in range(4)]
+    messages = [Sms(number(index), TEXT) for index in range(5)]
     client = client_of(Gateway({number(0): ["lost"], number(1): ["39"], number(3): ["500"]}, takes=0))
     for _ in range(2):
         async with Journal(path) as journal:

@@ -72,9 +72,10 @@ class _Transport(AiohttpTransport, Honest):
             response = await super().handle_async_request(request)
         except Exception as error:  # noqa: BLE001 - nothing of aiohttp's may come out
             told = _told(error, request)
-            raise told from told.__cause__
-        response.stream = _Stream(cast(httpx.AsyncByteStream, response.stream), request)
-        return response
+        else:
+            response.stream = _Stream(cast(httpx.AsyncByteStream, response.stream), request)
+            return response
+        raise told  # out here, or aiohttp's own would be its context: it holds the request's headers, and what was read
 
 
 class _Stream(httpx.AsyncByteStream):
@@ -85,11 +86,14 @@ class _Stream(httpx.AsyncByteStream):
         self._request = request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        broken: httpx.ReadError | None = None
         try:
             async for chunk in self._stream:
                 yield chunk
         except Exception as error:  # noqa: BLE001 - as above
-            raise httpx.ReadError(type(error.__cause__ or error).__name__, request=self._request) from None
+            broken = httpx.ReadError(type(error.__cause__ or error).__name__, request=self._request)
+        if broken is not None:
+            raise broken  # out here, as above
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -104,6 +108,8 @@ def _told(error: Exception, request: httpx.Request) -> httpx.TransportError:
     elif isinstance(origin, TimeoutError):
         kind = httpx.ReadTimeout
     told = kind(type(origin).__name__, request=request)
-    # What the system or the TLS library said is the reason; aiohttp's own words name the host and no more.
-    told.__cause__ = getattr(origin, "os_error", None) or getattr(origin, "certificate_error", None) or origin
+    # What the system or the TLS library said is the reason. aiohttp's other errors hold what was sent, or quote what
+    # came back.
+    system = origin if isinstance(origin, OSError) else None
+    told.__cause__ = getattr(origin, "os_error", None) or getattr(origin, "certificate_error", None) or system
     return told

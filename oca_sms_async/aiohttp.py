@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 import httpx
 
 from oca_sms_async._connections import KEEPALIVE, Honest, environment_proxies
+from oca_sms_async._settings import is_loopback
 
 try:
     import aiohttp
@@ -32,9 +33,12 @@ def aiohttp_client(*, verify: ssl.SSLContext | bool = True, **options: Any) -> h
     for `AsyncOcaSms` bounds each attempt itself. `ValueError` for a proxy of the environment that aiohttp cannot use.
     """
     context = httpx.create_ssl_context(verify=verify)
+    proxies = {pattern: None if proxy is None else _checked(proxy) for pattern, proxy in environment_proxies().items()}
+    if not all(proxy is None or is_loopback(proxy.url.host) for proxy in proxies.values()):
+        # Plain http is allowed to this machine because it does not leave it: a proxy elsewhere is none for it.
+        proxies |= dict.fromkeys(f"http://{host}" for host in ("localhost", "127.0.0.1", "[::1]"))
     mounts = {
-        pattern: None if proxy is None else _Transport(context, proxy=_checked(proxy))
-        for pattern, proxy in environment_proxies().items()
+        pattern: None if proxy is None else _Transport(context, proxy=proxy) for pattern, proxy in proxies.items()
     }
     defaults: dict[str, Any] = {
         "timeout": httpx.Timeout(None, connect=_CONNECT),

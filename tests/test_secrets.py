@@ -51,7 +51,7 @@ from oca_sms_async import (
 from oca_sms_async._errors import chain
 from oca_sms_async._retry import Call
 from oca_sms_async._wire import authorization
-from oca_sms_async.aiohttp import aiohttp_client
+from oca_sms_async.aiohttp import _Stream, aiohttp_client
 from oca_sms_async.cli._app import run
 from oca_sms_async.redis import RedisTokenBucket
 
@@ -378,6 +378,21 @@ async def test_a_hook_of_a_lent_client_leaves_no_request_behind() -> None:
         with pytest.raises(OcaSmsError) as caught:
             await client.send(PHONE, TEXT)
     assert [link for link in chain(caught.value) if vars(link).get("response") or vars(link).get("_request")] == []
+
+
+async def test_a_body_that_breaks_off_keeps_nothing_of_aiohttp() -> None:
+    """Its own error quotes what could not be read, and is neither the cause nor the context of ours."""
+
+    class Broken(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"{"
+            raise ValueError(ECHO)
+
+    with pytest.raises(httpx.ReadError) as caught:
+        async for _ in _Stream(Broken(), httpx.Request("GET", "http://localhost")):
+            pass
+    assert [*chain(caught.value)] == [caught.value]
+    assert found_in([str(caught.value)]) == []
 
 
 async def test_a_cancelled_send_is_not_shown_either(listener: Listener) -> None:

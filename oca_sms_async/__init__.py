@@ -32,6 +32,7 @@ from oca_sms_async._models import SendReceipt, Sms, SmsRecord
 from oca_sms_async._outcomes import BulkReport, Failed, Outcome, ReconcileReport, Sent, Skipped
 from oca_sms_async._retry import RetryPolicy
 from oca_sms_async._segments import Advice, Segments, check_message, segments
+from oca_sms_async._statistics import Statistics
 from oca_sms_async._version import __version__
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "Skipped",
     "Sms",
     "SmsRecord",
+    "Statistics",
     "TokenBucket",
     "UnexpectedResponseError",
     "Unlimited",

@@ -18,6 +18,7 @@ from oca_sms_async._errors import (
 )
 from oca_sms_async._lanes import Priority
 from oca_sms_async._ledger import Entry
+from oca_sms_async._log import log
 from oca_sms_async._models import SendReceipt, Sms
 from oca_sms_async._outcomes import BulkReport, Failed, Outcome, Sent, Skipped
 from oca_sms_async._recording import Recording
@@ -216,6 +217,8 @@ class Bulk(AsyncIterator[Outcome]):
         if self._halted:
             return
         self._halted, self.stopped_by = True, reason
+        if reason is not None:
+            log("bulk.stopped", pulled=self._pulled, error=reason)
         for worker, call in self._calls.items():
             if call is not None:
                 call.last_attempt = True

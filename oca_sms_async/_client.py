@@ -1,13 +1,12 @@
 """The client: it checks, waits for its turn, sends, and says what became of it."""
 
 import asyncio
-import logging
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 
@@ -18,16 +17,18 @@ from oca_sms_async._errors import NotFoundError
 from oca_sms_async._journal import Journal
 from oca_sms_async._lanes import Priority
 from oca_sms_async._limiter import RateLimiter, TokenBucket
+from oca_sms_async._log import log
 from oca_sms_async._messages import check_text, checked_number, deadline_at, deadline_in
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
 from oca_sms_async._outcomes import BulkReport, Outcome, ReconcileReport
-from oca_sms_async._phone import check_region, masked
+from oca_sms_async._phone import check_region
 from oca_sms_async._reconcile import earliest, reconciled
 from oca_sms_async._recording import Recording
 from oca_sms_async._retry import Call, RetryPolicy
 from oca_sms_async._settings import check_credentials, checked_url, options_from, positive_seconds
+from oca_sms_async._statistics import Statistics
 
-_logger = logging.getLogger("oca_sms_async")
+_T = TypeVar("_T")
 
 
 class AsyncOcaSms:
@@ -108,7 +109,7 @@ class AsyncOcaSms:
         gives no answer: then treat the message as possibly sent, or use `expires_in` instead.
         """
         self._dispatcher.check_open()
-        return await self._send(phone, message, Call(Priority(priority), deadline_in(expires_in)))
+        return await self._send(phone, message, Call(Priority(priority)), deadline_in, expires_in)
 
     async def history(self, *, timeout: float = 60.0) -> list[SmsRecord]:  # noqa: ASYNC109 - of one attempt, as the client's
         """Return all that the gateway keeps, in its order; `timeout` in seconds for one attempt. An `OcaSmsError` if
@@ -218,6 +219,10 @@ class AsyncOcaSms:
         """
         return await reconciled(Recording(journal, self._number), messages, self._number, self.history)
 
+    def statistics(self) -> Statistics:
+        """Return what this client has sent and what waits in it, as a frozen value."""
+        return self._dispatcher.counts.statistics()
+
     def _recording(self, journal: Journal | None, *, resend_unknown: bool) -> Recording | None:
         if journal is not None:
             return Recording(journal, self._number, resend_unknown=resend_unknown)
@@ -226,18 +231,24 @@ class AsyncOcaSms:
         return None
 
     async def _send_sms(self, sms: Sms, call: Call) -> SendReceipt:
-        call.deadline = deadline_at(sms.expires_at)
-        return await self._send(sms.phone, sms.message, call)
+        return await self._send(sms.phone, sms.message, call, deadline_at, sms.expires_at)
 
-    async def _send(self, phone: str, message: str, call: Call) -> SendReceipt:
-        number = self._number(phone)
-        check_text(message)
+    async def _send(
+        self, phone: str, message: str, call: Call, deadline: Callable[[_T], float | None], expiry: _T
+    ) -> SendReceipt:
+        """Send one message; every send begins and ends here."""
         try:
-            receipt = await self._dispatcher.request(_wire.send_request(number, message), call, seconds=self._timeout)
-        except asyncio.CancelledError:
-            if call.doubt:
-                _logger.warning("cancelled phone=%s: the message may have been sent", masked(number))
+            call.deadline = deadline(expiry)
+            call.number = self._number(phone)
+            check_text(message)
+            request = _wire.send_request(call.number, message)
+            receipt = await self._dispatcher.request(request, call, seconds=self._timeout)
+        except BaseException as end:
+            self._dispatcher.counts.note_failed(call, end)
+            if isinstance(end, asyncio.CancelledError) and call.doubt:
+                log("send.cancelled", phone=call.number, attempt=call.attempts)
             raise
+        self._dispatcher.counts.note_sent(call)
         return SendReceipt(receipt.msg_uid, receipt.status, call.attempts)
 
     def _number(self, phone: str) -> str:

@@ -10,6 +10,8 @@ from typing import Final, cast
 import httpx
 from httpx import _utils as httpx_utils  # its rules for proxies and NO_PROXY have no public name
 
+from oca_sms_async._settings import is_loopback
+
 # A server's idle time-out is 5 s at the least (Node's default). A connection reused at that very moment dies under its
 # request, and then nobody knows whether the message was taken; so ours ends well before.
 KEEPALIVE: Final = 2.5
@@ -28,9 +30,9 @@ class Connections(Honest):
     """
 
     def __init__(self, url: httpx.URL) -> None:
-        self._proxy = _environment_proxy(url)
+        proxy = _environment_proxy(url)
         # Without TLS nothing reads the context; one that trusts nobody spares the 40 ms of loading certificates.
-        tls = url.scheme == "https" or self._proxy is not None
+        tls = url.scheme == "https" or proxy is not None
         self._ssl_context = httpx.create_ssl_context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._idle = deque[tuple[httpx.AsyncHTTPTransport, float]]()
         self._busy = set[httpx.AsyncHTTPTransport]()
@@ -39,6 +41,10 @@ class Connections(Honest):
         self._timer: asyncio.TimerHandle | None = None
         usable = False
         with contextlib.suppress(ValueError, ImportError, httpx.InvalidURL):  # their texts may quote its password
+            if proxy is not None and url.scheme == "http" and is_loopback(url.host):
+                # Plain http is allowed to this machine because it does not leave it: a proxy elsewhere is none for it.
+                proxy = proxy if is_loopback(httpx.URL(proxy).host) else None
+            self._proxy = proxy
             self._new()
             usable = True
         if not usable:

@@ -11,7 +11,9 @@ from oca_sms_async._connections import Connections
 from oca_sms_async._errors import ApiError, ExpiredError, RateLimitedError, freed
 from oca_sms_async._lanes import Slots
 from oca_sms_async._limiter import RateLimiter
+from oca_sms_async._log import log
 from oca_sms_async._retry import Call, RetryPolicy, repeated
+from oca_sms_async._statistics import Counts
 from oca_sms_async._transport import Client, exchange
 from oca_sms_async._version import __version__
 from oca_sms_async._wire import Request
@@ -41,6 +43,7 @@ class Dispatcher:
         self._limiter = limiter
         self._retry = retry
         self._slots = Slots(MAX_IN_FLIGHT)
+        self.counts = Counts()
         self._owned = lent is None
         self._client = own_client(base_url) if lent is None else lent
         # What a lent client always sends goes with ours.
@@ -76,11 +79,8 @@ class Dispatcher:
         return await repeated(lambda: self._attempt(request, call, seconds), policy=self._retry, call=call)
 
     async def _attempt(self, request: Request[_T], call: Call, seconds: float) -> _T:
-        # The slot comes first: nothing may wait for a connection once it has its token, or a stall of the gateway would
-        # end in a burst above the limit.
-        await _in_time(self._slots.acquire(call.priority, call.deadline))
+        await self._turn(call)
         try:
-            await _in_time(self._limiter.acquire(priority=call.priority, deadline=call.deadline))
             if not call.attempts:
                 await call.admit()
             elif call.last_attempt and call.last is not None:
@@ -90,6 +90,7 @@ class Dispatcher:
                 raise ExpiredError("the message expired before its request was started")
             call.attempts += 1
             call.on_wire = True
+            self.counts.in_flight += 1
             reply = await exchange(
                 self._client, self._http(request), seconds=seconds, deadline=call.deadline, max_body=request.max_body
             )
@@ -97,6 +98,7 @@ class Dispatcher:
             call.doubt = call.doubt or call.on_wire
             raise
         finally:
+            self.counts.in_flight -= call.on_wire
             call.on_wire = False
             self._slots.release()
         try:
@@ -105,8 +107,31 @@ class Dispatcher:
             return request.parse(*reply)
         except ApiError as refusal:
             if refusal.status_code == 429 or isinstance(refusal, RateLimitedError):
-                self._limiter.pause(refusal.retry_after or _PAUSE)
+                pause = refusal.retry_after or _PAUSE
+                log("limiter.paused", wait=pause, error=refusal)
+                self._limiter.pause(pause)
             raise
+
+    async def _turn(self, call: Call) -> None:
+        """Return with a slot, to be given back, and a token.
+
+        The slot comes first: nothing may wait for a connection once it has its token, or a stall of the gateway would
+        end in a burst above the limit.
+        """
+        clock = asyncio.get_running_loop().time
+        self.counts.waiting += 1
+        try:
+            await _in_time(self._slots.acquire(call.priority, call.deadline))
+            since = clock()
+            try:
+                await _in_time(self._limiter.acquire(priority=call.priority, deadline=call.deadline))
+            except BaseException:
+                self._slots.release()
+                raise
+            finally:
+                self.counts.limiter_wait += clock() - since
+        finally:
+            self.counts.waiting -= 1
 
     def _http(self, request: Request[_T]) -> httpx.Request:
         """Return a request whose headers are complete already; httpx would put them together anew each time."""

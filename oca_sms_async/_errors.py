@@ -127,8 +127,7 @@ class ApiError(OcaSmsError):
         may_have_been_sent: bool | None = None,
         attempts: int = 0,
     ) -> None:
-        # A code of four digits and more is none of the gateway's: it could be a number or a one-time password.
-        coded = "" if code is None or not -1000 < code < 1000 else f", code {code}"
+        coded = "" if shown_code(code) is None else f", code {code}"
         if may_have_been_sent is None:
             may_have_been_sent = not 400 <= status_code < 500 or status_code in {408, 499}
         super().__init__(
@@ -210,6 +209,13 @@ class QuotaExhaustedError(AccountError):
 def digits_masked(text: str) -> str:
     """Return a text in which each run of four or more digits is starred: it may be a number or a one-time password."""
     return _DIGIT_RUNS.sub("****", text)
+
+
+def shown_code(code: int | None) -> int | None:
+    """Return a code, but for one of four digits and more: it is none of the gateway's, and may be a number or a
+    one-time password.
+    """
+    return code if code is not None and -1000 < code < 1000 else None
 
 
 def chain(cause: BaseException) -> Iterator[BaseException]:

@@ -11,6 +11,7 @@ from attrs import frozen
 
 from oca_sms_async._errors import JournalError, freed
 from oca_sms_async._ledger import Ledger, Operation
+from oca_sms_async._log import log
 
 
 @frozen
@@ -127,6 +128,8 @@ class Journal:
     def _perform(self, batch: list[_Waiting]) -> list[Any]:
         if self._ledger is None:
             self._ledger = Ledger(self._path)
+            if self._ledger.doubtful:
+                log("journal.doubtful", journal=str(self._path), doubtful=self._ledger.doubtful)
         return self._ledger.perform(
             [waiting.operation for waiting in batch], durable=any(waiting.durable for waiting in batch)
         )

@@ -82,6 +82,7 @@ class Ledger:
     """The file, open and locked until `close`, or until its process dies; every trouble with it is a `JournalError`.
 
     It holds salted digests of numbers, texts and keys, besides states, ids and times; only its owner may read it.
+    `doubtful` is how many messages were in doubt when it was opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -119,6 +120,8 @@ class Ledger:
             self._db.execute("INSERT INTO journal VALUES (?, 0)", (secrets.token_bytes(16),))
         self._salt, self._run = self._db.execute("SELECT salt, run FROM journal").fetchone()
         self._db.execute("COMMIT")
+        doubtful = "SELECT count(*) FROM message WHERE standing = ?"
+        self.doubtful = int(self._db.execute(doubtful, (Standing.DOUBTFUL.value,)).fetchone()[0])
 
     def close(self) -> None:
         """Fold the log into the file, and unlock it."""

@@ -1,7 +1,6 @@
 """What is tried again, and when; and what the attempts of one call add up to."""
 
 import asyncio
-import logging
 import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -11,9 +10,9 @@ from attrs import Attribute, define, field, frozen
 
 from oca_sms_async._errors import ConnectionFailedError, ExpiredError, InternalError, OcaSmsError, RateLimitedError
 from oca_sms_async._lanes import Priority
+from oca_sms_async._log import log
 
 _T = TypeVar("_T")
-_logger = logging.getLogger("oca_sms_async")
 
 
 def _check_wait(_: object, attribute: "Attribute[float]", value: float) -> None:
@@ -60,15 +59,16 @@ class Call:
     """One call of the user's: what was asked for, and what its attempts add up to so far.
 
     `priority` is its lane, `deadline` its end in the loop's time; `sends` is False where it asks and sends no
-    message. `admit` is awaited once, after the first token and before the first byte; `hear` is told each attempt's
-    error as it comes; once `last_attempt` is set, no further attempt follows. `attempts` counts the requests started;
-    `doubt` is True once one of them may have been taken; `on_wire` while one is under way, `recording` while the
-    journal is asked or told; `last` is the last one's error.
+    message, `number` the recipient's. `admit` is awaited once, after the first token and before the first byte;
+    `hear` is told each attempt's error as it comes; once `last_attempt` is set, no further attempt follows. `attempts`
+    counts the requests started; `doubt` is True once one of them may have been taken; `on_wire` while one is under
+    way, `recording` while the journal is asked or told; `last` is the last one's error.
     """
 
     priority: Priority
     deadline: float | None = None
     sends: bool = True
+    number: str | None = field(default=None, repr=False)
     admit: Callable[[], Awaitable[None]] = _admit
     hear: Callable[[OcaSmsError], None] = _hear
     last_attempt: bool = False
@@ -108,7 +108,8 @@ async def repeated(attempt: Callable[[], Awaitable[_T]], *, policy: RetryPolicy,
         wait = state.upcoming_sleep
         if call.deadline is not None and asyncio.get_running_loop().time() + wait > call.deadline:
             raise ExpiredError("the message would expire before its next attempt") from call.last
-        _logger.info("retry attempt=%d wait=%.3f error=%s", call.attempts + 1, wait, type(call.last).__name__)
+        event = "send.retry" if call.sends else "lookup.retry"
+        log(event, phone=call.number, attempt=call.attempts + 1, wait=round(wait, 3), error=call.last)
 
     first: OcaSmsError | None = None
 

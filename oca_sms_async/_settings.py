@@ -46,7 +46,7 @@ def checked_url(base_url: str, *, allow_http: bool) -> str:
         raise ValueError("base_url must hold no credentials: give them as username and password")
     if "?" in base_url or "#" in base_url:
         raise ValueError("base_url must hold no query and no fragment")
-    if url.scheme == "http" and not (allow_http or _is_loopback(url.host)):
+    if url.scheme == "http" and not (allow_http or is_loopback(url.host)):
         raise ValueError(
             "base_url must be https: plain http beyond this machine would show the password to everybody; "
             "allow_http=True permits it all the same"
@@ -80,7 +80,8 @@ def options_from(environ: Mapping[str, str], options: Mapping[str, Any]) -> dict
     return {**found, **options}
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine, by its name or address alone."""
     if host == "localhost":
         return True
     try:

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 import httpx
 
 from oca_sms_async._connections import KEEPALIVE, Honest, environment_proxies
+from oca_sms_async._settings import is_loopback
 
 try:
     import aiohttp
@@ -32,9 +33,12 @@ def aiohttp_client(*, verify: ssl.SSLContext | bool = True, **options: Any) -> h
     for `AsyncOcaSms` bounds each attempt itself. `ValueError` for a proxy of the environment that aiohttp cannot use.
     """
     context = httpx.create_ssl_context(verify=verify)
+    proxies = {pattern: None if proxy is None else _checked(proxy) for pattern, proxy in environment_proxies().items()}
+    if not all(proxy is None or is_loopback(proxy.url.host) for proxy in proxies.values()):
+        # Plain http is allowed to this machine because it does not leave it: a proxy elsewhere is none for it.
+        proxies |= dict.fromkeys(f"http://{host}" for host in ("localhost", "127.0.0.1", "[::1]"))
     mounts = {
-        pattern: None if proxy is None else _Transport(context, proxy=_checked(proxy))
-        for pattern, proxy in environment_proxies().items()
+        pattern: None if proxy is None else _Transport(context, proxy=proxy) for pattern, proxy in proxies.items()
     }
     defaults: dict[str, Any] = {
         "timeout": httpx.Timeout(None, connect=_CONNECT),
@@ -72,9 +76,10 @@ class _Transport(AiohttpTransport, Honest):
             response = await super().handle_async_request(request)
         except Exception as error:  # noqa: BLE001 - nothing of aiohttp's may come out
             told = _told(error, request)
-            raise told from told.__cause__
-        response.stream = _Stream(cast(httpx.AsyncByteStream, response.stream), request)
-        return response
+        else:
+            response.stream = _Stream(cast(httpx.AsyncByteStream, response.stream), request)
+            return response
+        raise told  # out here, or aiohttp's own would be its context: it holds the request's headers, and what was read
 
 
 class _Stream(httpx.AsyncByteStream):
@@ -85,11 +90,14 @@ class _Stream(httpx.AsyncByteStream):
         self._request = request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        broken: httpx.ReadError | None = None
         try:
             async for chunk in self._stream:
                 yield chunk
         except Exception as error:  # noqa: BLE001 - as above
-            raise httpx.ReadError(type(error.__cause__ or error).__name__, request=self._request) from None
+            broken = httpx.ReadError(type(error.__cause__ or error).__name__, request=self._request)
+        if broken is not None:
+            raise broken  # out here, as above
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -104,6 +112,8 @@ def _told(error: Exception, request: httpx.Request) -> httpx.TransportError:
     elif isinstance(origin, TimeoutError):
         kind = httpx.ReadTimeout
     told = kind(type(origin).__name__, request=request)
-    # What the system or the TLS library said is the reason; aiohttp's own words name the host and no more.
-    told.__cause__ = getattr(origin, "os_error", None) or getattr(origin, "certificate_error", None) or origin
+    # What the system or the TLS library said is the reason. aiohttp's other errors hold what was sent, or quote what
+    # came back.
+    system = origin if isinstance(origin, OSError) else None
+    told.__cause__ = getattr(origin, "os_error", None) or getattr(origin, "certificate_error", None) or system
     return told

@@ -2,13 +2,13 @@
 
 import asyncio
 import bisect
-import logging
 import math
 from typing import Final
 
 from oca_sms_async._errors import LimiterUnavailableError, freed
 from oca_sms_async._lanes import Lanes, Priority
 from oca_sms_async._limiter import ROUNDING, LimiterStatistics, RateLimiter, check_bucket, check_pause
+from oca_sms_async._log import log
 
 try:
     from redis.asyncio import Redis
@@ -43,8 +43,6 @@ _FOR_EVER: Final = 1e9  # seconds
 _STALE: Final = 0.5  # seconds after its time in which a reservation is still good
 _PROBE: Final = 1.0  # seconds between looks at a Redis that is away, while a fallback serves
 _MOST_HELD: Final = 64
-
-_logger = logging.getLogger("oca_sms_async")
 
 
 class RedisTokenBucket:
@@ -228,6 +226,8 @@ class RedisTokenBucket:
         if error is not None:
             self._gone(freed(error))
             return
+        if self._fallback is not None and self._away_until is not None:
+            log("limiter.restored", limiter=self.name)
         self._away_until = None
         taken, at = task.result()
         if taken and at >= self._paused_until:  # else somebody paused in the meantime
@@ -245,7 +245,7 @@ class RedisTokenBucket:
             return error
 
         if self._fallback is not None and self._away_until is None:
-            _logger.warning("limiter unavailable name=%s: the fallback serves until Redis is back", self.name)
+            log("limiter.fallback", limiter=self.name)
         self._away_until = asyncio.get_running_loop().time() + _PROBE
         self._lanes.refuse(unavailable)
 

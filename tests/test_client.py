@@ -401,7 +401,7 @@ async def test_a_cancelled_send_is_told_to_the_log(caplog: pytest.LogCaptureFixt
             with pytest.raises(asyncio.CancelledError):
                 await on_its_way
     (record,) = (record for record in caplog.records if record.name == "oca_sms_async")
-    assert re.search(r"\*+159: the message may have been sent", record.getMessage())
+    assert re.search(r"\*+159 attempt=1: the message may have been sent", record.getMessage())
     assert PHONE[3:] not in caplog.text
 
 

@@ -1,22 +1,45 @@
-"""Credentials, texts and whole numbers: one marker in each field, looked for everywhere they must not be."""
+"""Credentials, texts and whole numbers: one marker in each field, looked for everywhere they must not be.
+
+What a secret may be seen in, because that is what it is there for, or because it is not ours:
+
+| where | what | who shows it |
+| --- | --- | --- |
+| `sms.phone`, `.message`, `.key` | what the caller put there | the caller, by asking; no repr does |
+| `record.phone_number`, `.message_body` | what the gateway keeps | as above |
+| `receipt.msg_uid`, `.status` | the gateway's id and word | their repr, the journal, `oca-sms send` |
+| `error.text`, `.fields`, `.code` | the gateway's words, digit runs of the first two starred | the caller, by asking |
+| httpcore's log at DEBUG | an answer's headers, and bytes of an answer that cannot be read | who turns it on |
+| `history`, `status`, `--out` with `--show-numbers` or `--show-texts` | as asked for | the operator |
+| `--out` | a row's `key`, unless it holds the row's number | its file |
+"""
 
 import asyncio
+import copy
 import json
 import logging
 import pickle
+import ssl
 import traceback
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import trustme
 from raw_gateway import Connection, RawGateway, http
 
+import oca_sms_async
 from oca_sms_async import (
     AsyncOcaSms,
     BulkReport,
     Failed,
     FieldError,
+    Journal,
     OcaSmsError,
+    ReconcileReport,
     RetryPolicy,
     Sent,
     Skipped,
@@ -26,16 +49,25 @@ from oca_sms_async import (
     Unlimited,
 )
 from oca_sms_async._errors import chain
+from oca_sms_async._retry import Call
 from oca_sms_async._wire import authorization
+from oca_sms_async.aiohttp import _Stream, aiohttp_client
+from oca_sms_async.cli._app import run
+from oca_sms_async.redis import RedisTokenBucket
 
 USERNAME = "marker-username@example.com"
 PASSWORD = "marker-password"
 PHONE = "+6281381475159"
-TEXT = "marker-text 482913"
+CODE = "482913"
+TEXT = f"marker-text {CODE}"
+KEY = "marker-key"
+HEADER = "marker-header"
+UID = "uid-of-a-receipt"
 BASIC = authorization(USERNAME, PASSWORD).removeprefix("Basic ")
-MARKERS = ("marker", "482913", PHONE[1:], PHONE[3:], "81475159", BASIC)
+MARKERS = ("marker", CODE, PHONE[1:], PHONE[3:], "81475159", BASIC)
 
-ECHO = f"marker-echo {PHONE} {TEXT}"
+ECHO = f"marker-echo {PHONE} {TEXT} {BASIC}"
+DIGITS = 6281381475159
 
 
 def refusal(message: object, code: object, status: str) -> bytes:
@@ -44,56 +76,113 @@ def refusal(message: object, code: object, status: str) -> bytes:
 
 
 FIELDS = [{"value": PHONE, "msg": ECHO, "param": "marker-param", "location": "marker-location"}]
+RECORD = {"phone_number": PHONE, "message_body": TEXT, "created_at": ECHO, "status": "sent", "msg_uid": "abc"}
 ANSWERS = {
-    "receipt": http({"status": "sent", "msg_uid": "abc", "echo": ECHO}),
+    "receipt": http({"status": "sent", "msg_uid": UID, "echo": ECHO}),
     "39": refusal(FIELDS, "39", "406 Not Acceptable"),
     "17": refusal(ECHO, 17, "401 Unauthorized"),
-    "code": refusal(ECHO, 6281381475159, "400 Bad Request"),
+    "19": refusal(ECHO, 19, "406 Not Acceptable"),
+    "41": refusal(ECHO, 41, "404 Not Found"),
+    "51": refusal(ECHO, 51, "401 Unauthorized"),
+    "55": refusal(ECHO, 55, "401 Unauthorized"),
+    "403": http(ECHO.encode(), "403 Forbidden"),
+    "404": http(ECHO.encode(), "404 Not Found"),
+    "code": refusal(ECHO, DIGITS, "400 Bad Request"),
     "13": refusal(ECHO, 13, "500 Oops"),
     "429": refusal(ECHO, 9, "429 Too Many Requests"),
+    "429 with a code": refusal(ECHO, DIGITS, "429 Too Many Requests"),
     "not json": http(ECHO.encode()),
     "html": http(f"<html>{ECHO}".encode(), "502 Bad Gateway"),
     "no receipt": http({"echo": ECHO}),
+    "odd receipt": http({"status": [ECHO], "msg_uid": ECHO}),
     "success with errors": http({"errors": [{"message": ECHO, "code": ECHO}]}),
     "redirect": http(b"", "302 Found", f"location: http://localhost:1/{BASIC}\r\n"),
+    "odd encoding": http(ECHO.encode(), headers="content-encoding: gzip\r\n"),
     "status line": f"HTTP/1.1 {ECHO}\r\n\r\n".encode(),
     "illegal status line": f"{ECHO}\r\n\r\n".encode(),
     "illegal header": f"HTTP/1.1 200 OK\r\n{ECHO}\x00: x\r\n\r\n".encode(),
+    "illegal length": f"HTTP/1.1 200 OK\r\ncontent-length: {ECHO}\r\n\r\n".encode(),
     "illegal chunk": f"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{ECHO}\r\n".encode(),
+    "long header": f"HTTP/1.1 200 OK\r\nx-echo: {ECHO * 2000}\r\n\r\n".encode(),
     "short": http(ECHO.encode())[:-4],
     "hang up": b"",
 }
 
 
+def _of_the_answer(record: logging.LogRecord) -> bool:
+    """Tell whether httpcore logs what it read: headers, or why it could not read on."""
+    said = ("receive_response_headers.", "receive_response_body.failed")
+    return record.name == "httpcore.http11" and record.getMessage().startswith(said)
+
+
+def lent_client() -> httpx.AsyncClient:
+    """Return an ordinary client of the user's own, with credentials of its own."""
+    return httpx.AsyncClient(headers={"X-Key": HEADER}, auth=("marker-user", "marker"), cookies={"session": "marker"})
+
+
+LENT: dict[str, Callable[[], httpx.AsyncClient] | None] = {
+    "own": None,
+    "aiohttp": lambda: aiohttp_client(headers={"X-Key": HEADER}),
+    "lent": lent_client,
+}
+
+
+class Listener(logging.Handler):
+    """Hears every record of every logger, and keeps all that anybody could make of it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.heard: list[tuple[logging.LogRecord, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        fields = {
+            name: value for name, value in vars(record).items() if not isinstance(value, int | float)
+        }  # no clocks
+        self.heard.append((record, f"{self.format(record)} {fields}"))
+
+    def texts(self) -> list[str]:
+        """Return what was heard, but for the one place of another library that shows what the gateway wrote."""
+        return [text for record, text in self.heard if not _of_the_answer(record)]
+
+
 @pytest.fixture
-def everything_logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """Every logger at DEBUG, httpx's and httpcore's as well."""
-    loggers = [logging.getLogger(name) for name in ("", "oca_sms_async", "httpx", "httpcore", "asyncio")]
-    levels = [logger.level for logger in loggers]
+def listener() -> Iterator[Listener]:
+    """Every logger at DEBUG, whoever it belongs to."""
+    root, heard = logging.getLogger(), Listener()
+    loggers = [root, *(it for it in logging.Logger.manager.loggerDict.values() if isinstance(it, logging.Logger))]
+    before = [(logger, logger.level, logger.propagate, logger.disabled) for logger in loggers]
     for logger in loggers:
+        logger.propagate, logger.disabled = True, False
         logger.setLevel(logging.DEBUG)
-    yield caplog
-    for logger, level in zip(loggers, levels, strict=True):
+    root.addHandler(heard)
+    yield heard
+    root.removeHandler(heard)
+    for logger, level, propagate, disabled in before:
+        logger.propagate, logger.disabled = propagate, disabled
         logger.setLevel(level)
 
 
 def shown(error: BaseException) -> Iterator[str]:
-    """Yield all that may be seen of an error: texts, notes, pickle, and what its whole chain and their frames hold."""
+    """Yield all that may be seen of an error: texts, notes, attributes, copies, pickle, and all that it came from."""
     for link in chain(error):
         yield from (str(link), repr(link), repr(link.args), repr(getattr(link, "__notes__", None)))
         if link is not error:  # the frames of the error itself are the caller's
             yield "".join(
                 traceback.TracebackException.from_exception(link, capture_locals=True, max_group_depth=100).format()
             )
-    # Kept out of what is searched: what the gateway wrote, in the one place that is documented for it.
-    kept = {name: value for name, value in vars(error).items() if name not in {"text", "fields", "code"}}
-    yield repr(kept)
+        # Kept out of what is searched: what the gateway wrote, in the one place that is documented for it.
+        theirs = {"text", "fields", "code"} if isinstance(link, OcaSmsError) else set()
+        yield repr({name: value for name, value in vars(link).items() if name not in theirs})
     if isinstance(error, OcaSmsError):
-        copied = pickle.loads(pickle.dumps(error))
-        yield repr((copied, copied.args))
+        for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+            yield repr((twin, twin.args))
+        twin = copy.copy(error)
+        vars(twin).update({name: None for name in ("text", "fields", "code") if name in vars(twin)})
+        yield repr(pickle.dumps(twin))
 
 
-def found_in(texts: Iterator[str] | list[str]) -> list[str]:
+def found_in(texts: Iterable[str]) -> list[str]:
     """Return the markers in these texts, with what is around them."""
     return [
         text[max(0, text.index(marker) - 60) : text.index(marker) + 60]
@@ -103,41 +192,178 @@ def found_in(texts: Iterator[str] | list[str]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("answer", ANSWERS)
-async def test_no_error_and_no_log_shows_a_secret(answer: str, everything_logged: pytest.LogCaptureFixture) -> None:
-    """Whatever the gateway echoes: no log record, and nothing of an error and its causes but `text` and `fields`."""
+@asynccontextmanager
+async def answering(answer: bytes) -> AsyncIterator[RawGateway]:
+    """Serve a gateway that gives everybody this answer, and hangs up."""
 
     async def echo(connection: Connection) -> None:
-        await connection.write(ANSWERS[answer])
+        await connection.write(answer)
         connection.writer.close()
 
-    errors: list[OcaSmsError] = []
     async with RawGateway(echo).serve() as gateway:
-        client = AsyncOcaSms(
-            USERNAME,
-            PASSWORD,
-            base_url=gateway.base_url,
-            limiter=Unlimited(),
-            retry=RetryPolicy(max_attempts=2, initial_wait=0),
-        )
-        async with client:
-            sms = Sms(PHONE, TEXT, key="marker-key")
+        yield gateway
+
+
+def client_at(base_url: str, **options: Any) -> AsyncOcaSms:
+    """Return a client with the markers, which does not wait."""
+    defaults: dict[str, Any] = {"limiter": Unlimited(), "retry": RetryPolicy(max_attempts=2, initial_wait=0)}
+    return AsyncOcaSms(USERNAME, PASSWORD, base_url=base_url, **(defaults | options))
+
+
+async def error_of(call: Awaitable[object]) -> list[OcaSmsError]:
+    """Return the error that a call ends in, if it does."""
+    try:
+        await call
+    except OcaSmsError as error:
+        return [error]
+    return []
+
+
+@pytest.mark.parametrize("lent", LENT)
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_no_error_and_no_log_shows_a_secret(answer: str, lent: str, listener: Listener) -> None:
+    """Whatever the gateway echoes, through whatever client: no log record, and nothing of an error or its causes."""
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0.0  # asyncio tells of each step, with its task, as it does of slow ones
+    make = LENT[lent]
+    http_client = None if make is None else make()
+    errors: list[OcaSmsError] = []
+    async with answering(ANSWERS[answer]) as gateway:
+        async with client_at(gateway.base_url, http_client=http_client) as client:
+            sms = Sms(PHONE, TEXT, key=KEY)
             report = await client.send_many([sms, sms])
             errors += [outcome.error for outcome in report.failed]
             for call in (client.send(PHONE, TEXT), client.status("abc"), client.history()):
-                try:
-                    await call
-                except OcaSmsError as error:
-                    errors.append(error)
-            assert found_in([repr(client), repr(report), repr(report.outcomes), str(sms)]) == []
+                errors += await error_of(call)
+            values = [client, client._dispatcher, client.statistics(), report, report.outcomes, sms, client._dispatcher]
+            assert found_in(map(repr, values)) == []
+        if http_client is not None:
+            await http_client.aclose()
+    loop.set_debug(False)
     assert errors or answer == "receipt"
-    assert found_in([text for error in errors for text in shown(error)]) == []
-    records = [record for record in everything_logged.records if record.name.startswith("oca_sms_async")]
-    assert found_in([repr(vars(record)) for record in records]) == []
-    theirs = [record for record in everything_logged.records if not record.name.startswith("oca_sms_async")]
-    # The response's own headers are httpcore's to log, at DEBUG; what was sent must not be there.
-    sent = [text.replace(ECHO, "") for text in (record.getMessage() for record in theirs)]
-    assert found_in(sent) == [] or answer == "redirect"
+    assert found_in(text for error in errors for text in shown(error)) == []
+    assert found_in(listener.texts()) == []
+    assert any(record.name == "asyncio" for record, _ in listener.heard)
+
+
+# --- every error that there is --------------------------------------------------------------------------------------
+
+
+async def invalid(folder: Path) -> list[OcaSmsError]:
+    """Give numbers, texts, keys and dates that cannot be."""
+    async with client_at("http://127.0.0.1:1") as client, Journal(folder / "journal") as journal:
+        naive = Sms(PHONE, TEXT, KEY, datetime(2030, 1, 1))  # noqa: DTZ001 - that is what is wrong with it
+        refused = [
+            Sms(f"{PHONE} marker", TEXT, KEY),
+            Sms("0" + PHONE[3:] * 3, TEXT),
+            Sms(PHONE, f"{TEXT} \ud83d"),
+            naive,
+        ]
+        refused += [Sms(PHONE, TEXT, key="")]
+        report = await client.send_many(refused, journal=journal)
+        errors = [outcome.error for outcome in report.failed]
+        for sms in refused[:3]:
+            errors += await error_of(client.send(sms.phone, sms.message))
+        return errors
+
+
+async def expired(_: Path) -> list[OcaSmsError]:
+    """Have a message expire before anything, before its token, and on the wire."""
+
+    async def say_nothing(connection: Connection) -> None:
+        await connection.until_hung_up()
+
+    async with RawGateway(say_nothing).serve() as gateway, client_at(gateway.base_url) as client:
+        errors = await error_of(client.send(PHONE, TEXT, expires_in=0))
+        errors += await error_of(client.send(PHONE, TEXT, expires_in=0.1))
+        assert len(gateway.requests) == 1
+        limiter = TokenBucket(rate=0.001)
+        await limiter.acquire()
+        async with client_at(gateway.base_url, limiter=limiter) as paced:
+            return errors + await error_of(paced.send(PHONE, TEXT, expires_in=0.1))
+
+
+async def limiter_away(_: Path) -> list[OcaSmsError]:
+    """Have no Redis, whose password is a secret too."""
+    limiter = RedisTokenBucket("redis://marker-user:marker-password@127.0.0.1:1/0", name="acme")
+    async with client_at("http://127.0.0.1:1", limiter=limiter) as client:
+        errors = await error_of(client.send(PHONE, TEXT))
+        report = await client.send_many([Sms(PHONE, TEXT, KEY)])
+    await limiter.aclose()
+    return errors + [it.reason for it in report.skipped if it.reason is not None]
+
+
+async def journal_broken(folder: Path) -> list[OcaSmsError]:
+    """Have a journal that is none, and holds what looks like secrets."""
+    (folder / "broken").write_text(ECHO * 100)
+    async with client_at("http://127.0.0.1:1") as client, Journal(folder / "broken") as journal:
+        return await error_of(client.send_many([Sms(PHONE, TEXT, KEY)], journal=journal))
+
+
+async def unreachable(_: Path) -> list[OcaSmsError]:
+    """Have nobody listen, by each transport; and somebody who cannot be trusted."""
+    errors: list[OcaSmsError] = []
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    async with RawGateway().serve(context) as gateway:
+        for base_url in ("http://127.0.0.1:1", gateway.base_url):
+            for make in LENT.values():
+                http_client = None if make is None else make()
+                async with client_at(base_url, http_client=http_client) as client:
+                    errors += await error_of(client.send(PHONE, TEXT))
+                if http_client is not None:
+                    await http_client.aclose()
+        assert gateway.requests == []
+    return errors
+
+
+def answered(answer: str) -> Callable[[Path], Awaitable[list[OcaSmsError]]]:
+    """Return what asks a gateway that answers so, to send and for a status."""
+
+    async def ask(_: Path) -> list[OcaSmsError]:
+        async with answering(ANSWERS[answer]) as gateway, client_at(gateway.base_url) as client:
+            return [*await error_of(client.send(PHONE, TEXT)), *await error_of(client.status("abc"))]
+
+    return ask
+
+
+WAYS: dict[str, Callable[[Path], Awaitable[list[OcaSmsError]]]] = {
+    "InvalidMessageError": invalid,
+    "ExpiredError": expired,
+    "LimiterUnavailableError": limiter_away,
+    "JournalError": journal_broken,
+    "ConnectionFailedError": unreachable,
+    "DeliveryUnknownError": answered("hang up"),
+    "UnexpectedResponseError": answered("not json"),
+    "ApiError": answered("html"),
+    "InternalError": answered("13"),
+    "InvalidRequestError": answered("39"),
+    "RateLimitedError": answered("429"),
+    "NotFoundError": answered("404"),
+    "AccountError": answered("403"),
+    "InvalidCredentialsError": answered("17"),
+    "MissingAuthorizationError": answered("19"),
+    "UserNotFoundError": answered("41"),
+    "AccountExpiredError": answered("51"),
+    "QuotaExhaustedError": answered("55"),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+async def test_each_error_as_it_comes_about(name: str, tmp_path: Path, listener: Listener) -> None:
+    """Provoked for real; neither it nor what was logged meanwhile tells a secret."""
+    errors = await WAYS[name](tmp_path)
+    assert name in {type(error).__name__ for error in errors}
+    assert found_in(text for error in errors for text in shown(error)) == []
+    assert found_in(listener.texts()) == []
+
+
+def test_every_error_has_its_way() -> None:
+    """The table above has all errors that are exported but the root, which is never raised."""
+    exported = {name for name in oca_sms_async.__all__ if isinstance(vars(oca_sms_async).get(name), type)}
+    errors = {name for name in exported if issubclass(vars(oca_sms_async)[name], OcaSmsError)}
+    assert errors - {"OcaSmsError"} == WAYS.keys()
 
 
 async def test_a_hook_of_a_lent_client_leaves_no_request_behind() -> None:
@@ -154,44 +380,155 @@ async def test_a_hook_of_a_lent_client_leaves_no_request_behind() -> None:
     assert [link for link in chain(caught.value) if vars(link).get("response") or vars(link).get("_request")] == []
 
 
-async def test_what_was_never_sent_is_not_shown_either(everything_logged: pytest.LogCaptureFixture) -> None:
-    """Bad numbers, expiry, a refused connection and a cancellation: neither their errors nor their log tell."""
-    errors: list[BaseException] = []
-    client = AsyncOcaSms(USERNAME, PASSWORD, base_url="http://127.0.0.1:1", limiter=TokenBucket(capacity=100.0))
-    calls = [
-        client.send("marker-number", TEXT),
-        client.send("0" + PHONE[3:] * 3, TEXT),
-        client.send(PHONE, TEXT, expires_in=-1),
-        client.send(PHONE, TEXT),
-        client.send(PHONE, TEXT + " \ud83d"),
-    ]
-    errors += [error for error in await asyncio.gather(*calls, return_exceptions=True) if isinstance(error, Exception)]
-    assert len(errors) == len(calls)
-    task = asyncio.create_task(client.send(PHONE, TEXT))
-    await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    await client.aclose()
-    assert found_in([text for error in errors for text in shown(error)]) == []
-    assert found_in([record.getMessage() for record in everything_logged.records]) == []
+async def test_a_body_that_breaks_off_keeps_nothing_of_aiohttp() -> None:
+    """Its own error quotes what could not be read, and is neither the cause nor the context of ours."""
+
+    class Broken(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"{"
+            raise ValueError(ECHO)
+
+    with pytest.raises(httpx.ReadError) as caught:
+        async for _ in _Stream(Broken(), httpx.Request("GET", "http://localhost")):
+            pass
+    assert [*chain(caught.value)] == [caught.value]
+    assert found_in([str(caught.value)]) == []
+
+
+async def test_a_cancelled_send_is_not_shown_either(listener: Listener) -> None:
+    """On its way, and before: the log tells of it, and does not tell all."""
+
+    async def say_nothing(connection: Connection) -> None:
+        await connection.until_hung_up()
+
+    limiter = TokenBucket(rate=0.001)
+    async with RawGateway(say_nothing).serve() as gateway, client_at(gateway.base_url, limiter=limiter) as client:
+        tasks = [asyncio.create_task(client.send(PHONE, TEXT)) for _ in range(2)]
+        await gateway.has_read(1)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert found_in(map(repr, tasks)) == []
+    assert any(record.name == "oca_sms_async" for record, _ in listener.heard)
+    assert found_in(listener.texts()) == []
 
 
 def test_values_do_not_show_what_they_hold() -> None:
     """The repr of every value that holds a number or a text."""
-    sms = Sms(PHONE, TEXT, key="marker-key")
+    sms = Sms(PHONE, TEXT, key=KEY)
     record = SmsRecord("abc", PHONE, TEXT, "sent", None, 1)
     error = OcaSmsError("ours")
+    sent = Sent(sms, receipt=None)  # type: ignore[arg-type] # only the message is of interest
     values = [
         sms,
         record,
         FieldError("phone_number", ECHO, "body"),
-        Sent(sms, receipt=None),  # type: ignore[arg-type] # only the message is of interest
+        sent,
         Failed(sms, error),
         Skipped(sms, error),
         BulkReport((Failed(sms, error),), error),
+        ReconcileReport((sent,), (sms,)),
+        Call(oca_sms_async.Priority.BULK, number=PHONE),
+        RedisTokenBucket("redis://marker-user:marker-password@127.0.0.1:1/0", name="acme"),
     ]
-    assert found_in([repr(value) for value in values]) == []
+    assert found_in(map(repr, values)) == []
     assert all(PHONE[-3:] in repr(value) for value in (sms, record))
+
+
+# --- files and the command line -------------------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return what all files of a folder hold, each byte as a character."""
+    return {path.name: path.read_bytes().decode("latin-1") for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("answer", ["receipt", "13", "39", "hang up", "not json"])
+async def test_the_journal_holds_no_secret(answer: str, tmp_path: Path) -> None:
+    """Neither its file nor the log beside it: while it is used, and when it is closed."""
+    async with answering(ANSWERS[answer]) as gateway, client_at(gateway.base_url) as client:
+        async with Journal(tmp_path / "journal") as journal:
+            await client.send_many([Sms(PHONE, TEXT, KEY), Sms(PHONE, TEXT)], journal=journal)
+            used = contents(tmp_path)
+        closed = contents(tmp_path)
+    assert {"journal", "journal-wal"} <= used.keys()
+    assert (UID in used["journal-wal"], UID in closed["journal"]) == (answer == "receipt",) * 2  # it can be searched
+    assert found_in([*used.values(), *closed.values()]) == []
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> Callable[[RawGateway], None]:
+    """Return what sets the account of the command, with the markers, at a gateway."""
+
+    def put(gateway: RawGateway) -> None:
+        for name, value in (("USERNAME", USERNAME), ("PASSWORD", PASSWORD), ("BASE_URL", gateway.base_url)):
+            monkeypatch.setenv(f"OCA_SMS_{name}", value)
+
+    return put
+
+
+COMMANDS = {
+    "send": ["send", PHONE, TEXT],
+    "send nonsense": ["send", f"{PHONE}x", TEXT],
+    "send with an unknown option": ["send", PHONE, TEXT, f"--{TEXT}"],
+    "send too much": ["send", PHONE, TEXT, TEXT],
+    "status": ["status", "abc"],
+    "history": ["history"],
+    "bulk": ["bulk", "FILE", "--journal", "FOLDER/journal", "--out", "FOLDER/out", "--rate", "1000"],
+    "bulk with a template": ["bulk", "FILE", "--template", "marker {nonsense}"],
+    "bulk of nonsense": ["bulk", "NONSENSE"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("answer", ["receipt", "13", "39", "17", "code", "404", "html", "not json", "hang up"])
+async def test_a_command_tells_no_secret(
+    answer: str,
+    command: str,
+    tmp_path: Path,
+    account: Callable[[RawGateway], None],
+    capsys: pytest.CaptureFixture[str],
+    listener: Listener,
+) -> None:
+    """Neither on its outputs nor in the file that it writes, whatever the gateway says."""
+    (tmp_path / "messages.csv").write_text(f"phone,message,key\n{PHONE},{TEXT},{PHONE}\n0{PHONE[3:]},{TEXT} 2,\n")
+    (tmp_path / "nonsense.csv").write_text(f"phone,message\n{PHONE}x,{TEXT}\n{PHONE},\n{PHONE}\n")
+    names = {"FILE": str(tmp_path / "messages.csv"), "NONSENSE": str(tmp_path / "nonsense.csv")}
+    arguments = [names.get(it, it.replace("FOLDER", str(tmp_path))) for it in COMMANDS[command]]
+    async with answering(ANSWERS[answer]) as gateway:
+        account(gateway)
+        status = await asyncio.to_thread(run, arguments)
+    said = capsys.readouterr()
+    assert said.err or status == 0
+    assert found_in([said.out, said.err]) == []
+    assert found_in(listener.texts()) == []
+    if command == "bulk":
+        content = contents(tmp_path)["out"]
+        assert content.count("\n") == 2
+        assert found_in([content]) == []
+
+
+async def test_what_is_asked_for_is_shown(
+    tmp_path: Path, account: Callable[[RawGateway], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Numbers and texts of the history, and numbers in `--out`: only by their options."""
+    async with answering(http([RECORD])) as gateway:
+        account(gateway)
+        assert await asyncio.to_thread(run, ["history"]) == 0
+        assert found_in([capsys.readouterr().out]) == []
+        assert await asyncio.to_thread(run, ["history", "--show-numbers", "--show-texts"]) == 0
+    said = capsys.readouterr().out
+    assert PHONE in said
+    assert TEXT in said
+    (tmp_path / "messages.csv").write_text(f"phone,message,key\n{PHONE},{TEXT},{KEY}\n")
+    async with answering(ANSWERS["receipt"]) as gateway:
+        account(gateway)
+        file, out = str(tmp_path / "messages.csv"), str(tmp_path / "out")
+        assert await asyncio.to_thread(run, ["bulk", file, "--out", out, "--show-numbers"]) == 0
+    (line,) = map(json.loads, contents(tmp_path)["out"].splitlines())
+    assert (line["phone"], line["key"]) == (PHONE, KEY)
+    del line["phone"], line["key"]
+    assert found_in([json.dumps(line)]) == []
 
 
 def test_json_is_what_the_markers_are_looked_for_in() -> None:

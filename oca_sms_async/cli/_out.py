@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from oca_sms_async import ApiError, Failed, Outcome, Sent, Skipped
+from oca_sms_async._errors import shown_code
 from oca_sms_async._messages import checked_number
 from oca_sms_async._phone import masked
 from oca_sms_async.cli._rows import REGION, BadRow, RowSms
@@ -78,7 +79,7 @@ class OutcomesFile:
             "msg_uid": msg_uid,
             "attempts": attempts,
             "error": None if error is None else str(error),
-            "code": error.code if isinstance(error, ApiError) else None,
+            "code": shown_code(error.code) if isinstance(error, ApiError) else None,
         }
         if self._show_numbers:
             line |= {"phone": checked_number(row.phone, REGION)} if isinstance(row, RowSms) else {}

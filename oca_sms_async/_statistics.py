@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from attrs import Factory, define, frozen
 
@@ -66,7 +65,7 @@ class Counts:
         return Statistics(
             sent=self.sent,
             retried=self.retried,
-            failed=MappingProxyType(dict(self.failed)),
+            failed=dict(self.failed),
             unknown=self.unknown,
             in_flight=self.in_flight,
             waiting=self.waiting,

@@ -13,6 +13,10 @@ from raw_gateway import Behaviour, Connection, http
 MEGABYTE: Final = 10**6
 
 
+# The receipt of some other message, as an answer that nobody asked for.
+_STRAY: Final = http({"status": "sent", "msg_uid": "somebody-else"})
+
+
 def uid(request: bytes) -> str:
     """Return the id of which the answer to this request speaks: its text for a send, and what it asks for else."""
     head, _, body = request.partition(b"\r\n\r\n")
@@ -45,7 +49,7 @@ async def answer(connection: Connection) -> None:
 async def answer_and_hang_up(connection: Connection) -> None:
     """Answer, and close the connection by a FIN, though nothing in the answer says so."""
     await answer(connection)
-    connection.writer.close()
+    connection.writer.transport.abort()  # not close(): TLS would wait for the other side's good-bye before its FIN
 
 
 async def answer_and_reset(connection: Connection) -> None:
@@ -146,17 +150,15 @@ async def promise_too_little(connection: Connection) -> None:
 
 async def answer_twice(connection: Connection) -> None:
     """Send, in one piece, the answer and another one that nobody asked for."""
-    other = connection.request.replace(uid(connection.request).encode(), b"somebody-else")
-    await connection.write(http(content(connection.request)) + http(content(other)))
+    await connection.write(http(content(connection.request)) + _STRAY)
 
 
 async def answer_twice_in_two_pieces(connection: Connection) -> None:
-    """Send the answer, and another one that nobody asked for a little later."""
-    other = connection.request.replace(uid(connection.request).encode(), b"somebody-else")
+    """Send the answer, and once the client has taken it another one that nobody asked for."""
     await answer(connection)
-    for _ in range(20):  # turns of the loop, in which the client takes the first
+    for _ in range(100):  # turns of the loop
         await asyncio.sleep(0)
-    await connection.write(http(content(other)))
+    await connection.write(_STRAY)
 
 
 async def answer_after_informing(connection: Connection) -> None:

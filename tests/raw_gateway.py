@@ -90,7 +90,8 @@ class RawGateway:
             task.add_done_callback(tasks.discard)
             await self._serve(Connection(reader, writer, self.stalled))
 
-        self.socket = socket.socket()
+        # asyncio sends small pieces at once only on sockets that say that they are TCP's.
+        self.socket = socket.socket(proto=socket.IPPROTO_TCP)
         self.socket.bind(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         self.scheme = "https" if context else "http"

@@ -45,13 +45,12 @@ class Fault:
 
 
 def _connecting(what: str, trouble: Callable[[], Trouble], *, timed_out: bool = False) -> Fault:
-    return Fault(
-        "connecting", what, trouble, ConnectionFailedError, requests=0, timed_out=timed_out, uses=(Use.NEW,)
-    )
+    return Fault("connecting", what, trouble, ConnectionFailedError, requests=0, timed_out=timed_out, uses=(Use.NEW,))
 
 
 def _met(when: str, what: str, behaviour: gateway.Behaviour, **options: object) -> Fault:
     return Fault(when, what, partial(Misbehaviour, behaviour), **options)  # type: ignore[arg-type] # as given
+
 
 FAULTS: Final = (
     _connecting("refused", troubles.Refusal),

@@ -10,6 +10,7 @@ import ssl
 import tracemalloc
 import zlib
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -236,14 +237,42 @@ async def test_tls_trusts_the_authority_that_the_environment_names(
                 await client.send(PHONE, TEXT)
 
 
-async def test_sequential_sends_share_one_connection() -> None:
+@pytest.mark.parametrize("way", ["plain", "tls", "proxy"])
+async def test_sequential_sends_share_one_connection(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection of an answer that was read to its end serves again."""
-    async with RawGateway().serve() as gateway, client_of(gateway.base_url) as client:
+    authority, context = tls("localhost")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    async with RawGateway().serve(context if way == "tls" else None) as gateway:
+        if way == "proxy":
+            monkeypatch.setenv("HTTP_PROXY", f"http://localhost:{gateway.port}")
+        client = client_of("http://sms.example" if way == "proxy" else gateway.base_url)
         for _ in range(5):
             await client.send(PHONE, TEXT)
         assert gateway.accepted == 1
         await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(3)))
         assert gateway.accepted <= 3
+        await client.aclose()
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("size", [len(json.dumps(RECEIPT)), 2**16 - len(http(b" " * 2**15)) + 2**15])
+async def test_what_came_after_an_answer_is_not_the_next_messages_answer(
+    size: int, secure: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stray receipt is not taken for the next message's, in whichever layer it waits: parser, TLS or queue."""
+    authority, context = tls("localhost")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+
+    async def twice(connection: Connection) -> None:
+        connection.writer.write(http(padded(size)))
+        await connection.write(http({"status": "sent", "msg_uid": "of another message"}))
+
+    async with RawGateway(twice).serve(context if secure else None) as gateway, client_of(gateway.base_url) as client:
+        for _ in range(3):
+            assert (await client.send(PHONE, TEXT)).msg_uid == RECEIPT["msg_uid"]
+        assert len(gateway.requests) == 3
 
 
 async def test_idle_connections_are_closed_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:

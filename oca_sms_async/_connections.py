@@ -5,7 +5,7 @@ import contextlib
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import httpx
 from httpx import _utils as httpx_utils  # its rules for proxies and NO_PROXY have no public name
@@ -137,7 +137,8 @@ def _is_silent(connection: httpx.AsyncHTTPTransport) -> bool:
     from there together with the last answer for the next one: the receipt of another message.
     """
     try:
-        (link,) = connection._pool.connections  # type: ignore[attr-defined] # noqa: SLF001 - no layer tells in public
+        link: Any
+        (link,) = connection._pool.connections  # noqa: SLF001 - no layer tells in public
         if link.has_expired():
             return False
         while not hasattr(link, "_h11_state"):  # a proxy's wraps the one that speaks

@@ -133,12 +133,13 @@ async def test_trouble_after_the_request_was_read_leaves_doubt(fault: str, retry
 
 
 async def test_trouble_with_a_question_is_never_about_a_message() -> None:
-    """A status whose answer is lost is an error that says that nothing was sent."""
+    """A status whose answer is lost is an error that says that nothing was sent, and it is not asked for again."""
     async with RawGateway(drop).serve() as gateway, client_of(gateway.base_url) as client:
-        for question in (client.status("abc"), client.history()):
+        for number, question in enumerate((client.status("abc"), client.history()), start=1):
             with pytest.raises(DeliveryUnknownError) as caught:
                 await question
             assert not caught.value.may_have_been_sent
+            assert len(gateway.requests) == number
 
 
 async def test_a_reset_before_the_request_was_read_is_doubt_all_the_same() -> None:
@@ -273,6 +274,24 @@ async def test_what_came_after_an_answer_is_not_the_next_messages_answer(
         for _ in range(3):
             assert (await client.send(PHONE, TEXT)).msg_uid == RECEIPT["msg_uid"]
         assert len(gateway.requests) == 3
+
+
+async def test_what_comes_on_an_idle_connection_is_not_the_next_messages_answer() -> None:
+    """A receipt that nobody asked for is not taken for the next message's, however late it comes."""
+    come = asyncio.Event()
+
+    async def later(connection: Connection) -> None:
+        await receipt(connection)
+        for _ in range(100):  # turns of the loop, in which the client takes the answer
+            await asyncio.sleep(0)
+        await connection.write(http({"status": "sent", "msg_uid": "of another message"}))
+        come.set()
+
+    async with RawGateway(later).serve() as gateway, client_of(gateway.base_url) as client:
+        for _ in range(3):
+            assert (await client.send(PHONE, TEXT)).msg_uid == RECEIPT["msg_uid"]
+            await asyncio.wait_for(come.wait(), 10)
+            come.clear()
 
 
 async def test_idle_connections_are_closed_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:

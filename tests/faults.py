@@ -62,7 +62,7 @@ class End(Enum):
     REFUSED = (RateLimitedError, False)
     ANSWERED = (None, False)
 
-    def __init__(self, error: type[OcaSmsError] | None, doubt: bool) -> None:  # noqa: FBT001 - Enum passes the pair
+    def __init__(self, error: type[OcaSmsError] | None, doubt: bool) -> None:
         self.error = error
         self.doubt = doubt
 
@@ -204,7 +204,7 @@ def page() -> str:
 
 Each line is tested on both transports and real sockets, on a new connection and on one that was kept alive, for `send`,
 `history` and `status` (which end in the same errors, and are never about a message): `python -m pytest
-tests/test_faults.py`. After each of them no connection is left over, and the next message is sent and gets its own receipt.
+tests/test_faults.py`. After each of them nothing is left open, and the next message is sent and gets its own receipt.
 
 {BEGIN}
 {table()}{END}

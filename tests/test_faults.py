@@ -1,8 +1,7 @@
-"""The client is held to the table of faults: each row, on both transports, for each call, on new and kept connections."""
+"""The client is held to the table of faults: each row, both transports, each call, new connections and kept ones."""
 
 import asyncio
 import contextlib
-import os
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -63,7 +62,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def open_files() -> int:
     """Return how many files and sockets this process has open."""
-    return len(os.listdir("/dev/fd"))
+    return sum(1 for _ in Path("/dev/fd").iterdir())
 
 
 async def ended(call: "asyncio.Future[Any]", gateway: RawGateway, clock: Clock, *, within: int) -> None:
@@ -96,7 +95,7 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize(("fault", "link"), cases())
+@pytest.mark.parametrize(("fault", "link"), [*cases()])
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # aiohttp's, on the one that nobody reads
 async def test_a_fault_ends_as_the_table_says(
     fault: Fault, link: Link, call: str, transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -119,7 +118,7 @@ async def test_a_fault_ends_as_the_table_says(
                 await client.send(PHONE, "before")
                 await turns()
             read, accepted = len(gateway.requests), gateway.accepted
-            await trouble.begin(monkeypatch)
+            await trouble.begin()
             timeout = TIMEOUTS[call]
             if fault.during == "connecting" and transport == "aiohttp":
                 timeout = int(oca_sms_async.aiohttp._CONNECT)

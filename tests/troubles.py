@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,25 @@ class Trouble:
     def __init__(self) -> None:
         self.gateway = RawGateway(answer)
 
-    @asynccontextmanager
-    async def serve(self, patch: pytest.MonkeyPatch, folder: Path) -> AsyncIterator[RawGateway]:
+    def serve(self, patch: pytest.MonkeyPatch, folder: Path) -> AbstractAsyncContextManager[RawGateway]:
         """Serve the gateway; a client may be made from here on."""
-        async with self.gateway.serve() as gateway:
-            yield gateway
+        self.patch = patch
+        return self._serve(folder)
 
-    async def begin(self, patch: pytest.MonkeyPatch) -> None:
+    async def begin(self) -> None:
         """Make the trouble."""
+        await self._begin()
 
     async def end(self) -> None:
         """Mend it."""
+        await self._end()
+
+    def _serve(self, folder: Path) -> AbstractAsyncContextManager[RawGateway]:
+        return self.gateway.serve()
+
+    async def _begin(self) -> None: ...
+
+    async def _end(self) -> None: ...
 
 
 class Misbehaviour(Trouble):
@@ -45,10 +53,10 @@ class Misbehaviour(Trouble):
         self.gateway.behaviour = before
         self._behaviour = behaviour
 
-    async def begin(self, patch: pytest.MonkeyPatch) -> None:
+    async def _begin(self) -> None:
         self.gateway.behaviour = self._behaviour
 
-    async def end(self) -> None:
+    async def _end(self) -> None:
         self.gateway.behaviour = answer
 
 
@@ -59,10 +67,10 @@ class Greeting(Trouble):
         super().__init__()
         self._behaviour = behaviour
 
-    async def begin(self, patch: pytest.MonkeyPatch) -> None:
+    async def _begin(self) -> None:
         self.gateway.on_connect = self._behaviour
 
-    async def end(self) -> None:
+    async def _end(self) -> None:
         self.gateway.on_connect = None
 
 
@@ -73,7 +81,7 @@ class Deafness(Trouble):
         super().__init__()
         self._over = asyncio.Event()
 
-    async def begin(self, patch: pytest.MonkeyPatch) -> None:
+    async def _begin(self) -> None:
         self.gateway.on_connect = self._ignore
 
     async def _ignore(self, connection: Connection) -> None:
@@ -83,7 +91,7 @@ class Deafness(Trouble):
         await self._over.wait()
         transport.resume_reading()
 
-    async def end(self) -> None:
+    async def _end(self) -> None:
         self.gateway.on_connect = None
         self._over.set()
 
@@ -91,19 +99,17 @@ class Deafness(Trouble):
 class Refusal(Trouble):
     """Nobody listens on the port."""
 
-    @asynccontextmanager
-    async def serve(self, patch: pytest.MonkeyPatch, folder: Path) -> AsyncIterator[RawGateway]:
-        async with self.gateway.serve(listening=False) as gateway:
-            yield gateway
+    def _serve(self, folder: Path) -> AbstractAsyncContextManager[RawGateway]:
+        return self.gateway.serve(listening=False)
 
-    async def end(self) -> None:
+    async def _end(self) -> None:
         await self.gateway.listen()
 
 
 class FullBacklog(Refusal):
     """The system has as many connections waiting as it takes, and lets no other one come about."""
 
-    async def begin(self, patch: pytest.MonkeyPatch) -> None:
+    async def _begin(self) -> None:
         self.gateway.socket.listen(1)
         self._waiting = list[socket.socket]()
         while not self._waiting or select.select([], self._waiting[-1:], [], 0.2)[1]:
@@ -119,79 +125,76 @@ class FullBacklog(Refusal):
                 self.gateway.stalled.set()
             await connect(sock, address)
 
-        patch.setattr(loop, "sock_connect", noted)
+        self.patch.setattr(loop, "sock_connect", noted)
 
-    async def end(self) -> None:
+    async def _end(self) -> None:
         for waiting in self._waiting:
             waiting.close()
-        await super().end()
+        await super()._end()
 
 
 class NamelessHost(Trouble):
     """The name server knows no such host."""
 
-    async def begin(self, patch: pytest.MonkeyPatch) -> None:
-        self._patch = patch
+    async def _begin(self) -> None:
         self._real = socket.getaddrinfo
-        patch.setattr(socket, "getaddrinfo", self._look_up)
+        self.patch.setattr(socket, "getaddrinfo", self._look_up)
 
     def _look_up(self, *args: Any, **kwargs: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    async def end(self) -> None:
-        self._patch.setattr(socket, "getaddrinfo", self._real)
+    async def _end(self) -> None:
+        self.patch.setattr(socket, "getaddrinfo", self._real)
 
 
 class SilentNameServer(NamelessHost):
     """The name server does not answer."""
 
-    async def begin(self, patch: pytest.MonkeyPatch) -> None:
+    async def _begin(self) -> None:
         self._over = threading.Event()
         self._loop = asyncio.get_running_loop()
-        await super().begin(patch)
+        await super()._begin()
 
     def _look_up(self, *args: Any, **kwargs: Any) -> Any:
         self._loop.call_soon_threadsafe(self.gateway.stalled.set)
         self._over.wait()
         return self._real(*args, **kwargs)
 
-    async def end(self) -> None:
+    async def _end(self) -> None:
         self._over.set()
-        await super().end()
+        await super()._end()
 
 
 class Tls(Trouble):
     """The gateway speaks TLS, with a certificate of an authority that the environment names."""
 
-    @asynccontextmanager
-    async def serve(self, patch: pytest.MonkeyPatch, folder: Path) -> AsyncIterator[RawGateway]:
+    def _serve(self, folder: Path) -> AbstractAsyncContextManager[RawGateway]:
         self.authority = trustme.CA()
         self.authority.cert_pem.write_to_path(folder / "ca.pem")
-        patch.setenv("SSL_CERT_FILE", str(folder / "ca.pem"))
+        self.patch.setenv("SSL_CERT_FILE", str(folder / "ca.pem"))
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._good = self.authority.issue_cert("localhost")
         self._good.configure_cert(self.context)
-        async with self._served() as gateway:
-            yield gateway
+        return self._served()
 
-    def _served(self) -> contextlib.AbstractAsyncContextManager[RawGateway]:
+    def _served(self) -> AbstractAsyncContextManager[RawGateway]:
         return self.gateway.serve(self.context)
 
-    async def end(self) -> None:
+    async def _end(self) -> None:
         self._good.configure_cert(self.context)
 
 
 class AnotherHost(Tls):
     """The certificate is for another host."""
 
-    async def begin(self, patch: pytest.MonkeyPatch) -> None:
+    async def _begin(self) -> None:
         self.authority.issue_cert("elsewhere.example").configure_cert(self.context)
 
 
 class ExpiredCertificate(Tls):
     """The certificate expired yesterday."""
 
-    async def begin(self, patch: pytest.MonkeyPatch) -> None:
+    async def _begin(self) -> None:
         yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
         self.authority.issue_cert("localhost", not_after=yesterday).configure_cert(self.context)
 
@@ -199,30 +202,27 @@ class ExpiredCertificate(Tls):
 class UnknownAuthority(Tls):
     """The certificate is from an authority that nobody knows."""
 
-    async def begin(self, patch: pytest.MonkeyPatch) -> None:
+    async def _begin(self) -> None:
         trustme.CA().issue_cert("localhost").configure_cert(self.context)
 
 
 class HandshakeWithoutEnd(Tls):
     """Connections come about, but their TLS handshake is never answered; each ends with its first answer before."""
 
-    def _served(self) -> contextlib.AbstractAsyncContextManager[RawGateway]:
+    @asynccontextmanager
+    async def _served(self) -> AsyncIterator[RawGateway]:
         self.gateway.on_connect = self._shake_hands
         self.gateway.behaviour = answer_and_hang_up
-        return self._named(self.gateway)
-
-    @asynccontextmanager
-    async def _named(self, gateway: RawGateway) -> AsyncIterator[RawGateway]:
-        async with gateway.serve():
-            gateway.scheme = "https"
-            yield gateway
+        async with self.gateway.serve():
+            self.gateway.scheme = "https"
+            yield self.gateway
 
     async def _shake_hands(self, connection: Connection) -> None:
         await connection.writer.start_tls(self.context)
 
-    async def begin(self, patch: pytest.MonkeyPatch) -> None:
+    async def _begin(self) -> None:
         self.gateway.on_connect = say_nothing
 
-    async def end(self) -> None:
+    async def _end(self) -> None:
         self.gateway.on_connect = self._shake_hands
         self.gateway.behaviour = answer

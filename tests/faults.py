@@ -12,7 +12,7 @@ from typing import Final
 
 import misbehaviours as does
 from attrs import frozen
-from raw_gateway import Behaviour, http
+from raw_gateway import Behaviour, Connection, http
 from troubles import (
     AnotherHost,
     Deafness,
@@ -129,7 +129,7 @@ def _reading(
 def _answered(what: str, answer: bytes, end: End, *, requests: int = 1) -> Fault:
     """Return a row in which the gateway, or what stands before it, refuses each request."""
 
-    async def refuse(connection: does.Connection) -> None:
+    async def refuse(connection: Connection) -> None:
         await connection.write(answer)
 
     return Fault("being answered", what, partial(Misbehaviour, refuse), end, requests=requests)

@@ -1,6 +1,7 @@
 """What a gateway may do to a request once it has the connection: the wrong thing, or the right one in an odd way."""
 
 import asyncio
+import contextlib
 import functools
 import gzip
 import json
@@ -97,10 +98,14 @@ async def drip_body(connection: Connection) -> None:
 
 
 async def _drip(connection: Connection, byte: bytes) -> None:
-    while not connection.writer.is_closing():
+    hung_up = False
+    while not hung_up:
         await connection.write(byte)
         connection.stalled.set()
-        await asyncio.sleep(1)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await connection.until_hung_up()
+                hung_up = True
 
 
 async def stall_in_the_body(connection: Connection) -> None:

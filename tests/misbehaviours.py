@@ -47,16 +47,23 @@ async def answer(connection: Connection) -> None:
     await connection.write(http(content(connection.request)))
 
 
+async def _taken() -> None:
+    """Give the client as many turns of the loop as it needs to take what was sent to it, and more."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
 async def answer_and_hang_up(connection: Connection) -> None:
     """Answer, and close the connection by a FIN, though nothing in the answer says so."""
     await answer(connection)
+    await _taken()
     connection.writer.transport.abort()  # not close(): TLS would wait for the other side's good-bye before its FIN
 
 
 async def answer_and_reset(connection: Connection) -> None:
-    """Answer, and abort the connection once the answer was read."""
+    """Answer, and abort the connection by an RST."""
     await answer(connection)
-    await asyncio.sleep(0)
+    await _taken()
     connection.reset()
 
 
@@ -161,8 +168,7 @@ async def answer_twice(connection: Connection) -> None:
 async def answer_twice_in_two_pieces(connection: Connection) -> None:
     """Send the answer, and once the client has taken it another one that nobody asked for."""
     await answer(connection)
-    for _ in range(100):  # turns of the loop
-        await asyncio.sleep(0)
+    await _taken()
     await connection.write(_STRAY)
 
 

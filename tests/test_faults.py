@@ -55,7 +55,7 @@ class Clock:
 
 async def turns() -> None:
     """Let everybody do what they can without waiting."""
-    for _ in range(50):
+    for _ in range(200):
         await asyncio.sleep(0)
 
 

@@ -150,8 +150,19 @@ class NamelessHost(Trouble):
 class SilentNameServer(NamelessHost):
     """The name server does not answer."""
 
-    async def _begin(self) -> None:
+    def __init__(self) -> None:
+        super().__init__()
         self._over = threading.Event()
+
+    @asynccontextmanager
+    async def _serve(self, folder: Path) -> AsyncIterator[RawGateway]:
+        try:
+            async with super()._serve(folder) as gateway:
+                yield gateway
+        finally:
+            self._over.set()  # else a test that fails would wait for the thread for ever
+
+    async def _begin(self) -> None:
         self._loop = asyncio.get_running_loop()
         await super()._begin()
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, cast
 
 import httpx
+from httpcore._utils import is_socket_readable  # what it asks before it uses a connection again has no public name
 
 from oca_sms_async._connections import KEEPALIVE, Honest, environment_proxies
 
@@ -74,10 +75,15 @@ class _Connector(aiohttp.TCPConnector):
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = cast(ResponseHandler, connection.protocol)  # one that is handed out has its own
-            if protocol not in self._used or not protocol.should_close:
+            if protocol not in self._used or not (protocol.should_close or _is_readable(connection)):
                 self._used.add(protocol)
                 return connection
             connection.close()
+
+
+def _is_readable(connection: Connection) -> bool:
+    """Tell whether the system has something on a connection, its end perhaps, that the loop has not come to yet."""
+    return connection.transport is None or is_socket_readable(connection.transport.get_extra_info("socket"))
 
 
 class _Transport(AiohttpTransport, Honest):
@@ -97,7 +103,6 @@ class _Transport(AiohttpTransport, Honest):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self._loop is not (loop := asyncio.get_running_loop()):  # a session lives and dies with its loop
             self._loop, self.client = loop, None
-        await asyncio.sleep(0)  # a connection that the server has closed is known as such after a turn of the loop
         try:
             response = await super().handle_async_request(request)
         except Exception as error:  # noqa: BLE001 - nothing of aiohttp's may come out

@@ -5,7 +5,7 @@ import contextlib
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import httpx
 from httpx import _utils as httpx_utils  # its rules for proxies and NO_PROXY have no public name
@@ -55,9 +55,12 @@ class Connections(Honest):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Serve one request on the connection used last, or on a new one."""
-        if self._idle:  # it is connected, or else nearly always; to listen for that would cost 20 µs
+        connection = self._reusable()
+        if connection is None:
+            connection = self._new()
+        else:  # it is connected; to listen for that would cost 20 µs
             request.extensions.pop("trace", None)
-        connection = self._take()
+        self._busy.add(connection)
         try:
             response = await connection.handle_async_request(request)
         except BaseException:
@@ -90,16 +93,20 @@ class Connections(Honest):
         if self._timer is None:
             self._timer = loop.call_later(KEEPALIVE, self._close_expired)
 
-    def _take(self) -> httpx.AsyncHTTPTransport:
+    def _reusable(self) -> httpx.AsyncHTTPTransport | None:
+        """Return the connection used last of those that can serve again, and close any other on the way to it."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # what is left of another loop can be neither used nor closed in this one
             self._loop, self._timer = loop, None
             self._busy.clear()
             self._idle.clear()
             self._closing.clear()
-        connection = self._idle.pop()[0] if self._idle else self._new()
-        self._busy.add(connection)
-        return connection
+        while self._idle:
+            connection, _ = self._idle.pop()
+            if _is_silent(connection):
+                return connection
+            self._close(connection)
+        return None
 
     def _new(self) -> httpx.AsyncHTTPTransport:
         """Return a transport that connects with its first request."""
@@ -127,6 +134,30 @@ async def _closed(connection: httpx.AsyncHTTPTransport) -> None:
     # A connection that broke may say so once more when it is closed; its request has been told already.
     with contextlib.suppress(Exception):
         await connection.aclose()
+
+
+def _is_silent(connection: httpx.AsyncHTTPTransport) -> bool:
+    """Tell whether an idle connection still stands and nothing came on it after its last answer.
+
+    What did is no answer to a request of ours. httpcore looks for it in the socket alone, and would take what was read
+    from there together with the last answer for the next one: the receipt of another message.
+    """
+    try:
+        link: Any
+        (link,) = connection._pool.connections  # noqa: SLF001 - no layer tells in public
+        if link.has_expired():
+            return False
+        while not hasattr(link, "_h11_state"):  # a proxy's wraps the one that speaks
+            link = link._connection  # noqa: SLF001 - as above
+        unread = len(link._h11_state.trailing_data[0])  # noqa: SLF001 - as above
+        stream = link._network_stream._stream  # noqa: SLF001 - as above
+        while hasattr(stream, "transport_stream"):  # TLS, and perhaps that of a proxy below it
+            unread += stream._read_bio.pending + stream._ssl_object.pending()  # noqa: SLF001 - as above
+            stream = stream.transport_stream
+        unread += len(stream._protocol.read_queue)  # noqa: SLF001 - as above
+    except (AttributeError, ValueError):  # closed, or built otherwise in some version: a new one is never wrong
+        return False
+    return not unread
 
 
 class _Lease(httpx.AsyncByteStream):

@@ -6,16 +6,21 @@
 import asyncio
 import contextlib
 import ssl
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any, Final, cast
 
 import httpx
+from httpcore._utils import is_socket_readable  # what it asks before it uses a connection again has no public name
 
 from oca_sms_async._connections import KEEPALIVE, Honest, environment_proxies
 from oca_sms_async._settings import is_loopback
 
 try:
     import aiohttp
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
     from httpx_aiohttp import AiohttpTransport
 except ModuleNotFoundError as missing:
     raise ImportError('The aiohttp transport needs its extra: pip install "oca-sms-async[aiohttp]"') from missing
@@ -41,7 +46,7 @@ def aiohttp_client(*, verify: ssl.SSLContext | bool = True, **options: Any) -> h
         pattern: None if proxy is None else _Transport(context, proxy=proxy) for pattern, proxy in proxies.items()
     }
     defaults: dict[str, Any] = {
-        "timeout": httpx.Timeout(None, connect=_CONNECT),
+        "timeout": httpx.Timeout(None, connect=_CONNECT, pool=_CONNECT),  # pool: looking the host up included
         "mounts": mounts,
         "transport": _Transport(context),
     }
@@ -56,6 +61,35 @@ def _checked(proxy: str) -> httpx.Proxy:
     raise ValueError("the proxy that the environment names cannot be used: it must be an http or https URL")
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Hands out no connection on which something came after its last answer: aiohttp would take it for the next one's,
+    which is the receipt of another message.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._used = weakref.WeakSet[ResponseHandler]()  # on a new one, an answer may be early
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
+    ) -> Connection:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = cast(ResponseHandler, connection.protocol)  # one that is handed out has its own
+            if protocol not in self._used or not (protocol.should_close or _is_readable(connection)):
+                self._used.add(protocol)
+                return connection
+            connection.close()
+
+
+def _is_readable(connection: Connection) -> bool:
+    """Tell whether the system has something on a connection, its end perhaps, that the loop has not come to yet."""
+    return connection.transport is None or is_socket_readable(connection.transport.get_extra_info("socket"))
+
+
 class _Transport(AiohttpTransport, Honest):
     """httpx-aiohttp's transport, whose own table calls a reset after the request was read «could not connect»."""
 
@@ -65,13 +99,14 @@ class _Transport(AiohttpTransport, Honest):
 
     def get_client(self) -> aiohttp.ClientSession:
         # Without a bound: the slots are one, and a request that waited for a connection would do so after its token.
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ssl=self.ssl_context)
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        connector = _Connector(limit=0, keepalive_timeout=KEEPALIVE, ssl=self.ssl_context)
+        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        session._retry_connection = False  # noqa: SLF001 - else a GET goes out twice, the second time without a token
+        return session
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self._loop is not (loop := asyncio.get_running_loop()):  # a session lives and dies with its loop
             self._loop, self.client = loop, None
-        await asyncio.sleep(0)  # a connection that the server has closed is known as such after a turn of the loop
         try:
             response = await super().handle_async_request(request)
         except Exception as error:  # noqa: BLE001 - nothing of aiohttp's may come out

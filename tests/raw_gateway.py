@@ -22,11 +22,14 @@ def http(body: object, status: str = "200 OK", headers: str = "") -> bytes:
 
 
 class Connection:
-    """One connection from the client, and the request read from it last."""
+    """One connection from the client, and the request read from it last; `stalled` is for a behaviour to set once it
+    will never come to an end by itself.
+    """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stalled: asyncio.Event) -> None:
         self.reader = reader
         self.writer = writer
+        self.stalled = stalled
         self.request = b""
 
     async def write(self, data: bytes) -> None:
@@ -65,6 +68,9 @@ class RawGateway:
         self.most_in_flight = 0
         self.port = 0
         self.scheme = "http"
+        self.stalled = asyncio.Event()
+        self.socket: socket.socket
+        self._server: asyncio.Server
         self._changed = asyncio.Condition()
 
     @property
@@ -73,8 +79,8 @@ class RawGateway:
         return f"{self.scheme}://localhost:{self.port}/api/v1"
 
     @asynccontextmanager
-    async def serve(self, context: ssl.SSLContext | None = None) -> AsyncIterator[Self]:
-        """Listen on a free port of the loopback."""
+    async def serve(self, context: ssl.SSLContext | None = None, *, listening: bool = True) -> AsyncIterator[Self]:
+        """Have a free port of the loopback and listen on it, or refuse connections until `listen` is called."""
         tasks = set[asyncio.Task[None]]()
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -82,18 +88,27 @@ class RawGateway:
             assert task is not None
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-            await self._serve(Connection(reader, writer))
+            await self._serve(Connection(reader, writer, self.stalled))
 
-        server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context, backlog=4096)
-        self.port = server.sockets[0].getsockname()[1]
+        # asyncio sends small pieces at once only on sockets that say that they are TCP's.
+        self.socket = socket.socket(proto=socket.IPPROTO_TCP)
+        self.socket.bind(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
         self.scheme = "https" if context else "http"
+        self._server = await asyncio.start_server(
+            connected, sock=self.socket, ssl=context, backlog=4096, start_serving=listening
+        )
         try:
             yield self
         finally:
-            server.close()
+            self._server.close()
             for task in [*tasks]:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def listen(self) -> None:
+        """Begin to listen."""
+        await self._server.start_serving()
 
     async def all_closed(self) -> None:
         """Wait until no connection is open."""

@@ -184,7 +184,7 @@ async def test_doubt_stays_after_a_refused_connection() -> None:
     dying = RawGateway(go_away)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await dying._serve(Connection(reader, writer))
+        await dying._serve(Connection(reader, writer, dying.stalled))
 
     server = await asyncio.start_server(connected, "127.0.0.1", port)
     async with client:

@@ -10,6 +10,7 @@ import ssl
 import tracemalloc
 import zlib
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -134,12 +135,13 @@ async def test_trouble_after_the_request_was_read_leaves_doubt(fault: str, retry
 
 
 async def test_trouble_with_a_question_is_never_about_a_message() -> None:
-    """A status whose answer is lost is an error that says that nothing was sent."""
+    """A status whose answer is lost is an error that says that nothing was sent, and it is not asked for again."""
     async with RawGateway(drop).serve() as gateway, client_of(gateway.base_url) as client:
-        for question in (client.status("abc"), client.history()):
+        for number, question in enumerate((client.status("abc"), client.history()), start=1):
             with pytest.raises(DeliveryUnknownError) as caught:
                 await question
             assert not caught.value.may_have_been_sent
+            assert len(gateway.requests) == number
 
 
 async def test_a_reset_before_the_request_was_read_is_doubt_all_the_same() -> None:
@@ -238,14 +240,60 @@ async def test_tls_trusts_the_authority_that_the_environment_names(
                 await client.send(PHONE, TEXT)
 
 
-async def test_sequential_sends_share_one_connection() -> None:
+@pytest.mark.parametrize("way", ["plain", "tls", "proxy"])
+async def test_sequential_sends_share_one_connection(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection of an answer that was read to its end serves again."""
-    async with RawGateway().serve() as gateway, client_of(gateway.base_url) as client:
+    authority, context = tls("localhost")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    async with RawGateway().serve(context if way == "tls" else None) as gateway:
+        if way == "proxy":
+            monkeypatch.setenv("HTTP_PROXY", f"http://localhost:{gateway.port}")
+        client = client_of("http://sms.example" if way == "proxy" else gateway.base_url)
         for _ in range(5):
             await client.send(PHONE, TEXT)
         assert gateway.accepted == 1
         await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(3)))
         assert gateway.accepted <= 3
+        await client.aclose()
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("size", [len(json.dumps(RECEIPT)), 2**16 - len(http(b" " * 2**15)) + 2**15])
+async def test_what_came_after_an_answer_is_not_the_next_messages_answer(
+    size: int, secure: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stray receipt is not taken for the next message's, in whichever layer it waits: parser, TLS or queue."""
+    authority, context = tls("localhost")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+
+    async def twice(connection: Connection) -> None:
+        connection.writer.write(http(padded(size)))
+        await connection.write(http({"status": "sent", "msg_uid": "of another message"}))
+
+    async with RawGateway(twice).serve(context if secure else None) as gateway, client_of(gateway.base_url) as client:
+        for _ in range(3):
+            assert (await client.send(PHONE, TEXT)).msg_uid == RECEIPT["msg_uid"]
+        assert len(gateway.requests) == 3
+
+
+async def test_what_comes_on_an_idle_connection_is_not_the_next_messages_answer() -> None:
+    """A receipt that nobody asked for is not taken for the next message's, however late it comes."""
+    come = asyncio.Event()
+
+    async def later(connection: Connection) -> None:
+        await receipt(connection)
+        for _ in range(100):  # turns of the loop, in which the client takes the answer
+            await asyncio.sleep(0)
+        await connection.write(http({"status": "sent", "msg_uid": "of another message"}))
+        come.set()
+
+    async with RawGateway(later).serve() as gateway, client_of(gateway.base_url) as client:
+        for _ in range(3):
+            assert (await client.send(PHONE, TEXT)).msg_uid == RECEIPT["msg_uid"]
+            await asyncio.wait_for(come.wait(), 10)
+            come.clear()
 
 
 async def test_idle_connections_are_closed_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,161 @@
+"""The client is held to the table of faults: each row, both transports, each call, new connections and kept ones."""
+
+import asyncio
+import contextlib
+import tracemalloc
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from faults import FAULTS, PAGE, End, Fault, Link, page
+from raw_gateway import RawGateway
+from troubles import Deafness
+
+import oca_sms_async.aiohttp
+from oca_sms_async import AsyncOcaSms, OcaSmsError, RetryPolicy, SendReceipt, SmsRecord, Unlimited
+
+PHONE: Final = "+6281381475159"
+HANG: Final = 30.0  # seconds; a guard, never waited for
+MEBIBYTE: Final = 2**20
+
+CALLS: dict[str, Callable[[AsyncOcaSms, str], Awaitable[SendReceipt | SmsRecord | list[SmsRecord]]]] = {
+    "send": lambda client, text: client.send(PHONE, text),
+    "history": lambda client, _: client.history(),
+    "status": lambda client, _: client.status("abc"),
+}
+UIDS: Final = {"send": "first", "history": "sms", "status": "abc"}
+TIMEOUTS: Final = {"send": 10, "history": 60, "status": 10}  # seconds: what the calls allow if nothing else is said
+LONGEST: Final = {"send": 1 * MEBIBYTE, "history": 64 * MEBIBYTE, "status": 1 * MEBIBYTE}  # what they read of an answer
+
+
+class Clock:
+    """The loop's time, which a test moves on; it goes on by itself, too."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.moved = 0
+        self._loop = asyncio.get_running_loop()
+        self._real = self._loop.time
+        self._begin = self._real()
+        patch.setattr(self._loop, "time", lambda: self._real() + self.moved)
+
+    @property
+    def seconds(self) -> float:
+        """How many have passed, those that went by of themselves included."""
+        return self._loop.time() - self._begin
+
+    async def move(self, until: "asyncio.Future[Any]", *, at_most: int) -> None:
+        """Let so many seconds pass at the most, one after the other, until this is done."""
+        end = self.moved + at_most
+        await turns()
+        while self.moved < end and not until.done():
+            self.moved += 1
+            await turns()
+
+
+async def turns() -> None:
+    """Let everybody do what they can without waiting."""
+    for _ in range(200):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what has no event of its own."""
+    async with asyncio.timeout(HANG):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def open_files() -> int:
+    """Return how many files and sockets this process has open."""
+    return sum(1 for _ in Path("/dev/fd").iterdir())
+
+
+async def ended(call: "asyncio.Future[Any]", gateway: RawGateway, clock: Clock, *, within: int) -> None:
+    """Wait for the end of a call; where nothing but time can bring it, let time pass."""
+    stalled = asyncio.create_task(gateway.stalled.wait())
+    await asyncio.wait({call, stalled}, timeout=HANG, return_when=asyncio.FIRST_COMPLETED)
+    if stalled.done():
+        await clock.move(call, at_most=within)
+    stalled.cancel()
+    assert call.done(), "it hangs"
+
+
+@contextlib.contextmanager
+def memory_bounded(bound: int) -> Iterator[None]:
+    """Fail if more memory than that was taken at any time."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < bound
+    finally:
+        tracemalloc.stop()
+
+
+def cases() -> Iterator[Any]:
+    """Yield each row with each kind of connection that it can happen to."""
+    for fault in FAULTS:
+        for link in fault.links:
+            yield pytest.param(fault, link, id=f"{fault.during}: {fault.what}-{link.value}")
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(("fault", "link"), [*cases()])
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # aiohttp's, on the one that nobody reads
+async def test_a_fault_ends_as_the_table_says(
+    fault: Fault, link: Link, call: str, transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Error, doubt, requests and time are those of the row; nothing is left over, and the next send is not harmed."""
+    files = open_files()
+    clock = Clock(monkeypatch)
+    trouble = fault.trouble()
+    end = fault.end_on(transport)
+    text = "x" * 16 * MEBIBYTE if isinstance(trouble, Deafness) else UIDS["send"]
+    async with trouble.serve(monkeypatch, tmp_path) as gateway:
+        async with AsyncOcaSms(
+            "user@example.com",
+            "secret",
+            base_url=gateway.base_url,
+            limiter=Unlimited(),
+            retry=RetryPolicy(initial_wait=0),
+        ) as client:
+            if link is Link.KEPT:
+                await client.send(PHONE, "before")
+                await turns()
+            read, accepted = len(gateway.requests), gateway.accepted
+            await trouble.begin()
+            timeout = TIMEOUTS[call]
+            if fault.during == "connecting" and transport == "aiohttp":
+                timeout = int(oca_sms_async.aiohttp._CONNECT)
+            bounded = memory_bounded(2 * LONGEST[call] + 16 * MEBIBYTE) if fault.floods else contextlib.nullcontext()
+            with bounded:
+                pending = asyncio.ensure_future(CALLS[call](client, text))
+                await ended(pending, gateway, clock, within=timeout + 1)
+            if end.error is None:
+                result = pending.result()
+                assert (result[0] if isinstance(result, list) else result).msg_uid == UIDS[call]
+            else:
+                error = pending.exception()
+                assert isinstance(error, OcaSmsError)
+                assert type(error) is end.error
+                assert error.may_have_been_sent is (end.doubt and call == "send")
+                assert error.attempts == max(1, fault.requests)
+            assert len(gateway.requests) - read == fault.requests
+            assert gateway.accepted - accepted <= 1
+            assert clock.seconds >= timeout if fault.timed_out else clock.moved == 0
+            await trouble.end()
+            await until(lambda: gateway.in_flight == 0)
+            # A connection whose answer came to its end may be kept; no other one.
+            kept = 0 if end in {End.UNSENT, End.UNKNOWN} or fault.floods else 1
+            await until(lambda: gateway.open <= kept)
+            assert (await asyncio.wait_for(client.send(PHONE, "next"), HANG)).msg_uid == "next"
+        await until(lambda: gateway.open == 0)
+        assert len(gateway.requests) - read - 1 <= max(1, fault.requests)  # not even when it had stalled
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+    await until(lambda: open_files() == files)
+
+
+def test_the_page_has_the_table() -> None:
+    """`python tests/faults.py` was run after the table was changed; the section fits into the README."""
+    assert PAGE.read_text(encoding="utf-8") == page()
+    assert len(page().splitlines()) <= 22

@@ -38,7 +38,7 @@ from oca_sms_async import (
     UnexpectedResponseError,
 )
 
-PAGE: Final = Path(__file__).with_name("RELIABILITY.md")
+README: Final = Path(__file__).parent.parent / "README.md"
 BEGIN: Final = "<!-- faults: written by tests/faults.py -->"
 END: Final = "<!-- end of faults -->"
 HEADINGS: Final = ("while", "what happens", "error", "may have been sent", "requests on the wire")
@@ -197,19 +197,12 @@ def table() -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def page() -> str:
-    """Return the section that stands in the page."""
-    return f"""\
-## Reliability
-
-Each line is tested on both transports and real sockets, on a new connection and on one that was kept alive, for `send`,
-`history` and `status` (which end in the same errors, and are never about a message): `python -m pytest
-tests/test_faults.py`. After each of them nothing is left open, and the next message is sent and gets its own receipt.
-
-{BEGIN}
-{table()}{END}
-"""
+def renewed(readme: str) -> str:
+    """Return the README with this table in the place of its own."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{table()}{END}{after}"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    README.write_text(renewed(README.read_text(encoding="utf-8")), encoding="utf-8")

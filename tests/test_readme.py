@@ -42,8 +42,8 @@ def test_a_test_passes(block: str, pytester: pytest.Pytester) -> None:
 
 def test_the_blocks_were_found() -> None:
     """A change of the markup would make the test above test nothing."""
-    assert len(BLOCKS) == README.count("```python") == 5
-    assert (len(SCRIPTS), len(TESTS)) == (4, 1)
+    assert len(BLOCKS) == README.count("```python") == 4
+    assert (len(SCRIPTS), len(TESTS)) == (3, 1)
 
 
 def test_the_error_table_names_every_error() -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVarTuple
 
 import httpx
+import pytest
 from attrs import define, frozen
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -152,8 +153,7 @@ class Gateway(httpx.AsyncHTTPTransport):
         self.wrong: list[str] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Do what the next end says."""
-        await asyncio.sleep(0)
+        """Do what the next end says; a message is taken in the very step in which its request was let go."""
         await self._if_alive()
         if request.method == "GET":
             return httpx.Response(200, content=json.dumps(self._history()))
@@ -392,3 +392,19 @@ def client(gateway: Gateway) -> AsyncOcaSms:
 
 TestCampaign = Campaign.TestCase
 TestCampaign.settings = settings(max_examples=60, stateful_step_count=12, deadline=None)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("ends", [[], ["internal, taken", "taken and lost", "refused"]])
+def test_a_crash_at_each_step_of_a_run_loses_and_doubles_nobody(concurrency: int, ends: list[str]) -> None:
+    """Whichever step of a small run is its process's last, the next runs complete it; each step has its turn."""
+    for at in itertools.count(1):
+        campaign = Campaign()
+        campaign.add([False, True, False])
+        before = campaign.path
+        campaign._run(campaign.messages, ends, Crash(at), concurrency)
+        crashed = campaign.path != before
+        campaign.teardown()
+        if not crashed:  # it came to its end before
+            break
+    assert at > 20

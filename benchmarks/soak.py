@@ -60,7 +60,7 @@ CANCELLED_EVERY: Final = 50  # of the messages of `send`
 # What may remain in the end beyond the first sample, after the warming up.
 MOST_MEMORY: Final = 12.0  # MB of the process: the allocator's own unevenness
 MOST_TRACED: Final = 0.5  # MB of Python's objects
-MOST_OBJECTS: Final = 500
+MOST_OBJECTS: Final = 1_000
 
 _STATUS: Final = Path("/proc/self/status")
 _FILES: Final = Path("/proc/self/fd")

@@ -424,3 +424,16 @@ def test_a_crash_at_each_step_of_a_run_loses_and_doubles_nobody(concurrency: int
         if not crashed:  # it came to its end before
             break
     assert at > 20
+
+
+@pytest.mark.parametrize("by_exception", [False, True])
+@pytest.mark.parametrize("leaves_after", range(4))
+def test_a_run_that_is_left_after_any_outcome_loses_and_doubles_nobody(
+    leaves_after: int, *, by_exception: bool
+) -> None:
+    """With messages on the wire, however and whenever the block is left, the next runs complete it."""
+    campaign = Campaign()
+    campaign.add([False, True, False, False])
+    told = campaign._run(campaign.messages, (), Crash(None), 3, leaving=(leaves_after, by_exception))
+    assert len(told) == leaves_after
+    campaign.teardown()

@@ -89,3 +89,10 @@ def bench(session: nox.Session) -> None:
     install(session, "tests", "bench")  # the tests know where to find a redis-server
     for script in ["plot"] if "--plot" in session.posargs else BENCHMARKS:
         session.run("python", f"benchmarks/{script}.py", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Send 100,000 messages at mixed faults, some minutes; arguments after `--` go to the script (`--messages N`)."""
+    install(session)
+    session.run("python", "benchmarks/soak.py", *session.posargs)

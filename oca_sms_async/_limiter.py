@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import sys
 from typing import Final, Protocol
 
 from attrs import define, frozen
@@ -41,15 +42,15 @@ class LimiterStatistics:
 
 def check_bucket(rate: float, capacity: float) -> None:
     """Raise `ValueError` for what is no bucket."""
-    if not (math.isfinite(rate) and rate > 0):
+    if not 0 < rate <= sys.float_info.max:
         raise ValueError("rate must be a finite number of requests per second above 0")
-    if not (math.isfinite(capacity) and capacity >= 1):
+    if not 1 <= capacity <= sys.float_info.max:
         raise ValueError("capacity must be a finite number of at least 1")
 
 
 def check_pause(seconds: float) -> None:
     """Raise `ValueError` for what is no duration."""
-    if not (math.isfinite(seconds) and seconds >= 0):
+    if not 0 <= seconds <= sys.float_info.max:
         raise ValueError("seconds must be a finite number of at least 0")
 
 

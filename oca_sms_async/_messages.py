@@ -1,8 +1,8 @@
 """A message checked before it is sent: number, text, key, expiry; what is wrong is an `InvalidMessageError`."""
 
 import asyncio
-import math
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -40,7 +40,8 @@ def deadline_in(expires_in: float | timedelta | None) -> float | None:
     if expires_in is None:
         return None
     seconds = expires_in.total_seconds() if isinstance(expires_in, timedelta) else expires_in
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+    # Compared, where math.isfinite would raise an OverflowError for an integer that no float can hold.
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not abs(seconds) <= sys.float_info.max:
         raise InvalidMessageError("expires_in must be a finite number of seconds, or a timedelta")
     if seconds <= 0:
         raise ExpiredError("expires_in is not above 0: the message has expired already")

@@ -1,5 +1,6 @@
 """Messages looked up in the gateway's history: found is sent, and not found proves nothing."""
 
+import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,9 @@ Number = Callable[[str], str]  # E.164 out of any spelling; ValueError for what 
 
 def earliest(records: Iterable[SmsRecord], sms: Sms, number: Number, *, since: datetime) -> SmsRecord | None:
     """Return the first record of this number and text made since then, as clocks go; those without a date last."""
-    wanted, start = number(sms.phone), since - _CLOCK_SKEW
+    wanted, start = number(sms.phone), since
+    with contextlib.suppress(OverflowError):  # the beginning of the calendar, for whoever wants all there ever was
+        start = since - _CLOCK_SKEW
     found = [
         record
         for record in records

@@ -1,7 +1,7 @@
 """What is tried again, and when; and what the attempts of one call add up to."""
 
 import asyncio
-import math
+import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 
 def _check_wait(_: object, attribute: "Attribute[float]", value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
+    if not 0 <= value <= sys.float_info.max:
         raise ValueError(f"{attribute.name} must be a finite number of seconds of at least 0")
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import bisect
 import math
+import sys
 from typing import Final
 
 from oca_sms_async._errors import LimiterUnavailableError, freed
@@ -73,7 +74,7 @@ class RedisTokenBucket:
         check_bucket(rate, capacity)
         if not (isinstance(name, str) and name):
             raise ValueError("name must be a str that is not empty: it tells one account's limit from another's")
-        if not (math.isfinite(timeout) and timeout > 0):
+        if not 0 < timeout <= sys.float_info.max:
             raise ValueError("timeout must be a finite number of seconds above 0")
         self.name, self.rate, self.capacity = name, rate, capacity
         self._url = redis if isinstance(redis, str) else None

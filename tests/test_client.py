@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import httpx
@@ -590,6 +590,17 @@ async def test_finding_a_message_in_the_history(rows: list[dict[str, object]], f
     client = in_memory(lambda _: httpx.Response(200, json=rows), limiter=Unlimited())
     record = await client.find_in_history(Sms("0813 8147 5159", TEXT), since=NOON)
     assert (record and record.msg_uid) == found
+
+
+@pytest.mark.parametrize("hours", [-14, 0, 14])
+async def test_finding_a_message_among_all_there_ever_were(hours: int) -> None:
+    """The beginning of the calendar, in whatever zone, is a moment like any other, though nothing is earlier."""
+    rows = [row("b", datetime.max.replace(tzinfo=UTC)), row("a", NOON), row("c", None)]
+    client = in_memory(lambda _: httpx.Response(200, json=rows), limiter=Unlimited())
+    since = datetime.min.replace(tzinfo=timezone(timedelta(hours=hours)))
+    record = await client.find_in_history(Sms(PHONE, TEXT), since=since)
+    assert record is not None
+    assert record.msg_uid == "a"
 
 
 async def test_finding_a_message_needs_an_aware_moment(client: AsyncOcaSms) -> None:

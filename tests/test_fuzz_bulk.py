@@ -1,0 +1,439 @@
+"""A campaign that is run, left, crashed at any step and taken up again, until it is complete: nothing lost or doubled.
+
+Time is virtual and the journal's thread is none, so that a crash can be drawn for any step: before and after each
+callback of the event loop, and around each write.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import shutil
+import ssl
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from contextvars import Context
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, TypeVarTuple
+
+import httpx
+import pytest
+from attrs import define, frozen
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+from virtual_time import VirtualTimeLoop
+
+from oca_sms_async import AsyncOcaSms, Failed, Journal, Outcome, RetryPolicy, Sent, Skipped, Sms, TokenBucket
+
+_Ts = TypeVarTuple("_Ts")
+TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # shared, because loading certificates takes longer than a run
+TIMEOUT: Final = 10.0
+
+# What a request ends in, and whether that proves that it was not taken.
+TAKING: Final = {"taken", "taken and lost", "taken and late", "internal, taken"}
+UNSENT: Final = {"refused", "limited", "unconnected", "account"}
+ENDS: Final = [*sorted(TAKING), *sorted(UNSENT), "lost", "internal, not taken", "taken", "taken"]
+
+
+@frozen
+class Crash:
+    """Where a run's process dies: at the step with this number, if it comes to that."""
+
+    at: int | None
+
+
+class Process:
+    """One process's life: counts its steps, and dies at one of them, which leaves its journal as it is on the disk."""
+
+    def __init__(self, crash: Crash, path: Path) -> None:
+        self.dead = False
+        self.path = path
+        self.main: asyncio.Task[Any] | None = None
+        self._crash = crash
+        self._steps = 0
+
+    @property
+    def copy(self) -> Path:
+        """Where the journal is after the crash; what the ghost of this process does to its own counts no more."""
+        return self.path.with_name(self.path.name + "+")
+
+    def step(self) -> None:
+        """Count a step, and die if it is the last one."""
+        self._steps += 1
+        if self._steps != self._crash.at:
+            return
+        self.dead = True
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(f"{self.path}{suffix}", f"{self.copy}{suffix}")
+        if self.main is not None:
+            self.main.cancel()
+
+    def run(self, main: Callable[[Journal], Awaitable[None]]) -> None:
+        """Run to the end, or until it is dead and its ghost has gone."""
+
+        async def whole() -> None:
+            self.main = asyncio.current_task()
+            journal = Journal(self.path)
+            journal._thread.shutdown()
+            journal._thread = AtOnce(self)  # type: ignore[assignment] # it is used as an executor alone
+            async with journal:
+                await main(journal)
+
+        with asyncio.Runner(loop_factory=lambda: SteppingLoop(self)) as runner:
+            if self.dead:
+                return
+            with contextlib.suppress(asyncio.CancelledError):
+                runner.run(whole())
+
+
+class SteppingLoop(VirtualTimeLoop):
+    """A loop whose every callback is a step of a process."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        super().__init__()
+
+    def call_soon(
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Have the callback counted."""
+
+        def counted() -> None:
+            self._process.step()
+            callback(*args)
+
+        return super().call_soon(counted, context=context)
+
+
+class AtOnce(Executor):
+    """Does what it is given at once, in the thread that asks: one step before it, one after it."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Return a future that is done."""
+        future = Future[Any]()
+        self._process.step()
+        try:
+            future.set_result(work(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs into the future
+            future.set_exception(error)
+        self._process.step()
+        return future
+
+
+@define
+class Fate:
+    """What really became of one message, over all runs."""
+
+    accepted: int = 0
+    told_sent: bool = False
+    in_doubt: bool = False  # a request of an earlier run may have been taken
+    requests: int = 0  # in this run
+    doubt_now: bool = False  # likewise, of this run
+    last_end: str = ""
+
+
+class Gateway(httpx.AsyncHTTPTransport):
+    """A gateway without sockets, by its class httpx's own honest transport; it knows what each message's fate is, and
+    asserts of each request that it may come.
+    """
+
+    def __init__(self, process: Process, fates: dict[str, Fate], ends: Sequence[str], *, resend: bool) -> None:
+        self._process = process
+        self._fates = fates
+        self._ends = iter(ends)
+        self._resend = resend
+        self.wrong: list[str] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Do what the next end says; a message is taken in the very step in which its request was let go."""
+        await self._if_alive()
+        if request.method == "GET":
+            return httpx.Response(200, content=json.dumps(self._history()))
+        text = json.loads(request.content)["message"]
+        fate, end = self._fates[text], next(self._ends, "taken")
+        self._judge(text, fate)
+        fate.requests += 1
+        fate.last_end = end
+        fate.doubt_now = fate.doubt_now or end not in UNSENT
+        if end in TAKING:
+            fate.accepted += 1
+        # Longer than it takes for the next token to come, so that several are on the wire.
+        await asyncio.sleep(2 * TIMEOUT if end == "taken and late" else 0.05)
+        await self._if_alive()
+        match end:
+            case "taken and lost" | "lost":
+                raise httpx.ReadError("")
+            case "unconnected":
+                raise httpx.ConnectError("")
+            case "refused":
+                return refusal(406, 39)
+            case "limited":
+                return refusal(429, 9)
+            case "account":
+                return refusal(401, 55)
+            case "internal, taken" | "internal, not taken":
+                return refusal(500, 13)
+            case _:
+                return httpx.Response(200, content=json.dumps({"status": "sent", "msg_uid": f"uid {text}"}))
+
+    async def aclose(self) -> None:
+        """Do nothing: there are no connections."""
+
+    async def _if_alive(self) -> None:
+        """Never go on once the process that asks is dead."""
+        if self._process.dead:
+            await asyncio.get_running_loop().create_future()
+
+    def _judge(self, text: str, fate: Fate) -> None:
+        if fate.told_sent:
+            self.wrong.append(f"{text}: told as sent, and sent again")
+        if fate.in_doubt and not self._resend:
+            self.wrong.append(f"{text}: in doubt, and sent again without being asked to")
+        if fate.requests and not fate.last_end.startswith("internal"):
+            self.wrong.append(f"{text}: tried again after {fate.last_end}")
+
+    def _history(self) -> list[dict[str, object]]:
+        now = datetime.now(UTC).isoformat()
+        return [
+            {
+                "msg_uid": f"uid {text}",
+                "phone_number": phone(text),
+                "message_body": text,
+                "status": "sent",
+                "created_at": now,
+            }
+            for text, fate in self._fates.items()
+            if fate.accepted
+        ]
+
+
+def refusal(status: int, code: int) -> httpx.Response:
+    """Return a documented refusal."""
+    return httpx.Response(status, content=json.dumps({"errors": [{"code": code, "message": "refused"}]}))
+
+
+def phone(text: str) -> str:
+    """Return the number that a text goes to; few, so that only the text tells their messages apart."""
+    return f"+6281234500{int(text) % 3:03}"
+
+
+class Source(Iterator[Sms]):
+    """Messages, and the texts of those that were pulled."""
+
+    def __init__(self, messages: list[Sms]) -> None:
+        self.pulled: list[str] = []
+        self._messages = iter(messages)
+
+    def __next__(self) -> Sms:
+        sms = next(self._messages)
+        self.pulled.append(sms.message)
+        return sms
+
+
+# A run of a few messages takes some dozen steps.
+CRASHES: Final = st.builds(Crash, st.one_of(st.none(), *(st.integers(1, most) for most in (25, 50, 100, 200, 400))))
+
+
+class Campaign(RuleBasedStateMachine):
+    """Runs over a list that grows, in any order, with any faults; each may crash."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        self.path = Path(self.directory.name) / "journal"
+        self.messages: list[Sms] = []
+        self.fates: dict[str, Fate] = {}
+
+    @rule(keys=st.lists(st.booleans(), min_size=3, max_size=8))
+    def add(self, keys: list[bool]) -> None:
+        """The list grows, by messages with keys and without."""
+        for keyed in keys:
+            text = str(len(self.messages))
+            self.fates[text] = Fate()
+            self.messages.append(Sms(phone(text), text, key=f"key {text}" if keyed else None))
+
+    @rule(
+        ends=st.lists(st.sampled_from(ENDS), max_size=15),
+        crash=CRASHES,
+        concurrency=st.integers(1, 5),
+        resend=st.booleans(),
+        order=st.randoms(use_true_random=False),
+        leaves_after=st.none() | st.none() | st.integers(0, 6),
+        by_exception=st.booleans(),
+    )
+    def go(
+        self,
+        ends: list[str],
+        crash: Crash,
+        concurrency: int,
+        *,
+        resend: bool,
+        order: Any,
+        leaves_after: int | None,
+        by_exception: bool,
+    ) -> None:
+        """One run over a part of the list, in any order, which crashes, or is left, or stops, or comes to its end."""
+        messages = order.sample(self.messages, order.randint(len(self.messages) // 2, len(self.messages)))
+        told = self._run(messages, ends, crash, concurrency, resend=resend, leaving=(leaves_after, by_exception))
+        assert len({outcome.sms.message for outcome in told}) == len(told) <= len(messages)
+
+    @rule(crash=CRASHES)
+    def reconcile(self, crash: Crash) -> None:
+        """A look into the history, which may crash too, settles what was accepted and nothing else."""
+        process = Process(crash, self.path)
+        gateway = Gateway(process, self.fates, (), resend=False)
+
+        async def main(journal: Journal) -> None:
+            async with client(gateway) as opened:
+                report = await opened.reconcile(journal, self.messages)
+            if not process.dead:
+                for found in report.found:
+                    assert self.fates[found.sms.message].accepted
+                    self.fates[found.sms.message].told_sent = True
+                assert all(not self.fates[sms.message].accepted for sms in report.doubtful)
+
+        self._live(process, main)
+
+    def teardown(self) -> None:
+        """Run to the end: nothing is lost; the history and a resend complete it, and nobody is told twice."""
+        told = self._run(self.messages, (), Crash(None), 3)
+        self._assert_complete(told)
+        unknown = {outcome.sms.message for outcome in told if isinstance(outcome, Failed)}
+        self.reconcile(Crash(None))
+        told = self._run(self.messages, (), Crash(None), 3, resend=True)
+        assert not [outcome for outcome in told if isinstance(outcome, Failed)]
+        assert all(fate.accepted for fate in self.fates.values())
+        assert all(self.fates[text].accepted == 1 for text in unknown if not self.fates[text].told_sent)
+        self.directory.cleanup()
+
+    def _assert_complete(self, told: list[Outcome]) -> None:
+        assert Counter(outcome.sms.message for outcome in told) == Counter(sms.message for sms in self.messages)
+        for outcome in told:
+            match outcome:
+                case Failed(error=error):
+                    assert error.may_have_been_sent
+                case Skipped(receipt=receipt):
+                    assert receipt is not None
+
+    def _run(
+        self,
+        messages: list[Sms],
+        ends: Sequence[str],
+        crash: Crash,
+        concurrency: int,
+        *,
+        resend: bool = False,
+        leaving: tuple[int | None, bool] = (None, False),
+    ) -> list[Outcome]:
+        """Return the outcomes that were told before the run ended, in whatever way."""
+        process, told = Process(crash, self.path), list[Outcome]()
+        gateway = Gateway(process, self.fates, ends, resend=resend)
+        leaves_after, by_exception = leaving
+        complete, source = False, Source(messages)
+
+        async def take(outcomes: AsyncIterator[Outcome]) -> None:
+            nonlocal complete
+            for taken in itertools.count():
+                if taken == leaves_after:
+                    if by_exception:
+                        raise KeyError
+                    return
+                outcome = await anext(outcomes, None)
+                if outcome is None:
+                    complete = not process.dead
+                    return
+                if not process.dead:
+                    told.append(outcome)
+                    self._judge(outcome)
+
+        async def main(journal: Journal) -> None:
+            async with client(gateway) as opened:
+                bulk = opened.bulk(source, concurrency=concurrency, journal=journal, resend_unknown=resend)
+                with contextlib.suppress(KeyError):
+                    async with bulk as outcomes:
+                        await take(outcomes)
+                stopped_by = bulk.stopped_by  # type: ignore[attr-defined] # a Bulk has it
+            if complete:
+                assert Counter(outcome.sms.message for outcome in told) == Counter(source.pulled)
+                assert stopped_by is not None or len(source.pulled) == len(messages)
+
+        self._live(process, main)
+        assert not gateway.wrong
+        for fate in self.fates.values():
+            fate.in_doubt = fate.in_doubt or fate.doubt_now
+            fate.requests, fate.doubt_now, fate.last_end = 0, False, ""
+        return told
+
+    def _judge(self, outcome: Outcome) -> None:
+        """Hold an outcome, as it is told, against what really became of the message."""
+        fate = self.fates[outcome.sms.message]
+        match outcome:
+            case Sent():
+                assert fate.accepted
+                fate.told_sent = True
+            case Skipped(receipt=receipt):
+                assert not fate.requests
+                assert receipt is None or fate.accepted
+                assert receipt is not None or not fate.told_sent
+                fate.told_sent = receipt is not None
+            case Failed(error=error):
+                assert not fate.told_sent
+                assert error.may_have_been_sent or not (fate.accepted or fate.doubt_now or fate.in_doubt)
+
+    def _live(self, process: Process, main: Callable[[Journal], Awaitable[None]]) -> None:
+        process.run(main)
+        if process.dead:
+            self.path = process.copy
+
+
+def client(gateway: Gateway) -> AsyncOcaSms:
+    """Return a client of that gateway, with a limit and waits, which take no time here."""
+    return AsyncOcaSms(
+        "a@example.com",
+        "secret",
+        limiter=TokenBucket(50),
+        retry=RetryPolicy(max_attempts=3),
+        timeout=TIMEOUT,
+        http_client=httpx.AsyncClient(transport=gateway, verify=TLS),
+    )
+
+
+TestCampaign = Campaign.TestCase
+TestCampaign.settings = settings(max_examples=50, stateful_step_count=12, deadline=None)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("ends", [[], ["internal, taken", "taken and lost", "refused"]])
+def test_a_crash_at_each_step_of_a_run_loses_and_doubles_nobody(concurrency: int, ends: list[str]) -> None:
+    """Whichever step of a small run is its process's last, the next runs complete it; each step has its turn."""
+    for at in itertools.count(1):
+        campaign = Campaign()
+        campaign.add([False, True, False])
+        before = campaign.path
+        campaign._run(campaign.messages, ends, Crash(at), concurrency)
+        crashed = campaign.path != before
+        campaign.teardown()
+        if not crashed:  # it came to its end before
+            break
+    assert at > 20
+
+
+@pytest.mark.parametrize("by_exception", [False, True])
+@pytest.mark.parametrize("leaves_after", range(4))
+def test_a_run_that_is_left_after_any_outcome_loses_and_doubles_nobody(
+    leaves_after: int, *, by_exception: bool
+) -> None:
+    """With messages on the wire, however and whenever the block is left, the next runs complete it."""
+    campaign = Campaign()
+    campaign.add([False, True, False, False])
+    told = campaign._run(campaign.messages, (), Crash(None), 3, leaving=(leaves_after, by_exception))
+    assert len(told) == leaves_after
+    campaign.teardown()

@@ -1,0 +1,197 @@
+"""The command line under random arguments and random files: always a documented exit status, and never a traceback."""
+
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from oca_sms_async import TokenBucket, Unlimited, _dispatch
+from oca_sms_async.cli import _bulk
+from oca_sms_async.cli._app import _parsed, run
+from oca_sms_async.cli._endings import CommandError, ExitStatus
+from oca_sms_async.cli._rows import BadRow, InputError, rows
+
+PHONE, SECRET = "081381475159", "Rahasia-482913"
+SHOWN = ("Rahasia", "482913", "81381475159")  # none of these may be in what is said of an argument or of a row
+PASSWORD = "s3cret-marker"
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def refusal(status: int, code: int) -> Answer:
+    """Return what refuses every request."""
+    return lambda _: httpx.Response(status, json={"errors": [{"code": code, "message": SECRET}]})
+
+
+def unconnected(_: httpx.Request) -> httpx.Response:
+    """Fail to connect."""
+    raise httpx.ConnectError(SECRET)
+
+
+class Gateway(httpx.AsyncHTTPTransport):
+    """A gateway without sockets, by its class httpx's own honest transport; `taken` counts accepted messages."""
+
+    answer: Answer | None = None
+    taken = 0
+
+    def __init__(self) -> None:
+        """Have no connections."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Give the answer that is set, and else take whatever comes."""
+        if self.answer is not None:
+            return self.answer(request)
+        record = {"msg_uid": "d3a925", "phone_number": PHONE, "message_body": SECRET, "status": "s\ud83d\x1b[2J"}
+        if request.method == "GET":
+            return httpx.Response(200, content=json.dumps([record] if request.url.path.endswith("/sms") else record))
+        self.taken += 1
+        return httpx.Response(200, content=json.dumps({"status": "sent", "msg_uid": "d3a925\x1b[2J"}))
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gateway:
+    """A gateway for every command of this process, which is in a directory of its own."""
+    served = Gateway()
+    monkeypatch.setattr(_dispatch, "own_client", lambda _: served)
+    # A rate of one message in an hour is an argument like any other.
+    monkeypatch.setattr(_bulk, "TokenBucket", lambda rate: (TokenBucket(rate=rate), Unlimited())[1])
+    for name in [name for name in os.environ if name.startswith("OCA_SMS")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OCA_SMS_USERNAME", "a@example.com")
+    monkeypatch.setenv("OCA_SMS_PASSWORD", PASSWORD)
+    monkeypatch.chdir(tmp_path)
+    return served
+
+
+def lay_out(directory: Path) -> None:
+    """Leave nothing in the directory but two files and a directory."""
+    for path in directory.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (directory / "good.csv").write_text(f"phone,message,code\n{PHONE},{SECRET},1\n{PHONE},b,\n")
+    (directory / "bad.csv").write_text(f'phone,message\n{PHONE},\n0812ABC,{SECRET}\n"{SECRET}\n')
+    (directory / "directory").mkdir()
+
+
+words = st.sampled_from(
+    [PHONE, SECRET, "hello", "", " ", "-", "--", "-5%", "[bold]", "{code}", "nan", "inf", "-1", "0"]
+)
+words |= st.sampled_from(["1", "1e-9", "1e400", "9" * 30, "true", "good.csv", "bad.csv", "directory", "missing", "."])
+# An argument of a shell may hold any byte but zero; what is not UTF-8 comes as half of a surrogate pair.
+words |= st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), max_size=6)
+words |= st.text(st.sampled_from("\udcff\udce9\x1b\x85\u202e\ufefféa-="), max_size=4)
+NAMES = [
+    *(
+        "--help",
+        "-h",
+        "--version",
+        "--expires-in",
+        "--show-numbers",
+        "--show-texts",
+        "--limit",
+        "--brand",
+        "--template",
+    ),
+    *("--journal", "--out", "--rate", "--concurrency", "--retry-unsent", "--skip-invalid", "--reconcile"),
+    *("--resend-unknown", "--dry-run", "--no-dry-run", "--port", "--host", "--username", "--options", "--unknown"),
+]
+options = st.sampled_from(NAMES) | st.builds("{}={}".format, st.sampled_from(NAMES), words)
+tails = st.lists(words | options, max_size=6)
+SENDING = st.tuples(st.just("send"), st.just(PHONE), words)
+BULK = st.tuples(st.just("bulk"), st.sampled_from(["good.csv", "bad.csv", "-"]))
+ASKING = st.sampled_from([("status", "a"), ("history",), ("check", SECRET), ("send",), ("bulk",), ("status",), ()])
+commands = SENDING | BULK | ASKING
+argument_lists = st.builds(lambda head, tail: [*head, *tail], commands, tails) | tails
+answers = st.sampled_from(
+    [None, None, refusal(406, 39), refusal(401, 55), refusal(404, 0), refusal(502, 1), unconnected]
+)
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@settings(unhurried, max_examples=400)
+@given(
+    arguments=argument_lists,
+    answer=answers,
+    stdin=st.sampled_from([b"", b"\xff", f"phone,message\n{PHONE},{SECRET}".encode()]),
+)
+@example(arguments=["bulk", "good.csv", "--out", "out", "--journal", "journal"], answer=None, stdin=b"")
+@example(arguments=["bulk", "-", "--concurrency", "9" * 30], answer=None, stdin=f"phone,message\n{PHONE},a".encode())
+def test_any_arguments_end_in_a_documented_status(
+    arguments: list[str],
+    answer: Answer | None,
+    stdin: bytes,
+    gateway: Gateway,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """Whatever is asked for, the command ends by one of its statuses and in lines of its own, a 2 proves that nothing
+    was sent, and neither a text, a number nor the password is in what it complains of.
+    """
+    if {"demo", "sandbox"}.intersection(arguments):
+        return
+    lay_out(tmp_path)
+    gateway.answer, gateway.taken = answer, 0
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        patched.setattr(sys, "argv", ["oca-sms", *arguments])
+        status = run(arguments)
+    ended = capsys.readouterr()
+    assert status in set(ExitStatus)
+    assert not (status == ExitStatus.USAGE and gateway.taken)
+    assert all(line.startswith("oca-sms: ") for line in ended.err.splitlines())
+    assert PASSWORD not in ended.out + ended.err
+    if arguments[:1] != ["bulk"]:  # a file may have any name, and is called by it
+        assert not [it for it in SHOWN if it in ended.err]
+
+
+@unhurried
+@given(st.sampled_from(["demo", "sandbox"]), tails)
+def test_any_arguments_of_what_serves_are_taken_or_refused(command: str, tail: list[str]) -> None:
+    """Commands that serve are asked for, or refused in one line with a 2."""
+    try:
+        asked: Any = _parsed([command, *tail])
+    except CommandError as error:
+        asked = error
+    if isinstance(asked, CommandError):
+        assert asked.status == ExitStatus.USAGE
+        assert not [it for it in SHOWN if it in str(asked)]
+    else:
+        assert callable(asked)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+bits = st.sampled_from([SECRET.encode(), PHONE.encode(), b"phone", b"message", b"code", b"key", b"expires_at", b'{"'])
+bits |= st.sampled_from(
+    [b",", b'"', b'""', b"\n", b"\r\n", b"\r", b'":', b'"}', b": ", b"[", b"{", b"}", b"\0", b"\xff"]
+)
+bits |= st.sampled_from([b"\\ud83d", b"1e999", b"NaN", b"9" * 5000, b"[" * 3000, b"\xef\xbb\xbf", b"\xff\xfe", b"null"])
+heads = st.sampled_from([b"", b"", b"phone,message,key,expires_at,code\n", b"phone,code\n", b'{"phone": "', b"{}\n"])
+
+
+@settings(unhurried, max_examples=300)
+@given(heads, st.lists(bits | st.binary(max_size=3), max_size=25).map(b"".join), st.sampled_from([None, "{code}"]))
+def test_what_is_said_of_any_file_shows_nothing_of_it(head: bytes, rest: bytes, template: str | None) -> None:
+    """However a file is broken, it is rows or complaints, and no complaint about a row or the file quotes it."""
+    said = list[str]()
+    try:
+        for row in rows(io.BytesIO(head + rest), template=template):
+            said.append(repr(row) + (row.reason if isinstance(row, BadRow) else ""))
+    except InputError as error:
+        said.append(str(error))
+    assert not [it for it in SHOWN for line in said if it in line]

@@ -276,6 +276,7 @@ class Bucket(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Everybody gives up in the end, and nothing is left of them."""
+        self.turn(2)  # who comes just now has come
         self._give_up()
         assert self.bucket.statistics().waiting == 0
         assert self.bucket._lanes._timer is None

@@ -583,13 +583,13 @@ def test_a_doubtful_attempt_keeps_the_whole_call_in_doubt(answer: Answer, error:
 @pytest.mark.parametrize(
     ("answer", "retry", "limiter"),
     [
-        (refused(500, 13), RetryPolicy(initial_wait=1e9, max_wait=1e9), Unlimited()),  # in the back-off
-        (refused(500, 13), WITHOUT_WAITS, TokenBucket(rate=0.1)),  # before the second token
-        (refused(500, 13, seconds=2.5), WITHOUT_WAITS, Unlimited()),  # within the second request
+        (refused(500, 13), RetryPolicy(initial_wait=1e9, max_wait=1e9), Unlimited),  # in the back-off
+        (refused(500, 13), WITHOUT_WAITS, lambda: TokenBucket(rate=0.1)),  # before the second token
+        (refused(500, 13, seconds=2.5), WITHOUT_WAITS, Unlimited),  # within the second request
     ],
 )
 def test_expiry_after_a_doubtful_attempt_is_in_doubt(
-    answer: Answer, retry: RetryPolicy, limiter: RateLimiter, monkeypatch: pytest.MonkeyPatch
+    answer: Answer, retry: RetryPolicy, limiter: Callable[[], RateLimiter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """500/13 followed by expiry, wherever that comes: it may have been sent."""
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
@@ -598,7 +598,7 @@ def test_expiry_after_a_doubtful_attempt_is_in_doubt(
         gateway = Gateway(answer, silent)
         begin = now()
         with pytest.raises(ExpiredError) as caught:
-            await client_of(gateway, limiter, retry).send(PHONE, TEXT, expires_in=timedelta(seconds=5))
+            await client_of(gateway, limiter(), retry).send(PHONE, TEXT, expires_in=timedelta(seconds=5))
         assert caught.value.may_have_been_sent
         assert caught.value.attempts == len(gateway.moments)
         assert now() - begin <= 5 + 1e-6

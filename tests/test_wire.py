@@ -33,6 +33,7 @@ from oca_sms_async import (
     SmsRecord,
     UnexpectedResponseError,
     UserNotFoundError,
+    _wire,
 )
 from oca_sms_async._errors import chain
 from oca_sms_async._wire import BASE_URL, Request, authorization, history_request, send_request, status_request
@@ -74,6 +75,12 @@ RECORD: dict[str, Any] = {
 
 unhurried = settings(deadline=None)  # a busy machine must not fail a test
 each_request = pytest.mark.parametrize("what", REQUESTS)
+
+
+@pytest.fixture(autouse=True)
+def fresh_converter() -> None:
+    """Have each test make the converter anew, so that none is about what an earlier one had made."""
+    _wire._structure.cache_clear()
 
 
 def read(what: str, status: int, body: object, headers: Mapping[str, str] | None = None) -> Any:

@@ -5,7 +5,9 @@ import asyncio
 import contextlib
 import difflib
 import importlib
+import importlib.metadata
 import inspect
+import json
 import math
 import os
 import re
@@ -17,10 +19,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 from unittest import mock
+from urllib.parse import unquote, urlsplit
 
 import public_api
 import pytest
 
+import oca_sms_async
 from oca_sms_async import (
     AsyncOcaSms,
     ExpiredError,
@@ -51,6 +55,16 @@ each_module = pytest.mark.parametrize("name", MODULES)
 
 
 # What there is
+
+
+def test_the_package_under_test_is_the_installed_one() -> None:
+    """Where the package was installed from a wheel, no folder of sources stands in for it."""
+    installed = importlib.metadata.distribution("oca-sms-async")
+    origin = json.loads(installed.read_text("direct_url.json") or "{}")
+    editable = origin.get("dir_info", {}).get("editable", False)
+    place = Path(unquote(urlsplit(origin["url"]).path)) if editable else Path(str(installed.locate_file("")))
+    assert Path(oca_sms_async.__file__).resolve() == (place / "oca_sms_async" / "__init__.py").resolve()
+    assert editable or place.name == "site-packages"
 
 
 def test_modules_beside_the_facade() -> None:

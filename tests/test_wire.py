@@ -372,6 +372,12 @@ def test_one_requests_answer_is_not_anothers(what: str, body: object) -> None:
     assert type(error_of(what, 200, body)) is UnexpectedResponseError
 
 
+@pytest.mark.parametrize("body", [{}, RECORD, "sent", 5, None])
+def test_history_that_is_no_array(body: object) -> None:
+    """A history is an array, and the cause of its error says that this was none."""
+    assert str(error_of("history", 200, json.dumps(body).encode()).__cause__) == "not an array"
+
+
 def test_byte_order_mark_and_stray_bytes_lose_no_receipt() -> None:
     """A receipt is read past a byte order mark and past bytes that are not UTF-8."""
     assert read("send", 200, b'\xef\xbb\xbf{"msg_uid": "a", "status": "s\xffnt"}') == SendReceipt("a", "s�nt")

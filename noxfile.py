@@ -3,8 +3,11 @@
 import shutil
 import subprocess
 import sys
+import tarfile
+from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 
 nox.options.sessions = ["tests", "lint", "typing"]
 nox.options.default_venv_backend = "venv"
@@ -38,6 +41,48 @@ def tests_all(session: nox.Session) -> None:
     """Run the tests on every installed Python from 3.11 on."""
     install(session, "tests")
     session.run("python", "-m", "pytest", *session.posargs)
+
+
+def floors_named() -> list[str]:
+    """Return the lowest version of each dependency that pyproject.toml permits, as pins."""
+    project = PROJECT["project"]
+    named = [*project["dependencies"], *(need for extra in project["optional-dependencies"].values() for need in extra)]
+    needs = [need for need in map(Requirement, named) if need.name != project["name"]]  # an extra may refer to another
+    return [f"{need.name}=={next(it.version for it in need.specifier if it.operator == '>=')}" for need in needs]
+
+
+@nox.session(python=PYTHONS[:1])
+def floors(session: nox.Session) -> None:
+    """Run the tests on the lowest versions that pyproject.toml permits, on the oldest Python that is installed."""
+    # Apart, for pip keeps what fits; and the tools of the tests are as new as ever, because users do not install them.
+    install(session, "tests")
+    session.install(*floors_named())
+    session.run("python", "-m", "pip", "check")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build both archives, install the wheel, and run the tests of the source archive where no sources are."""
+    shutil.rmtree(folder := Path(session.create_tmp()) / "wheel", ignore_errors=True)
+    session.install("build", *nox.project.dependency_groups(PROJECT, "tests"))
+    session.run("python", "-m", "build", "--outdir", str(folder))  # the wheel out of the source archive
+    (built,), (source,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    session.install(f"{built}[cli,redis,aiohttp]")
+    with tarfile.open(source) as packed:
+        packed.extractall(folder, filter="data")
+    session.chdir(folder / source.name.removesuffix(".tar.gz"))
+    shutil.rmtree("oca_sms_async")  # `python -c` and `python -m` look into the folder that they are started in
+    # What looks at the archives builds them, and for that it would need the sources.
+    session.run("python", "-m", "pytest", "--ignore=tests/test_packaging.py", *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Change the rooms of pure decisions in every small way, and see whether their tests notice: tests/MUTANTS.md."""
+    install(session, "mutants")
+    session.run("mutmut", "run", "--max-children", "2", *session.posargs)
+    session.run("mutmut", "results")
 
 
 @nox.session

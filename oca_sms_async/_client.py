@@ -106,22 +106,23 @@ class AsyncOcaSms:
 
         `phone` in any usual spelling. `expires_in` (seconds, or a timedelta) bounds the whole call, waiting and
         repetitions included: what cannot be sent by then ends in an `ExpiredError`. Cancelling this from outside
-        gives no answer: then treat the message as possibly sent, or use `expires_in` instead.
+        gives no answer: then treat the message as possibly sent, or use `expires_in` instead. A `priority` that is
+        none is a `ValueError`.
         """
         self._dispatcher.check_open()
         return await self._send(phone, message, Call(Priority(priority)), deadline_in, expires_in)
 
     async def history(self, *, timeout: float = 60.0) -> list[SmsRecord]:  # noqa: ASYNC109 - of one attempt, as the client's
-        """Return all that the gateway keeps, in its order; `timeout` in seconds for one attempt. An `OcaSmsError` if
-        not.
+        """Return all that the gateway keeps, in its order; an `OcaSmsError` if that does not come. `timeout` is in
+        seconds for one attempt, `ValueError` unless above 0.
         """
         seconds = positive_seconds("timeout", timeout)
         self._dispatcher.check_open()
         return await self._dispatcher.request(_wire.history_request(), _query(), seconds=seconds)
 
     async def status(self, msg_uid: str) -> SmsRecord:
-        """Return the record of one message; `NotFoundError` if there is none, or not yet, `ValueError` for a blank
-        id.
+        """Return the record of one message; `NotFoundError` if there is none, or not yet, any other `OcaSmsError` if
+        the gateway does not say, `ValueError` for a blank id.
         """
         request = _wire.status_request(msg_uid)
         self._dispatcher.check_open()
@@ -137,8 +138,9 @@ class AsyncOcaSms:
     ) -> SmsRecord:
         """Ask every `interval` seconds until the status is one of `statuses`, and return the record.
 
-        A message that the gateway does not know yet is asked for again. `TimeoutError` after `timeout` seconds; any
-        other error of `status` as it is.
+        A message that the gateway does not know yet is asked for again. `TimeoutError` after `timeout` seconds; other
+        errors as those of `status`, `ValueError` also for no status or a duration not above 0, `TypeError` for
+        `statuses` in one str.
         """
         if isinstance(statuses, str):
             raise TypeError("statuses must be a collection of words, such as {'sent'}, not one str")
@@ -164,8 +166,9 @@ class AsyncOcaSms:
     async def find_in_history(self, sms: Sms, *, since: datetime) -> SmsRecord | None:
         """Return the earliest record of this number and text made since then; None is no proof that it was not sent.
 
-        `since` must be aware and is taken two minutes earlier, because clocks differ. A record whose date cannot be
-        read counts, after all those with a date. `InvalidMessageError` for an impossible number, else as `history`.
+        `since` must be aware, else `ValueError`, and is taken two minutes earlier, because clocks differ. A record
+        whose date cannot be read counts, after all those with a date. `InvalidMessageError` for an impossible number,
+        else errors as those of `history`.
         """
         if since.utcoffset() is None:
             raise ValueError("since must be an aware datetime: give it a tzinfo")
@@ -187,12 +190,14 @@ class AsyncOcaSms:
         many are pulled from `messages` whose outcome was not taken. Each pulled message has exactly one outcome. The
         run stops by itself when the account is refused, a shared limiter or the journal is gone or no connection
         comes about; what it had not started is `Skipped`. Leaving the block ends what is on the wire and starts
-        nothing new; leaving it by an exception cancels. `ValueError` for a `concurrency` below 1.
+        nothing new; leaving it by an exception cancels. `ValueError` for a `concurrency` below 1, `TypeError` for
+        `messages` that cannot be iterated over.
 
         With a `journal`, what an earlier run sent is `Skipped` with its receipt, and what it left in doubt is `Failed`
         with a `DeliveryUnknownError`, or sent again if `resend_unknown`. A message is known by its `key`, else by its
         number, text and place among its equals. A key of another number or text is an `InvalidMessageError`, its
-        repetition within a run is `Skipped`. `JournalError` if the journal cannot be used.
+        repetition within a run is `Skipped`. `JournalError` if the journal cannot be used, `ValueError` for
+        `resend_unknown` without one.
         """
         return Bulk(self._send_sms, messages, concurrency, self._recording(journal, resend_unknown=resend_unknown))
 
@@ -204,7 +209,7 @@ class AsyncOcaSms:
         journal: Journal | None = None,
         resend_unknown: bool = False,
     ) -> BulkReport:
-        """Send all messages as `bulk` does and return every outcome, in input order."""
+        """Send all messages as `bulk` does and return every outcome, in input order; errors as those of `bulk`."""
         recording = self._recording(journal, resend_unknown=resend_unknown)
         async with Bulk(self._send_sms, messages, concurrency, recording) as run:
             return await run.report()

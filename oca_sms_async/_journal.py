@@ -32,7 +32,7 @@ class Journal:
     file and tries all numbers. While it is open there is a log beside it (`-wal`), which belongs to it.
 
     Every trouble with the file is a `JournalError`, a `ValueError` a path that is empty. Leave it by `async with` or
-    `aclose()`.
+    `aclose()`; afterwards its use is a `RuntimeError`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -97,7 +97,7 @@ class Journal:
         """Have the thread do something with the file, as the library does; the future is done when it has happened.
 
         Operations happen in the order of these calls; a durable one is on the disk when it is done, and so is
-        whatever went before it.
+        whatever went before it. `RuntimeError` once the journal is closed.
         """
         if self._closed:
             raise RuntimeError("this journal is closed")

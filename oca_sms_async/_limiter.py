@@ -58,13 +58,13 @@ class Unlimited:
     """No limit and no pauses: for tests, and for a gateway of one's own."""
 
     async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
-        """Return at once; `TimeoutError` if `deadline` has passed already."""
+        """Return at once; `TimeoutError` if `deadline`, in the loop's time, has passed already."""
         del priority  # nobody waits, so nobody goes first
         if deadline is not None and asyncio.get_running_loop().time() > deadline:
             raise TimeoutError("the deadline has passed")
 
     def pause(self, seconds: float) -> None:
-        """Do nothing."""
+        """Do nothing, whatever the seconds."""
 
 
 class TokenBucket:
@@ -105,7 +105,9 @@ class TokenBucket:
             raise
 
     def pause(self, seconds: float) -> None:
-        """Let nobody through for so many seconds from now; a longer pause that is on already stays."""
+        """Let nobody through for so many seconds from now; a longer pause that is on already stays. `ValueError` for
+        what is no duration.
+        """
         check_pause(seconds)
         self._level.pause(self._now(), seconds)
 

@@ -88,8 +88,8 @@ class Call:
 async def repeated(attempt: Callable[[], Awaitable[_T]], *, policy: RetryPolicy, call: Call) -> _T:
     """Return what the first attempt that succeeds returns, or raise the original error of the last one.
 
-    A back-off that would outlast the call's deadline is not begun: that ends in an `ExpiredError`, chained to the error
-    that it would have followed.
+    A back-off that would reach the call's deadline, at which no attempt starts, is not begun: that ends in an
+    `ExpiredError`, chained to the error that it would have followed.
     """
 
     async def noted() -> _T:
@@ -106,7 +106,7 @@ async def repeated(attempt: Callable[[], Awaitable[_T]], *, policy: RetryPolicy,
 
     def before_sleep(state: tenacity.RetryCallState) -> None:
         wait = state.upcoming_sleep
-        if call.deadline is not None and asyncio.get_running_loop().time() + wait > call.deadline:
+        if call.deadline is not None and asyncio.get_running_loop().time() + wait >= call.deadline:
             raise ExpiredError("the message would expire before its next attempt") from call.last
         event = "send.retry" if call.sends else "lookup.retry"
         log(event, phone=call.number, attempt=call.attempts + 1, wait=round(wait, 3), error=call.last)

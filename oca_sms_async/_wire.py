@@ -149,8 +149,7 @@ def _date(value: Any, _: Any = None) -> datetime | None:
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
-@functools.cache
-def _structure() -> Callable[[Any, Any], Any]:
+def _structuring() -> Callable[[Any, Any], Any]:
     """Return what makes a model of the gateway's JSON: unknown fields are ignored, loose ones have their hooks."""
     # With the first answer: a fifth of what importing this library would cost otherwise.
     import cattrs  # noqa: PLC0415 - see above
@@ -186,3 +185,6 @@ def _structure() -> Callable[[Any, Any], Any]:
     converter.register_structure_hook(SmsRecord, record)
     converter.register_structure_hook_func(lambda kind: kind == list[SmsRecord], records)
     return converter.structure
+
+
+_structure: Final = functools.cache(_structuring)

@@ -114,7 +114,7 @@ class RedisTokenBucket:
 
     def pause(self, seconds: float) -> None:
         """Let nobody through for so many seconds: here at once, elsewhere from the next `acquire` of this process
-        on.
+        on. `ValueError` for what is no duration.
         """
         check_pause(seconds)
         self._paused_until = max(self._paused_until, self._now() + seconds)

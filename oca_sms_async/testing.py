@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from oca_sms_async import AsyncOcaSms
     from oca_sms_async.sandbox import Sandbox
 
+__all__ = ["oca_sms_client", "oca_sms_sandbox"]
+
 
 @pytest.fixture
 def _oca_sms_portal() -> "Iterator[BlockingPortal]":

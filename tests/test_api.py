@@ -1,55 +1,344 @@
-"""The public face: what can be imported, and what importing it costs."""
+"""The public face, which cannot drift: what can be imported, how it is called, what is said of it, what it costs."""
 
+import ast
+import asyncio
+import contextlib
+import difflib
+import importlib
+import importlib.metadata
 import inspect
+import json
+import math
+import os
+import re
 import subprocess
 import sys
-import types
-from typing import get_type_hints
+import textwrap
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, cast, get_args, get_type_hints
+from unittest import mock
+from urllib.parse import unquote, urlsplit
 
+import public_api
 import pytest
 
 import oca_sms_async
+from oca_sms_async import (
+    AsyncOcaSms,
+    ExpiredError,
+    InvalidMessageError,
+    Journal,
+    LimiterUnavailableError,
+    OcaSmsError,
+    Priority,
+    RetryPolicy,
+    Sms,
+    TokenBucket,
+    Unlimited,
+    check_message,
+    segments,
+)
+from oca_sms_async.aiohttp import aiohttp_client
+from oca_sms_async.redis import RedisTokenBucket
+from oca_sms_async.sandbox import Sandbox
+
+RECORDED = Path(__file__).parent / "api.txt"
+TYPED_USE = Path(__file__).parent / "typing" / "api.py"
+MODULES = public_api.modules()
+MEMBERS = {member.name: member for member in public_api.members()}
+CALLABLE = {name: member for name, member in MEMBERS.items() if inspect.isfunction(member.value)}
+THE_LIBRARYS_OWN = {"begin_run", "end_run", "perform"}  # a journal's way to the rooms that use it
+
+each_module = pytest.mark.parametrize("name", MODULES)
 
 
-def test_the_exports_are_sorted_and_all_there_is() -> None:
+# What there is
+
+
+def test_the_package_under_test_is_the_installed_one() -> None:
+    """Where the package was installed from a wheel, no folder of sources stands in for it."""
+    installed = importlib.metadata.distribution("oca-sms-async")
+    origin = json.loads(installed.read_text("direct_url.json") or "{}")
+    editable = origin.get("dir_info", {}).get("editable", False)
+    place = Path(unquote(urlsplit(origin["url"]).path)) if editable else Path(str(installed.locate_file("")))
+    assert Path(oca_sms_async.__file__).resolve() == (place / "oca_sms_async" / "__init__.py").resolve()
+    assert editable or place.name == "site-packages"
+
+
+def test_modules_beside_the_facade() -> None:
+    """A module without an underscore is public, so one is there only if it is meant to be."""
+    extras = {name.removeprefix("oca_sms_async.") for name in MODULES[1:]}
+    assert extras >= {"aiohttp", "cli", "redis", "sandbox"}
+    assert extras <= {"aiohttp", "cli", "redis", "sandbox", "testing"}
+
+
+@each_module
+def test_exports_are_sorted_and_all_there_is(name: str) -> None:
     """`__all__` is sorted, each name of it can be imported, and no public name is missing from it."""
-    exported = oca_sms_async.__all__
-    assert list(exported) == sorted(exported)
-    public = {
-        name
-        for name, value in vars(oca_sms_async).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    module = importlib.import_module(name)
+    assert list(module.__all__) == sorted(set(module.__all__))
+    imported: dict[str, Any] = {}
+    exec(f"from {name} import *", imported)
+    assert set(imported) - {"__builtins__"} == set(module.__all__)
+    assert public_api.bound(module) == set(module.__all__) - {"__version__"}
+
+
+def test_every_signature_is_the_recorded_one() -> None:
+    """No class, function, method, property or field appears, changes or goes unless the record is changed with it."""
+    recorded = RECORDED.read_text(encoding="utf-8").splitlines()
+    found = [member.line for member in MEMBERS.values()]
+    difference = "\n".join(difflib.unified_diff(recorded, found, "recorded", "found", lineterm="", n=0))
+    assert not difference, f"is it meant? python tests/public_api.py > tests/api.txt\n{difference}"
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_types_can_be_read_at_run_time(name: str) -> None:
+    """`get_type_hints` works on every class and function, and each parameter and result has a type."""
+    value = MEMBERS[name].value
+    if inspect.isclass(value):
+        get_type_hints(value)
+    elif inspect.isfunction(value):
+        assert inspect.signature(value).parameters.keys() - {"self", "cls"} <= get_type_hints(value).keys()
+
+
+def test_mypy_sees_every_public_name_in_use() -> None:
+    """The file that mypy checks for the users' sake names every export, method, property and field."""
+    names = set[str]()
+    for node in ast.walk(ast.parse(TYPED_USE.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.keyword(arg=str(name)):
+                names.add(name)
+            case ast.MatchClass(kwd_attrs=attributes):
+                names.update(attributes)
+    public = {name.rpartition(".")[2] for name in MEMBERS if not name.startswith("oca_sms_async.sandbox.")}
+    exports = {name for module in map(importlib.import_module, MODULES) for name in module.__all__}
+    assert {name for name in public | exports if not name.endswith("__")} - THE_LIBRARYS_OWN <= names
+
+
+# What is said of it
+
+# The word that the sentence on a quantity holds; a quantity is a float or a timedelta.
+UNITS = {
+    "capacity": "burst",
+    "deadline": "loop's",
+    "expires_in": "seconds",
+    "failed_share": "share",
+    "faults": "probabilit",
+    "initial_wait": "seconds",
+    "interval": "seconds",
+    "lateness": "seconds",
+    "latency": "seconds",
+    "limiter_wait": "seconds",
+    "max_wait": "seconds",
+    "paused_for": "seconds",
+    "rate": "requests per second",
+    "retry_after": "seconds",
+    "seconds": "seconds",
+    "sent_for": "seconds",
+    "submitted_for": "seconds",
+    "timeout": "seconds",
+    "tokens": "in the bucket",
+}
+
+
+QUANTITIES = [
+    (name, parameter)
+    for name, member in MEMBERS.items()
+    for parameter, kind in member.parameters.items()
+    if any(part in (float, timedelta) for part in (kind, *get_args(kind)))
+]
+
+
+WITHOUT_DOCSTRING = {"oca_sms_async.Outcome", "oca_sms_async.sandbox.FAULTS"}  # an alias, and a constant
+
+
+@pytest.mark.parametrize("name", [name for name in MEMBERS if name not in WITHOUT_DOCSTRING])
+def test_everything_is_documented(name: str) -> None:
+    """Each class, function, method and property says what it is; constructors and fields are their class's matter."""
+    assert (MEMBERS[name].doc or "").strip() or name.endswith("__")
+
+
+@pytest.mark.parametrize(("name", "quantity"), QUANTITIES)
+def test_quantities_have_units(name: str, quantity: str) -> None:
+    """A sentence that names the quantity, or the list that it stands in, says what it is measured in."""
+    doc = " ".join((MEMBERS[name].doc or "").split())
+    about = [part for part in re.split(r"(?<=[.;]) ", doc) if re.search(rf"\b{quantity}\b", part)]
+    assert any(UNITS[quantity] in part for part in about), f"what is {quantity} measured in? {doc}"
+
+
+def test_units_are_of_quantities() -> None:
+    """The table above names no quantity that is gone."""
+    assert UNITS.keys() == {quantity for _, quantity in QUANTITIES}
+
+
+PHONE, TEXT = "+6281381475159", "text"
+NOON = datetime(2026, 1, 1, 12)  # noqa: DTZ001 - naive on purpose
+
+
+def client() -> AsyncOcaSms:
+    """Return a client that reaches nobody."""
+    return AsyncOcaSms("user", "secret", base_url="http://localhost:9", limiter=Unlimited())
+
+
+async def closed(it: Any) -> Any:
+    """Close something and return it."""
+    await it.aclose()
+    return it
+
+
+async def send_after_closing() -> None:
+    """Send with a client that was closed."""
+    await (await closed(client())).send(PHONE, TEXT)
+
+
+async def journal_after_closing() -> None:
+    """Begin a run with a journal that was closed before it had a file."""
+    await (await closed(Journal("unused"))).begin_run()
+
+
+async def two_tokens(limiter: TokenBucket) -> None:
+    """Take a token, and ask for a second that comes too late."""
+    await limiter.acquire()
+    await limiter.acquire(deadline=asyncio.get_running_loop().time() + 1)
+
+
+async def token_after_closing() -> None:
+    """Ask a limiter that was closed for a token."""
+    await (await closed(RedisTokenBucket("redis://localhost:9", name="x"))).acquire()
+
+
+async def token_of_nobody() -> None:
+    """Ask a limiter whose server is not there for a token."""
+    async with contextlib.aclosing(RedisTokenBucket("redis://localhost:9", name="x")) as limiter:
+        await limiter.acquire()
+
+
+async def serve_twice() -> None:
+    """Serve a sandbox that is served."""
+    async with (sandbox := Sandbox()).serve(), sandbox.serve():
+        pass
+
+
+def aiohttp_with_a_proxy_of_another_kind() -> None:
+    """Make the fast client where the environment names a proxy that it cannot use."""
+    with mock.patch.dict(os.environ, {"HTTPS_PROXY": "gopher://localhost"}):
+        aiohttp_client()
+
+
+# A call that cannot be done, with the error that it ends in, which the docstring of what was called names.
+REFUSALS: list[tuple[str, type[Exception], Callable[[], object]]] = [
+    ("AsyncOcaSms", ValueError, lambda: AsyncOcaSms("", "secret")),
+    ("AsyncOcaSms", ValueError, lambda: AsyncOcaSms("user", "secret", timeout=0)),
+    ("AsyncOcaSms", RuntimeError, send_after_closing),
+    ("AsyncOcaSms.from_env", ValueError, lambda: AsyncOcaSms.from_env({})),
+    ("AsyncOcaSms.send", OcaSmsError, lambda: client().send("1", TEXT)),
+    ("AsyncOcaSms.send", OcaSmsError, lambda: client().send(PHONE, " ")),
+    ("AsyncOcaSms.send", ExpiredError, lambda: client().send(PHONE, TEXT, expires_in=0)),
+    ("AsyncOcaSms.send", ValueError, lambda: client().send(PHONE, TEXT, priority=cast(Priority, 7))),
+    ("AsyncOcaSms.history", ValueError, lambda: client().history(timeout=0)),
+    ("AsyncOcaSms.history", OcaSmsError, lambda: client().history()),
+    ("AsyncOcaSms.status", ValueError, lambda: client().status(" ")),
+    ("AsyncOcaSms.status", OcaSmsError, lambda: client().status("uid")),
+    ("AsyncOcaSms.wait_for_status", TypeError, lambda: client().wait_for_status("uid", "sent")),
+    ("AsyncOcaSms.wait_for_status", ValueError, lambda: client().wait_for_status("uid", set())),
+    ("AsyncOcaSms.wait_for_status", ValueError, lambda: client().wait_for_status("uid", {"sent"}, interval=0)),
+    ("AsyncOcaSms.wait_for_status", OcaSmsError, lambda: client().wait_for_status("uid", {"sent"})),
+    ("AsyncOcaSms.find_in_history", ValueError, lambda: client().find_in_history(Sms(PHONE, TEXT), since=NOON)),
+    (
+        "AsyncOcaSms.find_in_history",
+        InvalidMessageError,
+        lambda: client().find_in_history(Sms("1", TEXT), since=NOON.astimezone()),
+    ),
+    ("AsyncOcaSms.bulk", ValueError, lambda: client().bulk([], concurrency=0)),
+    ("AsyncOcaSms.bulk", ValueError, lambda: client().bulk([], resend_unknown=True)),
+    ("AsyncOcaSms.bulk", TypeError, lambda: client().bulk(cast(Any, 7))),
+    ("AsyncOcaSms.send_many", ValueError, lambda: client().send_many([], concurrency=0)),
+    ("AsyncOcaSms.send_many", TypeError, lambda: client().send_many(cast(Any, 7))),
+    ("Journal", ValueError, lambda: Journal("")),
+    ("Journal", RuntimeError, journal_after_closing),
+    ("Journal.perform", RuntimeError, journal_after_closing),
+    ("RetryPolicy", ValueError, lambda: RetryPolicy(max_attempts=0)),
+    ("RetryPolicy", ValueError, lambda: RetryPolicy(max_wait=math.inf)),
+    ("TokenBucket", ValueError, lambda: TokenBucket(0)),
+    ("TokenBucket.acquire", TimeoutError, lambda: two_tokens(TokenBucket(0.1))),
+    ("TokenBucket.pause", ValueError, lambda: TokenBucket().pause(-1)),
+    ("Unlimited.acquire", TimeoutError, lambda: Unlimited().acquire(deadline=-1)),
+    ("check_message", TypeError, lambda: check_message(cast(str, 7))),
+    ("check_message", ValueError, lambda: check_message(TEXT, brand=" ")),
+    ("segments", TypeError, lambda: segments(cast(str, 7))),
+    ("aiohttp.aiohttp_client", ValueError, aiohttp_with_a_proxy_of_another_kind),
+    ("redis.RedisTokenBucket", ValueError, lambda: RedisTokenBucket("redis://localhost:9", name="")),
+    ("redis.RedisTokenBucket", LimiterUnavailableError, token_of_nobody),
+    ("redis.RedisTokenBucket.acquire", LimiterUnavailableError, token_of_nobody),
+    ("redis.RedisTokenBucket.aclose", RuntimeError, token_after_closing),
+    ("redis.RedisTokenBucket.pause", ValueError, lambda: RedisTokenBucket("redis://localhost:9", name="x").pause(-1)),
+    ("sandbox.Sandbox", ValueError, lambda: Sandbox(quota=-1)),
+    ("sandbox.Sandbox.base_url", RuntimeError, lambda: Sandbox().base_url),
+    ("sandbox.Sandbox.serve", RuntimeError, serve_twice),
+]
+
+
+async def done(call: Callable[[], object]) -> None:
+    """Make a call, and await it if that is how it is done."""
+    outcome = call()
+    if inspect.isawaitable(outcome):
+        await outcome
+
+
+def documented(name: str) -> str:
+    """Return a docstring, with those of the methods that it refers to as in «errors as those of `status`»."""
+    member = MEMBERS[name]
+    doc = member.doc or ""
+    referred = re.findall(r"\berrors\s+as\s+those\s+of\s+`(\w+)`", doc, re.IGNORECASE)
+    return "\n".join([doc, *(documented(f"{member.owner}.{method}") for method in referred)])
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "call"), REFUSALS, ids=[f"{name} {error.__name__}" for name, error, _ in REFUSALS]
+)
+async def test_refusals_are_documented(name: str, error: type[Exception], call: Callable[[], object]) -> None:
+    """What a bad call ends in stands in the docstring of what was called."""
+    with pytest.raises(error) as caught:
+        await done(call)
+    told = set(re.findall(r"`(\w+)`", documented(f"oca_sms_async.{name}")))
+    assert told & {kind.__name__ for kind in type(caught.value).__mro__}
+
+
+@pytest.mark.parametrize("name", CALLABLE)
+def test_what_is_raised_is_documented(name: str) -> None:
+    """An error that a public function raises itself stands in its docstring."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(CALLABLE[name].value)))
+    raised = {
+        ast.unparse(node.exc.func)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
     }
-    assert public == set(exported) - {"__version__"}
+    assert raised <= set(re.findall(r"\w+", documented(name)))
 
 
-@pytest.mark.parametrize("name", [name for name in oca_sms_async.__all__ if name != "__version__"])
-def test_every_export_is_documented_and_its_types_can_be_read(name: str) -> None:
-    """A docstring on each export and on its public methods; its annotations resolve at run time."""
-    export = getattr(oca_sms_async, name)
-    if name == "Outcome":  # a union of three exports
-        return
-    assert export.__doc__
-    if not inspect.isclass(export):
-        assert get_type_hints(export)
-        return
-    get_type_hints(export)
-    for method in (value for key, value in vars(export).items() if inspect.isfunction(value)):
-        get_type_hints(method)
-        assert method.__doc__ or method.__name__.startswith("_")
+# What it costs
+
+
+# Of an extra each, but for cattrs, which waits for the first answer.
+WAITS = ["aiohttp", "cattrs", "cyclopts", "httpx_aiohttp", "redis", "rich", "starlette", "uvicorn"]
 
 
 def modules_of(package: str) -> set[str]:
-    """Return the modules that importing a package loads in a fresh process."""
-    script = f"import sys, {package}; print(*sys.modules)"
-    return set(
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    )
+    """Return the modules that importing a package loads in a fresh process, where those that wait are not there."""
+    script = f"import sys; sys.modules.update(dict.fromkeys({WAITS})); import {package}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(run.stdout.split()) - set(WAITS)
 
 
-def test_the_core_imports_no_extra() -> None:
-    """Beyond httpx, which takes what it finds, nothing is loaded that only an extra needs, nor the slow metadata."""
-    unwanted = {"starlette", "uvicorn", "cyclopts", "rich", "aiohttp", "redis", "importlib.metadata"}
+def test_core_imports_no_extra() -> None:
+    """The package can be imported with nothing but what it needs, and loads no more than that: nothing of its own
+    beside the facade, no slow look at metadata.
+    """
     loaded = modules_of("oca_sms_async") - modules_of("httpx")
-    assert "tenacity" in loaded
-    assert unwanted & loaded == set()
+    foreign = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
+    assert {"oca_sms_async", "tenacity"} <= foreign <= {"oca_sms_async", "attr", "attrs", "phonenumbers", "tenacity"}
+    ours = {name for name in loaded if name.startswith("oca_sms_async.")}
+    assert {name for name in ours if not name.startswith("oca_sms_async._")} == set()
+    assert loaded & {"importlib.metadata", "multiprocessing", "unittest"} == set()

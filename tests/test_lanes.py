@@ -350,6 +350,20 @@ async def test_thousands_of_cancelled_waiters_leave_nothing() -> None:
 
 
 @in_virtual_time
+async def test_a_slot_given_back_wakes_its_waiter_at_once() -> None:
+    """The waiter is told in that very step, with no timer between, which would cost each request a turn of the loop."""
+    slots = Slots(1)
+    await slots.acquire(BULK, None)
+    waiter = asyncio.create_task(slots.acquire(BULK, None))
+    await settle()
+    slots.release()
+    assert slots._lanes._timer is None
+    await waiter
+    slots.release()
+    assert_unused(slots, 1)
+
+
+@in_virtual_time
 async def test_a_waiter_is_refused_at_its_deadline() -> None:
     """Who has no slot by its deadline gets `TimeoutError` then, and leaves nothing."""
     slots = Slots(1)
@@ -367,7 +381,7 @@ async def test_a_deadline_that_has_passed_is_refused_even_where_slots_are_free()
     """Nobody gets a slot after its deadline; at the very moment of it, one still does."""
     slots = Slots(1)
     begin = now()
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"^the deadline has passed$"):
         await slots.acquire(INTERACTIVE, math.nextafter(begin, 0))
     assert_unused(slots, 1)
     await slots.acquire(INTERACTIVE, begin)

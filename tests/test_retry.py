@@ -319,6 +319,23 @@ def test_a_call_that_sends_no_message_is_never_in_doubt() -> None:
     assert not outcome.may_have_been_sent
 
 
+def test_each_repetition_is_heard_of_and_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each attempt's own error is told as it comes, and each repetition has one line in the log."""
+    monkeypatch.setattr(random, "uniform", lambda _, high: high)
+    caplog.set_level("INFO", "oca_sms_async")
+    heard = list[OcaSmsError]()
+    script = [InternalError(500, 13), ConnectionFailedError(), RateLimitedError(500, 9)]
+    outcome, _ = tried(script, RetryPolicy(retry_unsent=True), Call(Priority.BULK, hear=heard.append))
+    assert heard == script
+    assert outcome is script[-1]
+    assert [record.getMessage() for record in caplog.records if record.name == "oca_sms_async"] == [
+        "retry attempt=2 wait=0.500 error=InternalError",
+        "retry attempt=3 wait=1.000 error=ConnectionFailedError",
+    ]
+
+
 def test_no_attempt_follows_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once `last_attempt` is set, an attempt under way ends the call with its own error, at once."""
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
@@ -401,8 +418,8 @@ def test_a_cancelled_call_is_not_tried_again(
     assert call.attempts == attempts
 
 
-@pytest.mark.parametrize(("seconds", "attempts"), [(0.4, 1), (0.6, 2), (1.4, 2), (1.6, 3)])
-def test_a_back_off_past_the_deadline_is_not_begun(
+@pytest.mark.parametrize(("seconds", "attempts"), [(0.4, 1), (0.5, 1), (0.6, 2), (1.4, 2), (1.5, 2), (1.6, 3)])
+def test_a_back_off_to_the_deadline_is_not_begun(
     seconds: float, attempts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends at once in an `ExpiredError`, chained to the error that it would have followed."""
@@ -411,6 +428,7 @@ def test_a_back_off_past_the_deadline_is_not_begun(
     call = Call(Priority.BULK, deadline=1000.0 + seconds)
     outcome, made = tried(errors, RetryPolicy(), call)
     assert isinstance(outcome, ExpiredError)
+    assert str(outcome) == "the message would expire before its next attempt"
     assert outcome.__cause__ is errors[attempts - 1]
     assert outcome.attempts == len(made.moments) == attempts
     assert outcome.may_have_been_sent
@@ -583,13 +601,13 @@ def test_a_doubtful_attempt_keeps_the_whole_call_in_doubt(answer: Answer, error:
 @pytest.mark.parametrize(
     ("answer", "retry", "limiter"),
     [
-        (refused(500, 13), RetryPolicy(initial_wait=1e9, max_wait=1e9), Unlimited()),  # in the back-off
-        (refused(500, 13), WITHOUT_WAITS, TokenBucket(rate=0.1)),  # before the second token
-        (refused(500, 13, seconds=2.5), WITHOUT_WAITS, Unlimited()),  # within the second request
+        (refused(500, 13), RetryPolicy(initial_wait=1e9, max_wait=1e9), Unlimited),  # in the back-off
+        (refused(500, 13), WITHOUT_WAITS, lambda: TokenBucket(rate=0.1)),  # before the second token
+        (refused(500, 13, seconds=2.5), WITHOUT_WAITS, Unlimited),  # within the second request
     ],
 )
 def test_expiry_after_a_doubtful_attempt_is_in_doubt(
-    answer: Answer, retry: RetryPolicy, limiter: RateLimiter, monkeypatch: pytest.MonkeyPatch
+    answer: Answer, retry: RetryPolicy, limiter: Callable[[], RateLimiter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """500/13 followed by expiry, wherever that comes: it may have been sent."""
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
@@ -598,7 +616,7 @@ def test_expiry_after_a_doubtful_attempt_is_in_doubt(
         gateway = Gateway(answer, silent)
         begin = now()
         with pytest.raises(ExpiredError) as caught:
-            await client_of(gateway, limiter, retry).send(PHONE, TEXT, expires_in=timedelta(seconds=5))
+            await client_of(gateway, limiter(), retry).send(PHONE, TEXT, expires_in=timedelta(seconds=5))
         assert caught.value.may_have_been_sent
         assert caught.value.attempts == len(gateway.moments)
         assert now() - begin <= 5 + 1e-6

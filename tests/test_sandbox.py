@@ -432,8 +432,6 @@ async def test_inbox_is_a_sequence_of_messages() -> None:
         created_at=first.created_at,
         segments=1,
         attempts=1,
-        stages=first._stages,
-        accepted_at=first._accepted_at,
     )
     assert first.created_at.utcoffset() == timedelta(0)
     assert inbox[2].segments == 2

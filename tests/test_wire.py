@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
@@ -33,6 +33,7 @@ from oca_sms_async import (
     SmsRecord,
     UnexpectedResponseError,
     UserNotFoundError,
+    _wire,
 )
 from oca_sms_async._errors import chain
 from oca_sms_async._wire import BASE_URL, Request, authorization, history_request, send_request, status_request
@@ -74,6 +75,12 @@ RECORD: dict[str, Any] = {
 
 unhurried = settings(deadline=None)  # a busy machine must not fail a test
 each_request = pytest.mark.parametrize("what", REQUESTS)
+
+
+@pytest.fixture(autouse=True)
+def fresh_converter() -> None:
+    """Have each test make the converter anew, so that none is about what an earlier one had made."""
+    _wire._structure.cache_clear()
 
 
 def read(what: str, status: int, body: object, headers: Mapping[str, str] | None = None) -> Any:
@@ -168,18 +175,21 @@ def test_sample(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "method", "path", "body", "max_body"),
+    ("make", "method", "path", "body", "max_body"),
     [
-        (send_request(PHONE, TEXT), "POST", "/sms", {"phone": PHONE, "message": TEXT}, 2**20),
-        (send_request(PHONE, 'Kode "é" 😀\n'), "POST", "/sms", {"phone": PHONE, "message": 'Kode "é" 😀\n'}, 2**20),
-        (history_request(), "GET", "/sms", None, 64 * 2**20),
-        (status_request(UID), "GET", f"/sms/status/{UID}", None, 2**20),
+        (lambda: send_request(PHONE, TEXT), "POST", "/sms", {"phone": PHONE, "message": TEXT}, 2**20),
+        (lambda: send_request(PHONE, "é 😀\n"), "POST", "/sms", {"phone": PHONE, "message": "é 😀\n"}, 2**20),
+        (history_request, "GET", "/sms", None, 64 * 2**20),
+        (lambda: status_request(UID), "GET", f"/sms/status/{UID}", None, 2**20),
     ],
 )
-def test_request(request_: Request[Any], method: str, path: str, body: dict[str, str] | None, max_body: int) -> None:
+def test_request(
+    make: Callable[[], Request[Any]], method: str, path: str, body: dict[str, str] | None, max_body: int
+) -> None:
     """A request has the documented method, path and JSON, and bounds the size of its answer."""
-    assert (request_.method, request_.path, request_.max_body) == (method, path, max_body)
-    assert (None if request_.body is None else json.loads(request_.body)) == body
+    request = make()
+    assert (request.method, request.path, request.max_body) == (method, path, max_body)
+    assert (None if request.body is None else json.loads(request.body)) == body
 
 
 def test_base_url_is_the_published_one() -> None:
@@ -297,6 +307,7 @@ def test_receipt_without_a_usable_id(msg_uid: object) -> None:
     error = error_of("send", 200, {"status": "sent", "msg_uid": msg_uid})
     assert type(error) is UnexpectedResponseError
     assert error.may_have_been_sent
+    assert str(error.__cause__) == ("msg_uid is blank" if isinstance(msg_uid, str) else "not a text")
 
 
 @pytest.mark.parametrize("word", [False, 1, ["sent"], {"word": "sent"}])
@@ -359,6 +370,12 @@ def test_success_that_is_not_as_documented(what: str, status: int, body: bytes |
 def test_one_requests_answer_is_not_anothers(what: str, body: object) -> None:
     """A receipt, a history and a detail are each told from what they are not."""
     assert type(error_of(what, 200, body)) is UnexpectedResponseError
+
+
+@pytest.mark.parametrize("body", [{}, RECORD, "sent", 5, None])
+def test_history_that_is_no_array(body: object) -> None:
+    """A history is an array, and the cause of its error says that this was none."""
+    assert str(error_of("history", 200, json.dumps(body).encode()).__cause__) == "not an array"
 
 
 def test_byte_order_mark_and_stray_bytes_lose_no_receipt() -> None:
@@ -510,13 +527,17 @@ def test_status_that_says_nothing_else(what: str, body: bytes | None) -> None:
         error = refusal_of(what, status, body)
         assert (status, type(error)) == (status, fallback(what, status))
         assert (error.status_code, error.code, error.fields) == (status, None, ())
+        assert error.text == (body or b"").decode()
         assert (status, error.may_have_been_sent) == (status, DOUBT[status])
 
 
-@pytest.mark.parametrize("code", [17.5, True, False, [17], {"code": 17}, "1" * 20, "1_7", "+17", "１７", "0x11"])
+@pytest.mark.parametrize(
+    "code", [17.5, True, False, [17], {"code": 17}, "1" * 20, "1_7", "+17", "１７", "0x11", "1" * 10]
+)
 def test_code_that_is_none(code: object) -> None:
-    """A code is an integer or a short string of digits, and nothing else is guessed at."""
+    """A code is an integer or a string of up to nine digits, and nothing else is guessed at."""
     assert refusal_of("send", 406, errors(code)).code is None
+    assert refusal_of("send", 406, errors("1" * 9)).code == 111_111_111
 
 
 @pytest.mark.parametrize("body", [{"status": "sent", "msg_uid": UID}, RECORD, detail()])
@@ -527,6 +548,7 @@ def test_success_with_errors_is_no_success(body: dict[str, Any], code: int) -> N
         error = error_of(what, 200, {**body, **errors(code)})
         assert type(error) is (QuotaExhaustedError if code == 55 else UnexpectedResponseError)
         assert error.may_have_been_sent
+        assert code == 55 or str(error) == "the gateway answered HTTP 200 with errors in it"
 
 
 @pytest.mark.parametrize("wrong", ["Refused", 17, True, {"a": 1}, ["Refused"], [None], [{}], [[{"code": 17}]]])
@@ -591,6 +613,13 @@ def test_no_cut_leaves_a_part_of_a_long_run_of_digits() -> None:
 def test_every_429_says_how_long_to_wait(code: object) -> None:
     """Whatever its code, a 429 pauses the limiter, and for as long as it asks."""
     assert refusal_of("send", 429, errors(code), {"Retry-After": "7"}).retry_after == 7
+
+
+@pytest.mark.parametrize("code", [13, 17, 39, 55, None])
+def test_nothing_else_says_how_long_to_wait(code: object) -> None:
+    """A refusal that is not by the rate limit has no wait, whatever its headers hold."""
+    for status in (406, 500):
+        assert refusal_of("send", status, errors(code), {"Retry-After": "7"}).retry_after is None
 
 
 def test_code_13_in_any_form() -> None:

@@ -113,7 +113,7 @@ class Gateway:
         return {kind: self.faults.get(kind, 0.0) for kind in FAULTS} | {_FAILING_ATTEMPTS: self.failing_attempts}
 
     def play(self, faults: Mapping[str, float]) -> None:
-        """Set `faults`, those not named to 0, and `failing_attempts` under the name `failing-attempts`.
+        """Set the probabilities `faults`, those not named to 0, and `failing_attempts` by the name `failing-attempts`.
 
         `ValueError` names what cannot be, and then nothing is changed.
         """

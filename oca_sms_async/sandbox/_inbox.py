@@ -32,8 +32,12 @@ class Message:
     segments: int
     attempts: int
     faults: tuple[str, ...] = ()
-    _stages: Sequence[tuple[float, str]] = attrs.field(default=_AT_ONCE, repr=False)  # (seconds, status), ascending
-    _accepted_at: float = attrs.field(factory=lambda: monotonic(), repr=False)  # noqa: PLW0108 - a test's clock is seen
+    _stages: Sequence[tuple[float, str]] = attrs.field(default=_AT_ONCE, repr=False, eq=False)  # (age, status)
+    _accepted_at: float = attrs.field(init=False, repr=False, eq=False)
+
+    @_accepted_at.default
+    def _now(self) -> float:
+        return monotonic()
 
     @property
     def status(self) -> str:

@@ -1,0 +1,118 @@
+"""What is handed out: the wheel holds the package and nothing else, the source archive all that a check of it needs."""
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from configparser import ConfigParser
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path, PurePosixPath
+
+import pytest
+from attrs import frozen
+
+import oca_sms_async
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+STEM = f"oca_sms_async-{oca_sms_async.__version__}"
+INFO = f"{STEM}.dist-info"
+
+
+@frozen
+class Archives:
+    """What a build makes; the names in the source archive are those within its one folder."""
+
+    wheel: Path
+    wheel_names: set[str]
+    source_names: set[str]
+
+    def text(self, name: str) -> str:
+        """Return a file of the wheel."""
+        with zipfile.ZipFile(self.wheel) as wheel:
+            return wheel.read(name).decode()
+
+    def metadata(self) -> Message:
+        """Return what the wheel says of itself."""
+        return Parser().parsestr(self.text(f"{INFO}/METADATA"))
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
+    """Build both."""
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-d", str(folder)], cwd=ROOT, check=True)
+    wheel, source = folder / f"{STEM}-py3-none-any.whl", folder / f"{STEM}.tar.gz"
+    assert set(folder.iterdir()) == {wheel, source}
+    with zipfile.ZipFile(wheel) as zipped, tarfile.open(source) as packed:
+        folders = {PurePosixPath(name).parts[0] for name in packed.getnames()}
+        assert folders == {STEM}
+        return Archives(wheel, set(zipped.namelist()), {name.removeprefix(f"{STEM}/") for name in packed.getnames()})
+
+
+def files_of(*folders: str) -> set[str]:
+    """Return the files of the working copy below some folders, without what Python leaves there."""
+    found = (path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file())
+    return {path.relative_to(ROOT).as_posix() for path in found if "__pycache__" not in path.parts}
+
+
+def needs_of(extra: str) -> set[str]:
+    """Return what an extra needs, with what the extras need that it refers to."""
+    needs = set[str]()
+    for need in PROJECT["optional-dependencies"][extra]:
+        other = re.fullmatch(rf"{PROJECT['name']}\[(\w+)\]", need)
+        needs |= needs_of(other[1]) if other else {need}
+    return needs
+
+
+def test_wheel_holds_the_package_alone(archives: Archives) -> None:
+    """Every module is in it, with the page, the types' marker and the licence, and no test, cache or left-over."""
+    package = files_of("oca_sms_async")
+    page = {f"oca_sms_async/sandbox/page/inbox.{kind}" for kind in ("html", "css", "js")}
+    assert {name for name in package if not name.endswith(".py")} == {"oca_sms_async/py.typed"} | page
+    beside = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
+    assert archives.wheel_names == package | {f"{INFO}/{name}" for name in beside}
+
+
+def test_source_archive_holds_what_checks_it(archives: Archives) -> None:
+    """Package, tests, benchmarks and what runs them are in it, and nothing that somebody left beside them."""
+    top = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "PKG-INFO", "README.md", "SECURITY.md"}
+    top |= {"noxfile.py", "pyproject.toml"}
+    assert archives.source_names - {".gitignore"} == top | files_of("oca_sms_async", "tests", "benchmarks")
+    kinds = {PurePosixPath(name).suffix for name in files_of("oca_sms_async", "tests", "benchmarks")}
+    assert kinds <= {".css", ".html", ".js", ".json", ".md", ".png", ".py", ".svg", ".txt", ".typed"}
+
+
+def test_metadata_is_the_projects(archives: Archives) -> None:
+    """Name, version, Pythons, licence, README, and each dependency with its extra are as pyproject.toml says."""
+    metadata = archives.metadata()
+    assert (metadata["Name"], metadata["Version"]) == (PROJECT["name"], oca_sms_async.__version__)
+    assert metadata["Requires-Python"] == PROJECT["requires-python"]
+    assert metadata["License-Expression"] == PROJECT["license"]
+    assert archives.text(f"{INFO}/licenses/LICENSE") == (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert str(metadata.get_payload()).strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
+    wanted = {(name, "") for name in PROJECT["dependencies"]}
+    wanted |= {(name, extra) for extra in PROJECT["optional-dependencies"] for name in needs_of(extra)}
+    found = set[tuple[str, str]]()
+    for required in metadata.get_all("Requires-Dist", []):
+        name, _, marker = required.partition(";")
+        extra = re.search(r"extra == '(\w+)'", marker)
+        found.add((name.strip(), extra[1] if extra else ""))
+    assert found == wanted
+
+
+def test_entry_points_lead_somewhere(archives: Archives) -> None:
+    """Each command and each plugin that an installation announces can be imported."""
+    announced = ConfigParser()
+    announced.read_string(archives.text(f"{INFO}/entry_points.txt"))
+    assert dict(announced["console_scripts"]) == PROJECT["scripts"]
+    points = [
+        importlib.metadata.EntryPoint(name, value, group)
+        for group in announced.sections()
+        for name, value in announced[group].items()
+    ]
+    assert all(point.load() for point in points)

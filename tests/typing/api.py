@@ -1,0 +1,325 @@
+"""Every public name as users write it, for mypy alone: nothing here is ever run.
+
+An `assert_type` that no longer holds is an error of mypy, and so is an ignore beside a mistake that it finds no more.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal, NoReturn, assert_never, assert_type
+
+import httpx
+import redis.asyncio
+from starlette.applications import Starlette
+
+import oca_sms_async
+from oca_sms_async import (
+    AccountError,
+    AccountExpiredError,
+    Advice,
+    ApiError,
+    AsyncOcaSms,
+    BulkReport,
+    ConnectionFailedError,
+    DeliveryUnknownError,
+    ExpiredError,
+    Failed,
+    FieldError,
+    InternalError,
+    InvalidCredentialsError,
+    InvalidMessageError,
+    InvalidRequestError,
+    Journal,
+    JournalError,
+    LimiterStatistics,
+    LimiterUnavailableError,
+    MissingAuthorizationError,
+    NotFoundError,
+    OcaSmsError,
+    Outcome,
+    Priority,
+    QuotaExhaustedError,
+    RateLimitedError,
+    RateLimiter,
+    ReconcileReport,
+    RetryPolicy,
+    Segments,
+    SendReceipt,
+    Sent,
+    Skipped,
+    Sms,
+    SmsRecord,
+    Statistics,
+    TokenBucket,
+    UnexpectedResponseError,
+    Unlimited,
+    UserNotFoundError,
+    check_message,
+    segments,
+)
+from oca_sms_async.aiohttp import aiohttp_client
+from oca_sms_async.cli import main
+from oca_sms_async.redis import RedisTokenBucket
+from oca_sms_async.sandbox import FAULTS, Inbox, Message, Sandbox
+from oca_sms_async.testing import oca_sms_client, oca_sms_sandbox
+
+PHONE, TEXT = "+6281381475159", "Acme: 482913 is your code"
+
+
+class OneAtATime:
+    """A limiter of a user's own, which inherits from nothing."""
+
+    async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+        """Let through."""
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody through."""
+
+
+class Pauseless:
+    """What lacks half of a limiter."""
+
+    async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+        """Let through."""
+
+
+async def make() -> None:
+    """Make clients, and leave them."""
+    assert_type(oca_sms_async.__version__, str)
+    async with AsyncOcaSms("user", "secret") as client:
+        assert_type(client, AsyncOcaSms)
+    own = AsyncOcaSms(
+        "user",
+        "secret",
+        base_url="https://sms.example.com/api/v1",
+        limiter=OneAtATime(),
+        retry=RetryPolicy(max_attempts=2, initial_wait=0, max_wait=0.5, retry_unsent=True),
+        timeout=5,
+        http_client=httpx.AsyncClient(),
+        allow_http=True,
+        region="SG",
+    )
+    assert_type(await own.aclose(), None)
+    assert_type(AsyncOcaSms.from_env(), AsyncOcaSms)
+    assert_type(AsyncOcaSms.from_env(os.environ, timeout=5.0), AsyncOcaSms)
+    assert_type(AsyncOcaSms.from_env({"OCA_SMS_USERNAME": "user"}, http_client=aiohttp_client()), AsyncOcaSms)
+    AsyncOcaSms("user")  # type: ignore[call-arg] # no password
+    AsyncOcaSms("user", "secret", "https://sms.example.com")  # type: ignore[call-arg] # options are named
+    AsyncOcaSms("user", "secret", timeout="5")  # type: ignore[arg-type] # seconds are numbers
+    AsyncOcaSms("user", "secret", timeout=timedelta(seconds=5))  # type: ignore[arg-type] # as above
+    AsyncOcaSms("user", "secret", limiter=Pauseless())  # type: ignore[arg-type] # half of a limiter is none
+    AsyncOcaSms("user", "secret", http_client=httpx.Client())  # type: ignore[arg-type] # of the other colour
+    AsyncOcaSms("user", "secret", retries=3)  # type: ignore[call-arg] # there is no such option
+
+
+async def send(client: AsyncOcaSms) -> None:
+    """Send one message."""
+    receipt = await client.send(PHONE, TEXT)
+    assert_type(receipt, SendReceipt)
+    assert_type((receipt.msg_uid, receipt.status, receipt.attempts), tuple[str, str, int])
+    await client.send(phone=PHONE, message=TEXT, expires_in=30, priority=Priority.BULK)
+    await client.send(PHONE, TEXT, expires_in=timedelta(minutes=5), priority=Priority.INTERACTIVE)
+    await client.send(PHONE, TEXT, expires_in=None)
+    await client.send(PHONE)  # type: ignore[call-arg] # no text
+    await client.send(6281381475159, TEXT)  # type: ignore[arg-type] # a number is text
+    await client.send(PHONE, TEXT, 30)  # type: ignore[call-arg] # options are named
+    await client.send(PHONE, TEXT, expires_in=datetime.now(UTC))  # type: ignore[arg-type] # a duration, no moment
+    await client.send(PHONE, TEXT, priority=1)  # type: ignore[arg-type] # a lane has a name
+    receipt.status = "read"  # type: ignore[misc] # frozen
+    client.send(PHONE, TEXT)  # type: ignore[unused-coroutine] # not awaited
+
+
+async def ask(client: AsyncOcaSms) -> None:
+    """Ask what became of messages."""
+    assert_type(await client.history(), list[SmsRecord])
+    assert_type(await client.history(timeout=5), list[SmsRecord])
+    record = await client.status("uid")
+    assert_type(record, SmsRecord)
+    assert_type((record.msg_uid, record.phone_number, record.message_body, record.status), tuple[str, str, str, str])
+    assert_type((record.created_at, record.updated_at), tuple[datetime | None, datetime | None])
+    assert_type((record.total_sms, record.application), tuple[int | None, str | None])
+    assert_type(await client.wait_for_status("uid", {"sent"}, timeout=5, interval=0.5), SmsRecord)
+    found = await client.find_in_history(Sms(PHONE, TEXT), since=datetime.now(UTC))
+    assert_type(found, SmsRecord | None)
+    found.status  # type: ignore[union-attr] # noqa: B018 - it may not be found
+    await client.find_in_history(Sms(PHONE, TEXT))  # type: ignore[call-arg] # since when?
+    await client.status(7)  # type: ignore[arg-type] # an id is text
+
+
+def messages() -> Iterator[Sms]:
+    """Yield messages."""
+    yield Sms(PHONE, TEXT)
+    yield Sms(phone=PHONE, message=TEXT, key="7", expires_at=datetime.now(UTC))
+    yield Sms(PHONE)  # type: ignore[call-arg] # no text
+    yield Sms(PHONE, TEXT, expires_at=30)  # type: ignore[arg-type] # a moment, no duration
+
+
+async def messages_in_time() -> AsyncIterator[Sms]:
+    """Yield messages as they come."""
+    yield Sms(PHONE, TEXT)
+
+
+async def send_them(client: AsyncOcaSms, path: Path) -> None:
+    """Send many messages."""
+    run = client.bulk(messages())
+    assert_type(run, AbstractAsyncContextManager[AsyncIterator[Outcome]])
+    async with client.bulk(messages_in_time(), concurrency=8) as outcomes:
+        async for outcome in outcomes:
+            assert_type(outcome, Sent | Failed | Skipped)
+            assert_type(outcome.sms, Sms)
+            assert_type(told(outcome), str)
+    report = await client.send_many([Sms(PHONE, TEXT)], concurrency=8)
+    assert_type(report, BulkReport)
+    assert_type(report.outcomes, tuple[Outcome, ...])
+    assert_type((report.sent, report.retried), tuple[tuple[Sent, ...], tuple[Sent, ...]])
+    assert_type((report.failed, report.unknown), tuple[tuple[Failed, ...], tuple[Failed, ...]])
+    assert_type((report.skipped, report.stopped_by), tuple[tuple[Skipped, ...], OcaSmsError | None])
+    async with Journal(path) as journal, client.bulk(messages(), journal=journal, resend_unknown=True):
+        assert_type(journal, Journal)
+        assert_type(journal.resent, int)
+    await Journal("bulk.journal").aclose()
+    await client.send_many(messages_in_time(), journal=journal, resend_unknown=True)
+    settled = await client.reconcile(journal, messages_in_time())
+    assert_type(settled, ReconcileReport)
+    assert_type((settled.found, settled.doubtful), tuple[tuple[Sent, ...], tuple[Sms, ...]])
+    await client.send_many([PHONE])  # type: ignore[list-item] # messages, no numbers
+    await client.send_many(Sms(PHONE, TEXT))  # type: ignore[arg-type] # one message is not many
+    async with client.bulk(messages(), journal=path):  # type: ignore[arg-type] # a journal, no path
+        pass
+    for _ in run:  # type: ignore[attr-defined] # it is entered first
+        pass
+
+
+def told(outcome: Outcome) -> str:
+    """Tell the three outcomes apart, so that mypy knows that there is no fourth."""
+    match outcome:
+        case Sent(receipt=receipt):
+            return receipt.msg_uid
+        case Failed(error=error):
+            return "doubtful" if error.may_have_been_sent else "unsent"
+        case Skipped(reason=reason, receipt=receipt):
+            assert_type(reason, OcaSmsError | None)
+            return "sent before" if receipt else "not tried"
+        case _:
+            assert_never(outcome)
+
+
+def go_wrong(error: OcaSmsError) -> NoReturn:
+    """Ask an error what it knows."""
+    assert_type((error.may_have_been_sent, error.attempts), tuple[bool, int])
+    error.status_code  # type: ignore[attr-defined] # noqa: B018 - not every error is the gateway's
+    if isinstance(error, ApiError):
+        assert_type((error.status_code, error.code, error.text), tuple[int, int | None, str])
+        assert_type(error.fields, tuple[FieldError, ...])
+        assert_type(error.retry_after, float | None)
+        assert_type([(field.param, field.msg, field.location) for field in error.fields], list[tuple[str, str, str]])
+    raise error
+
+
+class Kinds:
+    """The errors, each as what it descends from."""
+
+    values: type[ValueError] = InvalidMessageError
+    times: type[TimeoutError] = ExpiredError
+    ours: tuple[type[OcaSmsError], ...] = (
+        ApiError,
+        ConnectionFailedError,
+        DeliveryUnknownError,
+        ExpiredError,
+        InvalidMessageError,
+        JournalError,
+        LimiterUnavailableError,
+        UnexpectedResponseError,
+    )
+    refusals: tuple[type[ApiError], ...] = (
+        AccountError,
+        InternalError,
+        InvalidRequestError,
+        NotFoundError,
+        RateLimitedError,
+    )
+    accounts: tuple[type[AccountError], ...] = (
+        AccountExpiredError,
+        InvalidCredentialsError,
+        MissingAuthorizationError,
+        QuotaExhaustedError,
+        UserNotFoundError,
+    )
+    foreign: type[ApiError] = DeliveryUnknownError  # type: ignore[assignment] # no word of the gateway's
+
+
+async def limit(client: redis.asyncio.Redis) -> None:
+    """Make limiters, and wait for their tokens."""
+    limiters: list[RateLimiter] = [
+        TokenBucket(),
+        TokenBucket(22, capacity=3),
+        Unlimited(),
+        OneAtATime(),
+        RedisTokenBucket("redis://localhost", name="acme"),
+        RedisTokenBucket(client, name="acme", rate=22, capacity=1, timeout=2, fallback=TokenBucket(5)),
+    ]
+    for limiter in limiters:
+        await limiter.acquire(priority=Priority.BULK, deadline=asyncio.get_running_loop().time() + 5)
+        assert_type(limiter.pause(1), None)
+    bucket = TokenBucket()
+    now = bucket.statistics()
+    assert_type(now, LimiterStatistics)
+    assert_type((now.granted, now.refused, now.waiting), tuple[int, int, int])
+    assert_type((now.tokens, now.paused_for, bucket.rate, bucket.capacity), tuple[float, float, float, float])
+    shared = RedisTokenBucket("redis://localhost", name="acme")
+    assert_type(shared.statistics(), LimiterStatistics)
+    assert_type(await shared.aclose(), None)
+    RedisTokenBucket("redis://localhost")  # type: ignore[call-arg] # whose limit is it?
+    limiters.append(Pauseless())  # type: ignore[arg-type] # half of a limiter is none
+    await bucket.acquire(Priority.BULK)  # type: ignore[call-arg] # options are named
+    now.granted = 0  # type: ignore[misc] # frozen
+    RetryPolicy().max_attempts = 7  # type: ignore[misc] # frozen
+
+
+def measure() -> None:
+    """Measure a text."""
+    size = segments(TEXT)
+    assert_type(size, Segments)
+    assert_type(size.encoding, Literal["GSM-7", "UCS-2"])
+    assert_type((size.units, size.count), tuple[int, int])
+    advice = check_message(TEXT, brand="Acme")
+    assert_type(advice, list[Advice])
+    assert_type([(it.code, it.text) for it in advice], list[tuple[str, str]])
+    check_message(TEXT, "Acme")  # type: ignore[call-arg] # options are named
+    segments(TEXT.encode())  # type: ignore[arg-type] # characters, no bytes
+
+
+async def practise() -> None:
+    """Use the extras that stand in for the gateway, and the command."""
+    async with Sandbox(quota=10, rate_limit=25, faults={"reset": 0.1}, seed=7).serve(port=8080) as sandbox:
+        assert_type(sandbox, Sandbox)
+        assert_type((sandbox.base_url, sandbox.username, sandbox.password), tuple[str, str, str])
+        assert_type(sandbox.inbox, Inbox)
+        assert_type(sandbox.inbox[0], Message)
+        assert_type(sandbox.inbox[1:], list[Message])
+        assert_type([message.text for message in sandbox.inbox], list[str])
+        assert_type((message := sandbox.inbox[0]).code, str | None)
+        assert_type((message.status, message.faults), tuple[str, tuple[str, ...]])
+        assert_type(await sandbox.inbox.wait_for(PHONE, timeout=5), Message)
+        assert_type(sandbox.inbox.code(PHONE), str)
+        sandbox.when(PHONE).respond("reset", times=2).respond(status=503, body="away", headers={"Retry-After": "1"})
+        sandbox.when().respond(status="503")  # type: ignore[arg-type] # a number
+        sandbox.latency = 0.5
+        sandbox.base_url = "http://localhost"  # type: ignore[misc] # it is where it is served
+    assert_type(sandbox.asgi(), Starlette)
+    assert_type(aiohttp_client(verify=True, trust_env=False), httpx.AsyncClient)
+    assert_type(main(), None)
+    assert_type([kind for kind in FAULTS], list[str])  # noqa: C416 - a tuple whose length is nobody's business
+    _ = (oca_sms_client, oca_sms_sandbox)  # pytest hands out what they yield
+
+
+async def count(client: AsyncOcaSms) -> None:
+    """Read what a client counts."""
+    now = client.statistics()
+    assert_type(now, Statistics)
+    assert_type((now.sent, now.retried, now.unknown, now.in_flight, now.waiting), tuple[int, int, int, int, int])
+    assert_type((now.failed["ApiError"], now.limiter_wait), tuple[int, float])
+    now.failed["ApiError"] = 1  # type: ignore[index] # what was counted stays

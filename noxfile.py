@@ -23,6 +23,9 @@ def installed(python: str) -> bool:
 
 PYTHONS = [f"3.{minor}" for minor in range(11, 16) if installed(f"python3.{minor}")]
 
+# As many processes as there are cores; most tests wait for sockets. `-- -n 0` is one.
+PARALLEL = ("-n", "auto")
+
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install the package with its extras, and the groups of tools."""
@@ -33,14 +36,14 @@ def install(session: nox.Session, *groups: str) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on the Python that runs nox; arguments after `--` go to pytest."""
     install(session, "tests")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)
 
 
 @nox.session(python=PYTHONS)
 def tests_all(session: nox.Session) -> None:
     """Run the tests on every installed Python from 3.11 on."""
     install(session, "tests")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)
 
 
 def floors_named() -> list[str]:
@@ -89,7 +92,7 @@ def mutants(session: nox.Session) -> None:
 def coverage(session: nox.Session) -> None:
     """Run the tests and fail where fewer than 95 % of the branches were taken."""
     install(session, "tests")
-    session.run("python", "-m", "pytest", "--cov", *session.posargs)
+    session.run("python", "-m", "pytest", *PARALLEL, "--cov", *session.posargs)
 
 
 @nox.session

@@ -331,8 +331,8 @@ def test_each_repetition_is_heard_of_and_logged(
     assert heard == script
     assert outcome is script[-1]
     assert [record.getMessage() for record in caplog.records if record.name == "oca_sms_async"] == [
-        "retry attempt=2 wait=0.500 error=InternalError",
-        "retry attempt=3 wait=1.000 error=ConnectionFailedError",
+        "send.retry attempt=2 wait=0.5 error=InternalError status=500 code=13: tried again after the wait",
+        "send.retry attempt=3 wait=1.0 error=ConnectionFailedError: tried again after the wait",
     ]
 
 

@@ -150,7 +150,7 @@ class Gateway:
         if refusal := self._account_refusal(authorization):
             return refusal
         wait = self.traffic.wait(self.rate_limit)
-        return _answers.rate_limited(self.rate_limit, wait) if wait and self.rate_limit else None
+        return None if wait is None or self.rate_limit is None else _answers.rate_limited(self.rate_limit, wait)
 
     def _sent(self, parameters: dict[str, Any]) -> Answer:
         phone, text = _phone(parameters.get("phone")), _text(parameters.get("message"))

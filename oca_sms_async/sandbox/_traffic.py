@@ -20,14 +20,14 @@ class Traffic:
         self._forget(monotonic())
         return len(self._times)
 
-    def wait(self, limit: int | None) -> float:
-        """Let a request through and return 0.0, or return the seconds until the window has room for one again."""
+    def wait(self, limit: int | None) -> float | None:
+        """Let a request through and return None, or return the seconds until the window has room for one again."""
         now = monotonic()
         self._forget(now)
         if limit is not None and len(self._times) >= limit:
             return self._times[-limit] + WINDOW - now
         self._times.append(now)
-        return 0.0
+        return None
 
     def _forget(self, now: float) -> None:
         while self._times and self._times[0] <= now - WINDOW:

@@ -35,6 +35,7 @@ async def test_a_block_runs(block: str, sandbox: Sandbox, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("block", TESTS, ids=range(len(TESTS)))
 def test_a_test_passes(block: str, pytester: pytest.Pytester) -> None:
     """Each block that is a test passes in a project that has the package's plugin."""
+    pytester.makeini("[pytest]")  # or the settings of a project around it would be taken, as those of this one
     pytester.makepyfile(block)
     ran = pytester.runpytest_subprocess("-o", "asyncio_mode=auto")
     ran.assert_outcomes(passed=1)

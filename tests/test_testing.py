@@ -46,6 +46,7 @@ COLLECTING = """
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A project of somebody else's, in whose environment this package is installed with its entry points."""
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+    pytester.makeini("[pytest]")  # or the settings of a project around it would be taken, as those of this one
     installed = pytester.mkdir("oca_sms_async-0.dist-info")
     lines = [line for group, points in groups.items() for line in (f"[{group}]", *map(" = ".join, points.items()))]
     (installed / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")

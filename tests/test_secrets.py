@@ -18,6 +18,7 @@ import copy
 import json
 import logging
 import pickle
+import re
 import ssl
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -136,10 +137,9 @@ class Listener(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep one."""
-        fields = {
-            name: value for name, value in vars(record).items() if not isinstance(value, int | float)
-        }  # no clocks
-        self.heard.append((record, f"{self.format(record)} {fields}"))
+        fields = {name: value for name, value in vars(record).items() if not isinstance(value, int | float)}
+        # Without fractions: those of asyncio's clocks hold any six digits in the end.
+        self.heard.append((record, re.sub(r"\d\.\d+", "0.0", f"{self.format(record)} {fields}")))
 
     def texts(self) -> list[str]:
         """Return what was heard, but for the one place of another library that shows what the gateway wrote."""

@@ -71,7 +71,7 @@ class Bulk(AsyncIterator[Outcome]):
             await self._recording.__aenter__()
         for _ in range(self._concurrency):
             task = asyncio.create_task(self._work())
-            self._calls[task] = None
+            self._calls.setdefault(task, None)  # an eager one may be sending already
             task.add_done_callback(self._worker_ended)
         return self
 
@@ -139,7 +139,12 @@ class Bulk(AsyncIterator[Outcome]):
     async def _pull(self) -> tuple[int, Sms, Awaitable[Entry] | None] | None:
         await self._room.acquire()
         async with self._one_at_a_time:  # an asynchronous generator must not be asked twice at once
-            sms = await self._next()
+            try:
+                sms = await self._next()
+            except asyncio.CancelledError as cancelled:
+                if _this_task_is_cancelled():
+                    raise
+                raise RuntimeError("the messages' iterator was cancelled from within") from cancelled
             if sms is None:
                 self._room.release()
                 return None

@@ -111,7 +111,7 @@ class Wire:
                 raise self._end(number, plan.refused())
             return await repeated(lambda: self._attempt(number, plan, call), policy=self.policy, call=call)
         except asyncio.CancelledError:
-            if self.log[-1] != ("cut", number):
+            if self.log[-1:] != [("cut", number)]:
                 self.log.append(("idle", number))
             raise
         finally:
@@ -517,6 +517,33 @@ async def test_an_asynchronous_source_is_asked_for_one_message_at_a_time() -> No
     assert len((await report_of(wire, 16, source)).sent) == 50
 
 
+@pytest.mark.parametrize("make", [asyncio.Queue.get, None], ids=["asynchronous", "synchronous"])
+@in_virtual_time
+async def test_a_source_is_not_asked_again_after_its_end(make: object) -> None:
+    """One over a queue that ends at a sentinel would wait for ever, or yield once more."""
+    asked = 0
+
+    class Once(Iterator[Sms]):
+        def __next__(self) -> Sms:
+            nonlocal asked
+            asked += 1
+            assert asked <= 2
+            if asked == 2:
+                raise StopIteration
+            return Sms("0", TEXT)
+
+    class OnceToo(AsyncIterator[Sms]):
+        async def __anext__(self) -> Sms:
+            try:
+                return next(once)
+            except StopIteration:
+                raise StopAsyncIteration from None
+
+    once = Once()
+    report = await report_of(Wire([Plan()]), 4, OnceToo() if make else once)
+    assert (len(report.sent), asked) == (1, 2)
+
+
 @in_virtual_time
 async def test_nothing_is_pulled_before_the_block_is_entered() -> None:
     """Making a bulk asks its source for nothing."""
@@ -791,6 +818,17 @@ def test_leaving_normally_starts_nothing_and_waits_for_the_wire_alone(monkeypatc
     run(main())
 
 
+@pytest.mark.parametrize("factory", [None, *filter(None, [getattr(asyncio, "eager_task_factory", None)])])
+@in_virtual_time
+async def test_leaving_waits_for_the_first_ones_however_tasks_begin(factory: Any) -> None:
+    """A task that begins at once, as Python's eager factory has it, is on the wire before its maker goes on."""
+    asyncio.get_running_loop().set_task_factory(factory)
+    wire = Wire([Plan(takes=1)] * 9)
+    async with Bulk(wire.send, wire.messages(), 3) as bulk:
+        await asyncio.sleep(0.5)
+    assert [type(it) for it in await rest_of(bulk)] == [Sent] * 3
+
+
 @in_virtual_time
 async def test_leaving_normally_waits_for_a_silent_gateway_no_longer_than_an_attempt() -> None:
     """What is on the wire ends by the client's `timeout` at the latest, in doubt."""
@@ -1018,6 +1056,18 @@ async def test_an_exception_of_the_consumer_goes_before_a_bug() -> None:
     with pytest.raises(ConsumerError):
         await use()
     assert_alone()
+
+
+@in_virtual_time
+async def test_an_iterator_cancelled_from_within_is_a_bug() -> None:
+    """A `CancelledError` that nobody asked for ends no run in silence; it says so, and not as if one was cancelled."""
+
+    async def broken() -> AsyncIterator[Sms]:
+        yield Sms("0", TEXT)
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="cancelled from within"):
+        await report_of(Wire([Plan()]), 2, broken())
 
 
 @in_virtual_time

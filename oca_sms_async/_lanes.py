@@ -45,10 +45,15 @@ class Lanes:
         return sum(map(len, self._queues[: priority + 1]))
 
     def enter_loop(self) -> bool:
-        """Drop the waiters of another loop, which is dead, and tell whether this loop is new here."""
+        """Drop the waiters of another loop, which is dead, and tell whether this loop is new here.
+
+        `RuntimeError` if the other one is alive, in another thread: its waiters cannot be woken from here.
+        """
         loop = asyncio.get_running_loop()
         if loop is self.loop:
             return False
+        if self.loop is not None and self.loop.is_running():
+            raise RuntimeError("a client or limiter serves one event loop at a time, and another thread's is running")
         self.loop, self._timer, self._bounded = loop, None, 0
         for queue in self._queues:
             queue.clear()
@@ -88,7 +93,7 @@ class Lanes:
         if when is None:
             return
         if when <= now:
-            self.wake()
+            self._wake()
         elif self._timer is None or when < self._timer.when():  # a timer that fires too early does no harm
             self._set_timer(self.loop.call_at(when, self._on_timer))
 
@@ -120,10 +125,9 @@ class Lanes:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self.wake()
+        self._wake()
 
-    def wake(self) -> None:
-        """Let the first waiter look again."""
+    def _wake(self) -> None:
         ticket = self._first()
         waiter = next((queue[ticket] for queue in self._queues if ticket in queue), None)
         if waiter is not None and not waiter.woken.done():

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from attrs import define, field, frozen
@@ -290,7 +291,7 @@ async def test_who_is_woken_for_nothing_keeps_its_place() -> None:
     tasks = [queue.join(number) for number in range(3)]
     for _ in range(4):  # not 3, or they would be back where they were even if each went to the end
         await settle()
-        slots._lanes.wake()
+        slots._lanes._wake()
     await settle()
     assert queue.served == []
     for _ in tasks:
@@ -490,7 +491,7 @@ async def test_lanes_count_who_stands_ahead_of_a_newcomer() -> None:
     assert (lanes.ahead(INTERACTIVE), lanes.ahead(BULK), len(lanes)) == (2, 5, 5)
     open_ = True
     for task in tasks:
-        lanes.wake()
+        lanes._wake()
         await task
     assert len(lanes) == 0
 
@@ -506,9 +507,23 @@ def test_lanes_know_a_new_loop_from_the_one_they_are_in() -> None:
     assert run(enter()) == (True, False)
 
 
+def test_two_threads_at_once_are_told_that_this_cannot_be() -> None:
+    """What waits in a loop that runs elsewhere could be neither woken nor dropped: it would wait for ever."""
+    slots = Slots(1)
+
+    async def hold() -> None:
+        await slots.acquire(Priority.BULK, None)
+        with ThreadPoolExecutor(1) as thread, pytest.raises(RuntimeError, match="one event loop at a time"):
+            thread.submit(asyncio.run, slots.acquire(Priority.BULK, None)).result()
+        slots.release()
+
+    asyncio.run(hold())
+    asyncio.run(slots.acquire(Priority.BULK, None))  # one after the other is as ever
+
+
 def test_waking_empty_lanes_does_nothing() -> None:
     """There may be something to take and nobody who wants it."""
-    Lanes(lambda: True, lambda now: None).wake()
+    Lanes(lambda: True, lambda now: None)._wake()
     slots = Slots(1)
     slots.release()
     assert_unused(slots, 2)
@@ -639,7 +654,7 @@ async def test_who_was_woken_already_is_not_refused() -> None:
     woken, other = waiters_of(lanes, None, None)
     await settle()
     open_ = True
-    lanes.wake()
+    lanes._wake()
     lanes.refuse(KeyError)
     await woken
     with pytest.raises(KeyError):

@@ -1,7 +1,6 @@
 """The client: it checks, waits for its turn, sends, and says what became of it."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
@@ -25,7 +24,7 @@ from oca_sms_async._phone import check_region
 from oca_sms_async._reconcile import earliest, reconciled
 from oca_sms_async._recording import Recording
 from oca_sms_async._retry import Call, RetryPolicy
-from oca_sms_async._settings import check_credentials, checked_url, options_from, positive_seconds
+from oca_sms_async._settings import ENVIRONMENT, check_credentials, checked_url, options_from, positive_seconds
 from oca_sms_async._statistics import Statistics
 
 _T = TypeVar("_T")
@@ -70,11 +69,12 @@ class AsyncOcaSms:
         )
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ, **options: Any) -> Self:
+    def from_env(cls, environ: Mapping[str, str] = ENVIRONMENT, **options: Any) -> Self:
         """Return a client with what the environment says, and with `options` for the rest; an option given wins.
 
         `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` are needed; `OCA_SMS_BASE_URL` and `OCA_SMS_ALLOW_HTTP` (1, true,
-        yes, on, or their opposites) may be there. `ValueError` names the variable that is missing or wrong.
+        yes, on, or their opposites) may be there. `ValueError` names the variable that is missing, or the field that
+        is wrong.
         """
         return cls(**options_from(environ, options))
 

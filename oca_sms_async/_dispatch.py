@@ -39,13 +39,15 @@ class Dispatcher:
     ) -> None:
         if not isinstance(lent, httpx.AsyncClient | None):  # an httpx.Client would send, and only then fail
             raise TypeError("http_client must be an httpx.AsyncClient")
+        if not isinstance(retry, RetryPolicy):  # as above
+            raise TypeError("retry must be a RetryPolicy")
         self._base_url = base_url
         self._limiter = limiter
         self._retry = retry
         self._slots = Slots(MAX_IN_FLIGHT)
         self.counts = Counts()
         self._owned = lent is None
-        self._client = own_client(base_url) if lent is None else lent
+        self._client: Client = Connections(httpx.URL(base_url)) if lent is None else lent
         # What a lent client always sends goes with ours.
         ours = {
             "Accept": "application/json",
@@ -143,11 +145,6 @@ class Dispatcher:
         )
         http.read()  # else its content could not be looked at
         return http
-
-
-def own_client(base_url: str) -> Client:
-    """Return what requests go out by where no client is lent."""
-    return Connections(httpx.URL(base_url))
 
 
 async def _in_time(turn: Awaitable[None]) -> None:

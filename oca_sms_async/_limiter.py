@@ -2,12 +2,12 @@
 
 import asyncio
 import math
-import sys
 from typing import Final, Protocol
 
 from attrs import define, frozen
 
 from oca_sms_async._lanes import Lanes, Priority
+from oca_sms_async._settings import is_finite
 
 # A part in a billion slower than asked, so that rounding can never let through one request too many.
 ROUNDING: Final = 1 - 1e-9
@@ -42,15 +42,15 @@ class LimiterStatistics:
 
 def check_bucket(rate: float, capacity: float) -> None:
     """Raise `ValueError` for what is no bucket."""
-    if not 0 < rate <= sys.float_info.max:
+    if not is_finite(rate, least=0) or rate == 0:
         raise ValueError("rate must be a finite number of requests per second above 0")
-    if not 1 <= capacity <= sys.float_info.max:
+    if not is_finite(capacity, least=1):
         raise ValueError("capacity must be a finite number of at least 1")
 
 
 def check_pause(seconds: float) -> None:
     """Raise `ValueError` for what is no duration."""
-    if not 0 <= seconds <= sys.float_info.max:
+    if not is_finite(seconds, least=0):
         raise ValueError("seconds must be a finite number of at least 0")
 
 
@@ -75,14 +75,15 @@ class TokenBucket:
     `acquire` returns; first come, first served within a priority. An event loop's timers are no finer than a
     millisecond: above some hundred a second, give a capacity of a few to make full use of the rate.
 
-    It may be made without a running loop and be used in one loop after another; the level carries over. Wrong
-    arguments are a `ValueError`.
+    It may be made without a running loop and be used in one loop after another; the level carries over. To wait in it
+    while another thread's loop, in which it was used, still runs is a `RuntimeError`. Wrong arguments are a
+    `ValueError`.
     """
 
     def __init__(self, rate: float = 22.0, capacity: float = 1.0) -> None:
         check_bucket(rate, capacity)
-        self.rate = rate
-        self.capacity = capacity
+        self.rate: Final = rate
+        self.capacity: Final = capacity
         self._level = _Level(rate=rate * ROUNDING, capacity=capacity, tokens=capacity)
         self._lanes = Lanes(self._take, self._level.ready_at)
         self._refused = 0

@@ -1,7 +1,6 @@
 """What is tried again, and when; and what the attempts of one call add up to."""
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -11,12 +10,13 @@ from attrs import Attribute, define, field, frozen
 from oca_sms_async._errors import ConnectionFailedError, ExpiredError, InternalError, OcaSmsError, RateLimitedError
 from oca_sms_async._lanes import Priority
 from oca_sms_async._log import log
+from oca_sms_async._settings import is_finite
 
 _T = TypeVar("_T")
 
 
 def _check_wait(_: object, attribute: "Attribute[float]", value: float) -> None:
-    if not 0 <= value <= sys.float_info.max:
+    if not is_finite(value, least=0):
         raise ValueError(f"{attribute.name} must be a finite number of seconds of at least 0")
 
 
@@ -62,7 +62,8 @@ class Call:
     message, `number` the recipient's. `admit` is awaited once, after the first token and before the first byte;
     `hear` is told each attempt's error as it comes; once `last_attempt` is set, no further attempt follows. `attempts`
     counts the requests started; `doubt` is True once one of them may have been taken; `on_wire` while one is under
-    way, `recording` while the journal is asked or told; `last` is the last one's error.
+    way, `recording` while the journal is asked or told; `last` is the last one's error. What a journal has in doubt and
+    is sent again begins with the doubt and the error of an earlier run.
     """
 
     priority: Priority

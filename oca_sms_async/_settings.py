@@ -2,7 +2,10 @@
 
 import contextlib
 import ipaddress
+import os
 import re
+import sys
+from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,6 +24,16 @@ _SWITCHES: Final = {
     "no": False,
     "off": False,
 }
+
+
+class _Environment(ChainMap[str, str]):
+    """The process' environment, which `help()` of a function that has it as a default does not show."""
+
+    def __repr__(self) -> str:
+        return "os.environ"
+
+
+ENVIRONMENT: Final = _Environment(os.environ)
 
 
 def check_credentials(username: str, password: str) -> None:
@@ -56,10 +69,16 @@ def checked_url(base_url: str, *, allow_http: bool) -> str:
     return base_url.rstrip("/")
 
 
+def is_finite(value: object, *, least: float) -> bool:
+    """Tell whether this is a number, and a finite one of at least so much."""
+    # Compared, where math.isfinite would raise an OverflowError for an integer that no float can hold.
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= sys.float_info.max
+
+
 def positive_seconds(name: str, value: float) -> float:
-    """Return a duration; `ValueError` unless it is a finite number of seconds above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _ENDLESS:
-        raise ValueError(f"{name} must be a finite number of seconds above 0")
+    """Return a duration; `ValueError` unless it is a number of seconds above 0."""
+    if not is_finite(value, least=0) or not 0 < value < _ENDLESS:
+        raise ValueError(f"{name} must be a number of seconds above 0 and below {_ENDLESS:g}")
     return value
 
 

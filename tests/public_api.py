@@ -7,7 +7,6 @@ import ast
 import enum
 import importlib
 import inspect
-import os
 import pkgutil
 import sys
 import types
@@ -139,9 +138,7 @@ def _is_frozen(cls: type) -> bool:
 
 
 def _default(value: Any) -> Any:
-    """Return a default whose repr is the same everywhere and shows nobody's environment."""
-    if value is os.environ:
-        return _Written("os.environ")
+    """Return a default whose repr is the same everywhere."""
     return _Written(f"{type(value).__name__}.{value.name}") if isinstance(value, enum.Enum) else value
 
 

@@ -472,7 +472,7 @@ def test_waiters_cancelled_one_after_the_other_as_each_wakes_lose_nothing(start:
         await bucket.acquire()
         doomed = [queue.join(number) for number in range(5)]
         heir = queue.join("heir")
-        wake, left = bucket._lanes.wake, list(doomed)
+        wake, left = bucket._lanes._wake, list(doomed)
 
         def wake_and_cancel() -> None:
             wake()
@@ -481,7 +481,7 @@ def test_waiters_cancelled_one_after_the_other_as_each_wakes_lose_nothing(start:
 
         await settle()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(bucket._lanes, "wake", wake_and_cancel)
+            patch.setattr(bucket._lanes, "_wake", wake_and_cancel)
             await heir
         assert not left
         assert all(task.cancelled() for task in doomed)
@@ -820,21 +820,21 @@ def test_the_default_is_22_a_second_one_at_a_time() -> None:
     assert (explicit.rate, explicit.capacity) == (30, 2)
 
 
-@pytest.mark.parametrize("rate", [math.nan, math.inf, -math.inf, 0, 0.0, -1, -0.001, 10**400])
+@pytest.mark.parametrize("rate", [math.nan, math.inf, -math.inf, 0, 0.0, -1, -0.001, 10**400, "22", None, True])
 def test_a_rate_must_be_finite_and_above_0(rate: float) -> None:
     """The refusal names the field."""
     with pytest.raises(ValueError, match=r"^rate\b"):
         TokenBucket(rate=rate)
 
 
-@pytest.mark.parametrize("capacity", [math.nan, math.inf, -math.inf, 0, 0.999, -1, 10**400])
+@pytest.mark.parametrize("capacity", [math.nan, math.inf, -math.inf, 0, 0.999, -1, 10**400, "2", None])
 def test_a_capacity_must_be_finite_and_at_least_1(capacity: float) -> None:
     """The refusal names the field."""
     with pytest.raises(ValueError, match=r"^capacity\b"):
         TokenBucket(capacity=capacity)
 
 
-@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, -0.001, 10**400])
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, -0.001, 10**400, "1", None])
 def test_a_pause_must_be_finite_and_not_negative(seconds: float) -> None:
     """The refusal names the field and pauses nothing: a limiter that is never free again would be a hang."""
 

@@ -110,7 +110,7 @@ def test_attempts_must_be_a_whole_number_of_at_least_1(attempts: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["initial_wait", "max_wait"])
-@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, -0.001, -1, 10**400])
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, -0.001, -1, 10**400, "1", None])
 def test_waits_must_be_finite_and_not_negative(name: str, seconds: float) -> None:
     """The refusal names the field; 0 is a wait."""
     with pytest.raises(ValueError, match=rf"^{name}\b"):

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import pydoc
 import traceback
 from collections.abc import Mapping
 from datetime import timedelta
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oca_sms_async import AsyncOcaSms, Unlimited
+from oca_sms_async import AsyncOcaSms, RetryPolicy, Unlimited
 
 SECRET = "Quagga"  # stands in every value that is refused: it must never show
 PUBLISHED = "https://sms.ocatelkom.co.id/api/v1"
@@ -397,6 +398,21 @@ def test_wrong_values_of_any_kind_name_their_field(wrong: dict[str, Any]) -> Non
     """Whatever is passed, the error is a ValueError that names the option."""
     with pytest.raises(ValueError, match=rf"^{next(iter(wrong))} "):
         AsyncOcaSms("u", "p", **wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"retry": None}, {"retry": RetryPolicy}, {"http_client": httpx.Client}])
+def test_what_is_used_only_after_sending_is_checked_before(wrong: dict[str, Any]) -> None:
+    """An error of ours after the request would say nothing of the message."""
+    with pytest.raises(TypeError, match=rf"^{next(iter(wrong))} must be an? "):
+        AsyncOcaSms("u", "p", **wrong)
+
+
+def test_help_does_not_show_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's own help shows a parameter's default, and a page made of docstrings would publish it."""
+    monkeypatch.setenv("OCA_SMS_PASSWORD", "hunter2marker")
+    page = pydoc.render_doc(AsyncOcaSms)
+    assert "Mapping[str, str] = os.environ" in page
+    assert "hunter2marker" not in page
 
 
 def test_an_option_wins_over_a_variable_that_is_wrong() -> None:

@@ -30,35 +30,51 @@ __all__ = ["aiohttp_client"]
 _CONNECT: Final = 5.0  # seconds; a time-out of aiohttp's own proves that nothing was sent, which a cancellation cannot
 
 
-def aiohttp_client(*, verify: ssl.SSLContext | bool = True, **options: Any) -> httpx.AsyncClient:
+def aiohttp_client(
+    *,
+    verify: ssl.SSLContext | bool = True,
+    proxy: httpx.Proxy | str | None = None,
+    trust_env: bool = True,
+    **options: Any,
+) -> httpx.AsyncClient:
     """Return an httpx client on aiohttp's connections, to be lent to `AsyncOcaSms(http_client=…)` and closed by you.
 
-    `verify` and the other `options` are those of `httpx.AsyncClient`. Certificates and proxies come from the
-    environment as with httpx. Connecting takes 5 s at the most; nothing else is bounded unless you give a `timeout`,
-    for `AsyncOcaSms` bounds each attempt itself. `ValueError` for a proxy of the environment that aiohttp cannot use.
+    `verify`, `proxy` (an http or https URL), `trust_env` and the other `options` are those of `httpx.AsyncClient`.
+    Certificates and proxies come from the environment as with httpx. Connecting takes 5 s at the most; nothing else is
+    bounded unless you give a `timeout`, for `AsyncOcaSms` bounds each attempt itself, and the connections. `ValueError`
+    for a proxy that aiohttp cannot use, `TypeError` for `cert`, `limits`, `http1` and `http2`, which it has no use for.
     """
-    context = httpx.create_ssl_context(verify=verify)
-    proxies = {pattern: None if proxy is None else _checked(proxy) for pattern, proxy in environment_proxies().items()}
-    if not all(proxy is None or is_loopback(proxy.url.host) for proxy in proxies.values()):
-        # Plain http is allowed to this machine because it does not leave it: a proxy elsewhere is none for it.
-        proxies |= dict.fromkeys(f"http://{host}" for host in ("localhost", "127.0.0.1", "[::1]"))
-    mounts = {
-        pattern: None if proxy is None else _Transport(context, proxy=proxy) for pattern, proxy in proxies.items()
-    }
+    if unknown := {"cert", "limits", "http1", "http2"} & options.keys():
+        raise TypeError(
+            f"aiohttp_client takes no {min(unknown)}: a certificate belongs into the SSLContext given as verify, the "
+            "slots of AsyncOcaSms bound the connections, and they speak HTTP/1.1"
+        )
+    context = httpx.create_ssl_context(verify=verify, trust_env=trust_env)
+    mounts = _mounts(context) if trust_env and proxy is None else None
     defaults: dict[str, Any] = {
         "timeout": httpx.Timeout(None, connect=_CONNECT, pool=_CONNECT),  # pool: looking the host up included
         "mounts": mounts,
-        "transport": _Transport(context),
+        "transport": _Transport(context, proxy=None if proxy is None else _checked(proxy)),
+        "trust_env": trust_env,
     }
     return httpx.AsyncClient(**(defaults | options))
 
 
-def _checked(proxy: str) -> httpx.Proxy:
+def _mounts(context: ssl.SSLContext) -> dict[str, httpx.AsyncBaseTransport | None]:
+    """Return transports over the environment's proxies, by the URLs that they are for."""
+    proxies = {pattern: None if proxy is None else _checked(proxy) for pattern, proxy in environment_proxies().items()}
+    if not all(proxy is None or is_loopback(proxy.url.host) for proxy in proxies.values()):
+        # Plain http is allowed to this machine because it does not leave it: a proxy elsewhere is none for it.
+        proxies |= dict.fromkeys(f"http://{host}" for host in ("localhost", "127.0.0.1", "[::1]"))
+    return {pattern: None if proxy is None else _Transport(context, proxy=proxy) for pattern, proxy in proxies.items()}
+
+
+def _checked(proxy: httpx.Proxy | str) -> httpx.Proxy:
     with contextlib.suppress(ValueError, httpx.InvalidURL):  # their texts may quote its password
-        checked = httpx.Proxy(proxy)
+        checked = httpx.Proxy(proxy) if isinstance(proxy, str) else proxy
         if checked.url.scheme in {"http", "https"}:
             return checked
-    raise ValueError("the proxy that the environment names cannot be used: it must be an http or https URL")
+    raise ValueError("proxy, or the one that the environment names, cannot be used: it must be an http or https URL")
 
 
 class _Connector(aiohttp.TCPConnector):

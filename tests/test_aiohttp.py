@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import httpx
@@ -135,6 +136,24 @@ async def test_options_are_httpx_own() -> None:
         assert lent.timeout == httpx.Timeout(3.0)
 
 
+@pytest.mark.parametrize("name", ["cert", "limits", "http1", "http2"])
+def test_options_that_would_be_ignored_are_refused(name: str) -> None:
+    """Nobody believes to present a certificate that is never shown."""
+    with pytest.raises(TypeError, match=f"takes no {name}:"):
+        aiohttp_client(**dict[str, Any]({name: None}))
+
+
+@pytest.mark.parametrize("options", [{}, {"trust_env": False}, {"proxy": "http://localhost:1"}])
+async def test_the_environments_proxies_serve_unless_told_otherwise(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`trust_env=False` and a `proxy` of one's own keep them out, as with httpx."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://localhost:2")
+    async with aiohttp_client(**options) as lent:
+        proxy = lent._transport_for_url(httpx.URL("https://gateway.test")).proxy  # type: ignore[attr-defined] # ours
+        assert (proxy and str(proxy.url)) == options.get("proxy", None if options else "http://localhost:2")
+
+
 async def test_hooks_are_called() -> None:
     """Whoever gives the client hooks sees its requests and answers, on this transport too."""
     seen = list[object]()
@@ -152,7 +171,7 @@ async def test_hooks_are_called() -> None:
 def test_a_proxy_that_cannot_be_used_is_told_at_once(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Aiohttp takes http and https proxies; the sentence shows no password."""
     monkeypatch.setenv("HTTPS_PROXY", proxy)
-    with pytest.raises(ValueError, match="proxy that the environment names") as caught:
+    with pytest.raises(ValueError, match="the environment names") as caught:
         aiohttp_client()
     assert "marker" not in str(caught.value)
 

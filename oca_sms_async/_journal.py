@@ -69,9 +69,11 @@ class Journal:
 
     async def _close(self) -> None:
         await self._written()
-        if self._ledger is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.close)
-        self._thread.shutdown(wait=False)
+        try:
+            if self._ledger is not None:
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.close)
+        finally:
+            self._thread.shutdown(wait=False)
 
     async def begin_run(self) -> None:
         """Take the journal for one run, as the library does; `JournalError` if another has it or it cannot be used."""

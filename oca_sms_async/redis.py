@@ -3,13 +3,13 @@
 import asyncio
 import bisect
 import math
-import sys
 from typing import Final
 
 from oca_sms_async._errors import LimiterUnavailableError, freed
 from oca_sms_async._lanes import Lanes, Priority
 from oca_sms_async._limiter import ROUNDING, LimiterStatistics, RateLimiter, check_bucket, check_pause
 from oca_sms_async._log import log
+from oca_sms_async._settings import positive_seconds
 
 try:
     from redis.asyncio import Redis
@@ -74,12 +74,12 @@ class RedisTokenBucket:
         check_bucket(rate, capacity)
         if not (isinstance(name, str) and name):
             raise ValueError("name must be a str that is not empty: it tells one account's limit from another's")
-        if not 0 < timeout <= sys.float_info.max:
-            raise ValueError("timeout must be a finite number of seconds above 0")
-        self.name, self.rate, self.capacity = name, rate, capacity
+        self.name: Final = name
+        self.rate: Final = rate
+        self.capacity: Final = capacity
         self._url = redis if isinstance(redis, str) else None
         self._redis = _connected(redis) if isinstance(redis, str) else redis
-        self._timeout = timeout
+        self._timeout = positive_seconds("timeout", timeout)
         self._fallback = fallback
         self._lanes = Lanes(self._take, self._ready_at)
         self._script = self._redis.register_script(_RESERVE)
@@ -114,9 +114,11 @@ class RedisTokenBucket:
 
     def pause(self, seconds: float) -> None:
         """Let nobody through for so many seconds: here at once, elsewhere from the next `acquire` of this process
-        on. `ValueError` for what is no duration.
+        on. `ValueError` for what is no duration. Once closed it does nothing.
         """
         check_pause(seconds)
+        if self._closed:  # the answer to a request that it let through before
+            return
         self._paused_until = max(self._paused_until, self._now() + seconds)
         self._reserved = [time for time in self._reserved if time >= self._paused_until]
         if self._fallback is not None:

@@ -393,6 +393,14 @@ async def test_a_fallback_is_paused_too(shared_server: RedisServer) -> None:
     await bucket.aclose()
 
 
+async def test_a_pause_after_the_end_does_nothing(shared_server: RedisServer) -> None:
+    """The answer to a request that it let through may come later, and must not be hidden by an error of the limiter."""
+    bucket = RedisTokenBucket(shared_server.url, name="ended")
+    await bucket.aclose()
+    bucket.pause(30.0)
+    assert bucket.statistics().paused_for == 0.0
+
+
 async def test_a_lent_client_stays_open(shared_server: RedisServer, watcher: Redis) -> None:
     """`aclose` closes what was made from a URL and nothing else; afterwards an acquire is a RuntimeError."""
     lent = RedisTokenBucket(watcher, name="lent")
@@ -437,7 +445,9 @@ def test_it_is_used_in_one_loop_after_another(shared_server: RedisServer) -> Non
         ({"name": ""}, "name"),
         ({"rate": 0.0}, "rate"),
         ({"capacity": 0.5}, "capacity"),
+        ({"rate": "22"}, "rate"),
         ({"timeout": 0.0}, "timeout"),
+        ({"timeout": None}, "timeout"),
         ({"timeout": float("inf")}, "timeout"),
     ],
 )

@@ -1251,6 +1251,25 @@ def test_file_that_changes_before_anything_is_sent(
     assert "changed" in ended.err
 
 
+def test_file_that_breaks_off_after_something_was_sent(
+    bulk: Bulk, served: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit status 2 proves that nothing was sent, so this is another; the journal knows how to go on."""
+    original = _campaign._Pulled.__next__
+
+    def broken(pulled: Any) -> Any:
+        if pulled.last == 4:
+            raise _rows.InputError("the file cannot be read: Input/output error")
+        return original(pulled)
+
+    monkeypatch.setattr(_campaign._Pulled, "__next__", broken)
+    ended = bulk(campaign(tmp_path / "rows.csv", 9), "--journal", tmp_path / "journal", "--concurrency", 1)
+    assert (ended.status, len(served.inbox)) == (1, 4)
+    assert "cannot be read" in ended.err
+    assert "4 rows were sent" in ended.err
+    assert resumed_by(ended.err)
+
+
 def test_journal_is_given_back(bulk: Bulk, served: Sandbox, tmp_path: Path) -> None:
     """After a command its journal is one private file, without a number or a text in it, and free for the next."""
     journal = tmp_path / "journal"

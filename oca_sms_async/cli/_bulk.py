@@ -222,7 +222,12 @@ async def _send(campaign: Campaign, client: AsyncOcaSms, survey: Survey, options
 
             # No more at once than there are: that many connections that fail in a row are an outage.
             concurrency = min(options.concurrency, max(survey.to_send, 1))
-            ending = await campaign.run(client, note, concurrency=concurrency, resend_unknown=options.resend_unknown)
+            resend = options.resend_unknown
+            try:
+                ending = await campaign.run(client, note, concurrency=concurrency, resend_unknown=resend)
+            except InputError as error:
+                line = f"{error}; {tally.sent} rows were sent, and others may have been; {_resume(options)}"
+                raise CommandError(line, ExitStatus.FAILED) from error
     _summarise(tally, survey, resent=ending.resent, seconds=time.monotonic() - started)
     _conclude(ending, tally, survey, options)
 
@@ -247,19 +252,20 @@ def _summarise(tally: Tally, survey: Survey, *, resent: int, seconds: float) -> 
 def _conclude(ending: Ending, tally: Tally, survey: Survey, options: Options) -> None:
     """Say in one line what is left to do, where something is."""
     unsent = f"{tally.total - tally.sent - tally.earlier - tally.failed} of {tally.total} rows not sent"
-    if options.journal is None:
-        resume, look_up = (
-            "without --journal, the same command would send everything again",
-            "`oca-sms history` shows them",
-        )
-    else:
-        # What this run left in doubt is not what the operator decided about.
-        again = [argument for argument in sys.argv[1:] if not argument.startswith("--resend-unknown")]
-        resume, look_up = f"go on with: {' '.join(map(quoted, ['oca-sms', *again]))}", "--reconcile looks them up"
     if ending.interrupted:
-        raise CommandError(f"interrupted, with {unsent}; {resume}", ExitStatus.INTERRUPTED)
+        raise CommandError(f"interrupted, with {unsent}; {_resume(options)}", ExitStatus.INTERRUPTED)
     if ending.stopped_by is not None:
-        raise CommandError(f"stopped: {ending.stopped_by}; {unsent}; {resume}", ExitStatus.STOPPED)
+        raise CommandError(f"stopped: {ending.stopped_by}; {unsent}; {_resume(options)}", ExitStatus.STOPPED)
     if tally.failed or survey.bad:
+        look_up = "--reconcile looks them up" if options.journal else "`oca-sms history` shows them"
         unknown = f", {tally.unknown} may have been sent: {look_up}" if tally.unknown else ""
         raise CommandError(f"{tally.failed + survey.bad} of {survey.rows} rows failed{unknown}", ExitStatus.FAILED)
+
+
+def _resume(options: Options) -> str:
+    """Return how to go on with what a run has not sent."""
+    if options.journal is None:
+        return "without --journal, the same command would send everything again"
+    # What this run left in doubt is not what the operator decided about.
+    again = [argument for argument in sys.argv[1:] if not argument.startswith("--resend-unknown")]
+    return f"go on with: {' '.join(map(quoted, ['oca-sms', *again]))}"

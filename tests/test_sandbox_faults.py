@@ -218,6 +218,13 @@ async def test_probabilities_above_one_share_all_sends() -> None:
     assert min(counts.values()) >= 30
 
 
+async def test_ends_are_drawn_apart_from_faults() -> None:
+    """Whether a message is delivered in the end does not hang on whether a fault was played on it."""
+    sandbox = Sandbox(faults={"late-reply": 0.5}, failed_share=0.5, sent_for=0.0, lateness=0.0, seed=7)
+    await played(sandbox)
+    assert len({(message.faults, message.status) for message in sandbox.inbox}) == 4
+
+
 async def test_a_fault_of_another_kind_changes_no_other_send() -> None:
     """What a seed gives to a kind it still gives to it when a later kind is switched on."""
     alone = await played(Sandbox(faults={"internal-error": 0.3}, seed=3))
@@ -298,6 +305,8 @@ async def test_an_answer_of_one_s_own(
         ({"status": "500"}, "status"),
         ({"status": 204, "body": "x"}, "body"),
         ({"fault": "reset", "times": 0}, "times"),
+        ({"fault": "html", "body": "<b>"}, "body"),
+        ({"fault": "html", "headers": {"server": "x"}}, "headers"),
     ],
 )
 def test_impossible_scripts_are_named(arguments: dict[str, object], named: str) -> None:

@@ -127,6 +127,8 @@ class When:
         """
         if (fault is None) == (status is None):
             raise ValueError("respond needs either a fault or a status")
+        if fault is not None and (body is not None or headers):
+            raise ValueError("respond takes body and headers with a status: a fault has its own")
         if times is not None and times < 1:
             raise ValueError("times must be 1 or more sends, or None: from now on")
         if fault is not None:

@@ -27,7 +27,11 @@ def _satisfies(condition: Callable[[Any], bool], wish: str) -> Callable[[Any, An
     """Return an attrs validator whose `ValueError` names the field and never shows the value, which may be a secret."""
 
     def validate(_: Any, attribute: Any, value: Any) -> None:
-        if not condition(value):
+        try:
+            satisfied = condition(value)
+        except TypeError:  # of another type altogether
+            satisfied = False
+        if not satisfied:
             raise ValueError(f"{attribute.name} must {wish}")
 
     return validate
@@ -100,8 +104,8 @@ class Gateway:
         return random.Random(self.seed)  # noqa: S311 - an injected fault is no secret
 
     @_ends.default
-    def _seeded_too(self) -> random.Random:
-        return random.Random(self.seed)  # noqa: S311 - as above
+    def _seeded_otherwise(self) -> random.Random:  # or each kind of fault would have an end of its own
+        return random.Random(None if self.seed is None else f"ends {self.seed}")  # noqa: S311 - as above
 
     def when(self, phone: str | None = None) -> _faults.When:
         """Script the answers to sends to a number (any spelling), or to any: `when(phone="0812…").respond("reset")`."""

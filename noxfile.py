@@ -94,7 +94,7 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Run the tests and fail where fewer than 95 % of the branches were taken."""
+    """Run the tests and fail where fewer than 95 % of lines and branches were taken."""
     install(session, "tests")
     session.run("python", "-m", "pytest", *PARALLEL, "--cov", *session.posargs)
 

@@ -24,7 +24,11 @@ class Failed:
 
 @frozen
 class Skipped:
-    """The message was not attempted in this run: `reason` is what stopped the run, if that was it."""
+    """The message was not attempted in this run.
+
+    `reason` is what stopped the run, if that was it; `receipt` is the earlier run's, if the journal knows that it sent
+    the message. With neither, the run was left before the message's turn, or it repeats another one's key.
+    """
 
     sms: Sms
     reason: OcaSmsError | None

@@ -1,8 +1,8 @@
 """SMS Regular V1 without I/O: a request's parts out of a model, a model or an error out of an answer.
 
-The only room that knows a path, a field's name or a code of the gateway, and the only one that knows cattrs. The
-vendor's documentation disagrees with itself in places (a field's name, the shape of the detail, the type of a code, a
-day without its zero); each form of it is taken.
+With `_refusals` the only room that knows a path, a field's name or a code of the gateway, and the only one that knows
+cattrs. The vendor's documentation disagrees with itself in places (a field's name, the shape of the detail, the type of
+a code, a day without its zero); each form of it is taken.
 """
 
 import base64

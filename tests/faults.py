@@ -1,6 +1,6 @@
 """The table of faults: what can go wrong with a request, and what the client promises for it.
 
-`python tests/faults.py` writes it to `tests/RELIABILITY.md`; `tests/test_faults.py` holds the client to it.
+`python tests/faults.py` writes it into the README; `tests/test_faults.py` holds the client to it.
 """
 
 from collections.abc import Callable

@@ -89,7 +89,7 @@ async def test_a_campaign_survives_being_killed(tmp_path: Path, sandbox: Sandbox
 
     ended = await campaign.run()
     unknown = campaign.unknown()
-    assert (ended.status, len(unknown) > 0) in {(0, False), (1, True)}
+    assert ended.status == 1
     assert 0 < len(unknown) <= KILLS * CONCURRENCY
     campaign.assert_nobody_is_lost_or_doubled()
 

@@ -65,22 +65,6 @@ async def say_nothing(connection: Connection) -> None:
     await connection.until_hung_up()
 
 
-async def drip(connection: Connection) -> None:
-    """Send a header, byte by byte, for as long as the client listens; each byte would restart a read time-out."""
-    await connection.write(b"HTTP/1.1 200 OK\r\nx: ")
-    while not connection.writer.is_closing():
-        await connection.write(b"x")
-        await asyncio.sleep(0.005)
-
-
-async def drip_body(connection: Connection) -> None:
-    """Send a body byte by byte for as long as the client listens."""
-    await connection.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
-    while not connection.writer.is_closing():
-        await connection.write(b" ")
-        await asyncio.sleep(0.005)
-
-
 def says(data: bytes) -> Behaviour:
     """Return a behaviour that sends these bytes and hangs up."""
 
@@ -93,18 +77,9 @@ def says(data: bytes) -> Behaviour:
 
 HTML = http(b"<html>502 Bad Gateway</html>", "502 Bad Gateway", "content-type: text/html\r\n")
 
-TROUBLE_AFTER_READING: dict[str, tuple[Behaviour, type[OcaSmsError]]] = {
-    "drop": (drop, DeliveryUnknownError),
+TROUBLE_AFTER_READING: dict[str, tuple[Behaviour, type[OcaSmsError]]] = {  # tests/faults.py has many more
     "reset": (reset, DeliveryUnknownError),
-    "silence": (say_nothing, DeliveryUnknownError),
-    "dripping header": (drip, DeliveryUnknownError),
-    "dripping body": (drip_body, DeliveryUnknownError),
-    "half a status line": (says(b"HTTP/1.1 20"), DeliveryUnknownError),
-    "garbage": (says(b"\x00\x01\x02 garbage\r\n\r\n"), DeliveryUnknownError),
     "truncated body": (says(http(RECEIPT)[:-5]), DeliveryUnknownError),
-    "bad chunks": (says(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"), DeliveryUnknownError),
-    "wrong length": (says(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{}"), DeliveryUnknownError),
-    "long header": (says(b"HTTP/1.1 200 OK\r\nx: " + b"x" * 1_000_000 + b"\r\n\r\n"), DeliveryUnknownError),
     "html of a proxy": (says(HTML), ApiError),
     "html as success": (says(http(b"<html>Welcome</html>")), UnexpectedResponseError),
     "empty success": (says(http(b"")), UnexpectedResponseError),
@@ -115,14 +90,12 @@ TROUBLE_AFTER_READING: dict[str, tuple[Behaviour, type[OcaSmsError]]] = {
 @pytest.mark.parametrize("fault", TROUBLE_AFTER_READING)
 @pytest.mark.parametrize("retry_unsent", [False, True])
 async def test_trouble_after_the_request_was_read_leaves_doubt(fault: str, retry_unsent: bool) -> None:
-    """Whatever goes wrong once the gateway has the request: one POST, one error in doubt, and the next send works."""
+    """Once the gateway has the request, not even `retry_unsent` repeats it: one POST, one error in doubt."""
     behaviour, expected = TROUBLE_AFTER_READING[fault]
     retry = RetryPolicy(initial_wait=0, retry_unsent=retry_unsent)
-    # On a busy machine connecting alone may take long, and time-outs while connecting are repeated.
-    timeout = 1.0 if fault in {"silence", "dripping header", "dripping body"} else 30.0
     async with (
         RawGateway(behaviour).serve() as gateway,
-        client_of(gateway.base_url, timeout=timeout, retry=retry) as client,
+        client_of(gateway.base_url, timeout=30.0, retry=retry) as client,
     ):
         with pytest.raises(OcaSmsError) as caught:
             await client.send(PHONE, TEXT)

@@ -107,7 +107,7 @@ def summary(said: str) -> dict[str, str]:
 
 def posts(sandbox: Sandbox) -> int:
     """Return how many messages were POSTed, whatever became of them."""
-    return sum(map(len, sandbox.inbox._attempts.values()))
+    return sum(tally.posts for tally in sandbox.inbox._tallies.values())
 
 
 def received(sandbox: Sandbox) -> list[str]:

@@ -442,7 +442,7 @@ async def test_inbox_is_a_sequence_of_messages() -> None:
 
 
 async def test_attempts_count_every_post_for_number_and_text() -> None:
-    """`attempts` counts what was posted before in vain or twice, in any spelling, and no other message."""
+    """`attempts` counts what was posted in vain before, in any spelling; what has its receipt is another message."""
     sandbox = Sandbox()
     sandbox.when().respond("internal-error", times=2)
     async with in_process(sandbox) as client:
@@ -451,7 +451,29 @@ async def test_attempts_count_every_post_for_number_and_text() -> None:
         await post(client, message="other")
         await post(client, "6281381475159")
         await post(client)
-    assert [(message.text, message.attempts) for message in sandbox.inbox] == [("other", 1), (TEXT, 3), (TEXT, 4)]
+    assert [(message.text, message.attempts) for message in sandbox.inbox] == [("other", 1), (TEXT, 3), (TEXT, 1)]
+
+
+async def test_a_message_whose_answer_was_lost_is_the_same_when_it_comes_again() -> None:
+    """Accepted twice, it is seen to be doubled; and however often one comes, no more is kept of it than of another."""
+    sandbox = Sandbox(faults={"accept-then-drop": 1.0})
+    async with in_process(sandbox) as client:
+        for _ in range(50):
+            with pytest.raises(httpx.ReadError):
+                await post(client)
+        assert [message.attempts for message in sandbox.inbox] == list(range(1, 51))
+        assert len(sandbox.inbox[-1].faults) == 20
+        sandbox.faults = {}
+        await post(client)
+        await post(client)
+    assert [(message.attempts, len(message.faults)) for message in sandbox.inbox[-2:]] == [(51, 20), (1, 0)]
+
+
+async def test_failing_attempts_are_those_of_each_message() -> None:
+    """The same text sent again is another message, whose first attempts fail as well."""
+    sandbox = Sandbox(failing_attempts=1)
+    async with in_process(sandbox) as client:
+        assert [(await post(client)).status_code for _ in range(4)] == [500, 200, 500, 200]
 
 
 async def test_cleared_inbox_is_as_new() -> None:

@@ -218,6 +218,23 @@ async def test_probabilities_above_one_share_all_sends() -> None:
     assert min(counts.values()) >= 30
 
 
+async def test_one_seed_is_one_run_in_whatever_order_messages_arrive() -> None:
+    """Concurrent sends overtake each other; what is played on each, and what becomes of it, is the same."""
+    runs = []
+    for order in (range(100), reversed(range(100))):
+        sandbox = Sandbox(faults={"html": 0.3, "late-reply": 0.3}, failed_share=0.5, sent_for=0, lateness=0, seed=7)
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(sandbox.asgi()), auth=(sandbox.username, sandbox.password)
+        ) as client:
+            for n in order:
+                await client.post("http://sandbox/api/v1/sms", json={"phone": PHONE, "message": f"{n % 50}"})
+        runs.append(
+            sorted((message.text, message.attempts, message.faults, message.status) for message in sandbox.inbox)
+        )
+    assert runs[0] == runs[1]
+    assert len({(faults, status) for _, _, faults, status in runs[0]}) >= 4
+
+
 async def test_ends_are_drawn_apart_from_faults() -> None:
     """Whether a message is delivered in the end does not hang on whether a fault was played on it."""
     sandbox = Sandbox(faults={"late-reply": 0.5}, failed_share=0.5, sent_for=0.0, lateness=0.0, seed=7)

@@ -1,6 +1,5 @@
 """What can go wrong on purpose: the kinds of fault, how often each is played, and answers scripted for a number."""
 
-import random
 from collections import deque
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -68,9 +67,9 @@ def checked_faults(faults: Mapping[str, float]) -> Mapping[str, float]:
     return MappingProxyType({kind: float(faults[kind]) for kind in FAULTS if faults.get(kind)})
 
 
-def drawn_fault(faults: Mapping[str, float], draw: random.Random) -> Fault | None:
-    """Draw once, and return the fault that it falls to; probabilities that exceed 1 together share all sends."""
-    left = draw.random() * max(1.0, sum(faults.values()))
+def drawn_fault(faults: Mapping[str, float], chance: float) -> Fault | None:
+    """Return the fault to which a number from 0 to 1 falls; probabilities that exceed 1 together share all sends."""
+    left = chance * max(1.0, sum(faults.values()))
     for kind in FAULTS:
         left -= faults.get(kind, 0.0)
         if left < 0:

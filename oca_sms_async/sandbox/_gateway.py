@@ -13,9 +13,9 @@ import attrs
 from oca_sms_async._phone import e164
 from oca_sms_async._segments import segments
 from oca_sms_async.sandbox import _answers, _faults
-from oca_sms_async.sandbox._answers import Answer, Complaint
+from oca_sms_async.sandbox._answers import Answer, Complaint, Manner
 from oca_sms_async.sandbox._faults import FAULTS, Fault, Scripts, checked_faults, drawn_fault
-from oca_sms_async.sandbox._inbox import Inbox
+from oca_sms_async.sandbox._inbox import Inbox, Tally
 from oca_sms_async.sandbox._traffic import Traffic
 
 _FAILING_ATTEMPTS: Final = "failing-attempts"
@@ -82,7 +82,7 @@ class Gateway:
     failing_attempts: int = attrs.field(  # the first so many attempts of each message are answered 500 with code 13
         default=0, validator=_satisfies(lambda count: count >= 0, "be 0 or more attempts")
     )
-    seed: int | None = attrs.field(default=None, on_setattr=attrs.setters.frozen)  # of all that is drawn
+    seed: int | None = attrs.field(default=None, on_setattr=attrs.setters.frozen)  # of what each message draws
     rate_limit: int | None = attrs.field(  # requests in any second; None: no limit
         default=None, validator=_satisfies(lambda limit: limit is None or limit >= 1, "be 1 or more, or None")
     )
@@ -96,16 +96,6 @@ class Gateway:
     inbox: Inbox = attrs.field(init=False, factory=Inbox, on_setattr=attrs.setters.frozen)
     traffic: Traffic = attrs.field(init=False, factory=Traffic, on_setattr=attrs.setters.frozen, repr=False)
     _scripts: Scripts = attrs.field(init=False, factory=Scripts, repr=False)
-    _draw: random.Random = attrs.field(init=False, repr=False)  # a fault for each send
-    _ends: random.Random = attrs.field(init=False, repr=False)  # delivered or failed, for each accepted message
-
-    @_draw.default
-    def _seeded(self) -> random.Random:
-        return random.Random(self.seed)  # noqa: S311 - an injected fault is no secret
-
-    @_ends.default
-    def _seeded_otherwise(self) -> random.Random:  # or each kind of fault would have an end of its own
-        return random.Random(None if self.seed is None else f"ends {self.seed}")  # noqa: S311 - as above
 
     def when(self, phone: str | None = None) -> _faults.When:
         """Script the answers to sends to a number (any spelling), or to any: `when(phone="0812…").respond("reset")`."""
@@ -160,9 +150,9 @@ class Gateway:
         phone, text = _phone(parameters.get("phone")), _text(parameters.get("message"))
         if isinstance(phone, Complaint) or isinstance(text, Complaint):
             return _answers.invalid(it for it in (phone, text) if isinstance(it, Complaint))
-        complaints = self._complaints(phone, text)
-        fault = None if complaints else self._fault(phone, text)
-        self.inbox.note_attempt(phone, text, fault.kind if fault else "")
+        complaints, tally = self._complaints(phone, text), self.inbox.tally(phone, text)
+        fault = None if complaints else self._fault(phone, text, tally)
+        tally.note(fault.kind if fault else "")
         if complaints:
             return _answers.invalid(complaints)
         if fault and fault.refusal:
@@ -172,8 +162,13 @@ class Gateway:
             if needed > self.quota:
                 return _answers.QUOTA_EXHAUSTED
             self.quota -= needed
-        receipt = _answers.sent(self.inbox.deliver(phone, text, segments=needed, stages=self._stages()))
-        return fault.accepted(receipt) if fault else receipt
+        stages = self._stages(self._chance("end", phone, text, tally.posts))
+        answer = _answers.sent(self.inbox.deliver(phone, text, segments=needed, stages=stages))
+        if fault:
+            answer = fault.accepted(answer)
+        if answer.manner is Manner.WHOLE:
+            tally.end()
+        return answer
 
     def _account_refusal(self, authorization: str | None) -> Answer | None:
         if authorization is None:
@@ -192,18 +187,21 @@ class Gateway:
             complaints.append(Complaint(text, "Message does not match the template", "message_body"))
         return complaints
 
-    def _fault(self, phone: str, text: str) -> Fault | None:
-        # Drawn for every send, needed or not, so that the fate of the nth send hangs on the seed alone.
-        drawn = drawn_fault(self.faults, self._draw)
+    def _fault(self, phone: str, text: str, tally: Tally) -> Fault | None:
         if scripted := self._scripts.next(phone):
             return scripted
-        if self.inbox.attempts(phone, text) < self.failing_attempts:
+        if tally.attempts < self.failing_attempts:
             return _faults.INTERNAL_ERROR
-        return drawn
+        return drawn_fault(self.faults, self._chance("fault", phone, text, tally.posts))
 
-    def _stages(self) -> Sequence[tuple[float, str]]:
+    def _chance(self, *drawn_for: object) -> float:
+        """Return a number from 0 to 1; with a seed always the same for the same, in whatever order they arrive."""
+        seed = None if self.seed is None else repr((self.seed, drawn_for))
+        return random.Random(seed).random()  # noqa: S311 - an injected fault is no secret
+
+    def _stages(self, chance: float) -> Sequence[tuple[float, str]]:
         sent_at = self.submitted_for
-        end = "failed" if self._ends.random() < self.failed_share else "delivered"
+        end = "failed" if chance < self.failed_share else "delivered"
         submitted = [(0.0, "submited")] if sent_at else []
         return [*submitted, (sent_at, "sent"), (sent_at + self.sent_for, end)]
 

@@ -14,15 +14,17 @@ from oca_sms_async._phone import e164, masked
 from oca_sms_async.sandbox._codes import code_in
 
 _AT_ONCE: Final = ((0.0, "sent"),)
+_MOST_FAULTS: Final = 20  # that are told of one message
 
 
 @attrs.frozen
 class Message:
     """An accepted message; its repr shows neither the text nor the whole number.
 
-    `phone` is E.164 with its plus, `created_at` is aware, `segments` is what the message cost of the quota, `attempts`
-    counts the POSTs for this number and text that were seen up to and including the accepted one, and `faults` are the
-    kinds of those that were played on them, the oldest first. `status` and `updated_at` move on with time.
+    `phone` is E.164 with its plus, `created_at` is aware, `segments` is what the message cost of the quota. `attempts`
+    counts the POSTs of this number and text up to the accepted one, since the last that was accepted and answered as it
+    should be, and `faults` are the kinds of those that were played on them, the oldest first. `status` and `updated_at`
+    move on with time.
     """
 
     msg_uid: str
@@ -59,17 +61,38 @@ class Message:
         return [stage for stage in self._stages if stage[0] <= age][-1]
 
 
+@attrs.define
+class Tally:
+    """The POSTs of one number and text: all of them, and the attempts since one was accepted and answered."""
+
+    posts: int = 0
+    attempts: int = 0
+    faults: tuple[str, ...] = ()  # the kinds played on the attempts, the newest of them
+
+    def note(self, fault: str) -> None:
+        """Count a POST, whatever becomes of it; `fault` is what is played, or ""."""
+        self.posts += 1
+        self.attempts += 1
+        if fault:
+            self.faults = (*self.faults, fault)[-_MOST_FAULTS:]
+
+    def end(self) -> None:
+        """The message has its answer: what comes next is another one."""
+        self.attempts, self.faults = 0, ()
+
+
 class Inbox(Sequence[Message]):
     """A read-only sequence of the accepted messages, the oldest first; it is also what the gateway's history tells.
 
-    It may be read and awaited in any thread and event loop, whichever the sandbox is served in.
+    It keeps all of them, about 1 kB each, until `clear()`. It may be read and awaited in any thread and event loop,
+    whichever the sandbox is served in.
     """
 
     def __init__(self) -> None:
         self._messages: list[Message] = []
         self._by_uid: dict[str, Message] = {}
         self._latest: dict[str, Message] = {}
-        self._attempts: dict[tuple[str, str], list[str]] = {}  # the fault of each, or ""
+        self._tallies: dict[tuple[str, str], Tally] = {}
         self._waiting: set[Future[None]] = set()
 
     def __len__(self) -> int:
@@ -88,7 +111,7 @@ class Inbox(Sequence[Message]):
     def clear(self) -> None:
         """Forget every message and every counted attempt, as if nothing had arrived yet."""
         # New ones, so that who walks through the old ones in another thread comes to their end.
-        self._messages, self._by_uid, self._latest, self._attempts = [], {}, {}, {}
+        self._messages, self._by_uid, self._latest, self._tallies = [], {}, {}, {}
         self._announce()
 
     def find(self, msg_uid: str) -> Message | None:
@@ -137,25 +160,21 @@ class Inbox(Sequence[Message]):
         change.add_done_callback(self._waiting.discard)
         return change
 
-    def note_attempt(self, phone: str, text: str, fault: str) -> None:
-        """Count a POST for this number (E.164) and text, whatever becomes of it; `fault` is what is played, or ""."""
-        self._attempts.setdefault((phone, text), []).append(fault)
-
-    def attempts(self, phone: str, text: str) -> int:
-        """Return how many POSTs for this number (E.164) and text there were."""
-        return len(self._attempts.get((phone, text), ()))
+    def tally(self, phone: str, text: str) -> Tally:
+        """Return the tally of this number (E.164) and text."""
+        return self._tallies.setdefault((phone, text), Tally())
 
     def deliver(self, phone: str, text: str, *, segments: int, stages: Sequence[tuple[float, str]]) -> Message:
         """Keep an accepted message under a fresh id and return it; its status at ages in seconds is in `stages`."""
-        played = self._attempts.get((phone, text), [])
+        tally = self.tally(phone, text)
         message = Message(
             msg_uid=uuid.uuid4().hex,
             phone=phone,
             text=text,
             created_at=datetime.now(UTC),
             segments=segments,
-            attempts=len(played),
-            faults=tuple(filter(None, played)),
+            attempts=tally.attempts,
+            faults=tally.faults,
             stages=stages,
         )
         self._messages.append(message)

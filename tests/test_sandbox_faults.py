@@ -276,6 +276,16 @@ async def test_a_lasting_script_comes_after_limited_ones(client: AsyncOcaSms, sa
         await client.send(PHONE, TEXT)
 
 
+async def test_a_script_can_be_taken_back(client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """Sends to that number are answered as usual again, and those that another script is for are not."""
+    sandbox.when(PHONE).respond("invalid-request", times=5).respond("unknown-user")
+    sandbox.when(OTHER).respond("quota-exhausted")
+    sandbox.when(PHONE).forget()
+    await client.send(PHONE, TEXT)
+    with pytest.raises(QuotaExhaustedError):
+        await client.send(OTHER, TEXT)
+
+
 async def test_a_number_s_script_goes_before_that_for_any(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """`when()` is for every number that has none of its own, and both go before what is drawn."""
     sandbox.faults = {"html": 1.0}
@@ -321,7 +331,17 @@ async def test_an_answer_of_one_s_own(
         ({"status": 600}, "status"),
         ({"status": "500"}, "status"),
         ({"status": 204, "body": "x"}, "body"),
+        ({"status": 500, "body": b"x"}, "body"),
+        ({"status": 500, "body": "\ud800"}, "body"),
+        ({"status": 500, "body": {1}}, "body"),
+        ({"status": 500, "headers": [("a", "b")]}, "headers"),
+        ({"status": 500, "headers": {"Retry-After": 5}}, "headers"),
+        ({"status": 500, "headers": {"a b": "c"}}, "headers"),
+        ({"status": 500, "headers": {"a": "b\r\nc: d"}}, "headers"),
+        ({"status": 500, "headers": {"a": "€"}}, "headers"),
+        ({"status": 500, "headers": {"Content-Length": "9"}}, "length"),
         ({"fault": "reset", "times": 0}, "times"),
+        ({"fault": "reset", "times": 1.5}, "times"),
         ({"fault": "html", "body": "<b>"}, "body"),
         ({"fault": "html", "headers": {"server": "x"}}, "headers"),
     ],

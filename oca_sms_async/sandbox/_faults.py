@@ -1,5 +1,6 @@
 """What can go wrong on purpose: the kinds of fault, how often each is played, and answers scripted for a number."""
 
+import re
 from collections import deque
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -46,6 +47,8 @@ _MANNERS: Final = {
     "late-reply": Manner.LATE,
     "slow-drip": Manner.DRIPPED,
 }
+_HEADER_NAME: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
+_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _WITHOUT_BODY: Final = {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED}
 # In the order in which a draw is shared out among them: a run that is to be repeated hangs on it.
 _TABLE: Final[Mapping[str, Fault]] = {answer.kind: Fault(answer.kind, refusal=answer) for answer in _REFUSALS} | {
@@ -91,6 +94,11 @@ class Scripts:
         else:
             self._limited.setdefault(phone, deque()).extend([fault] * times)
 
+    def forget(self, phone: str | None) -> None:
+        """Take back what was added for a number, or for any."""
+        self._limited.pop(phone, None)
+        self._lasting.pop(phone, None)
+
     def next(self, phone: str) -> Fault | None:
         """Return what is to be played for this number's next send; its own scripts go before those for any."""
         for whose in (phone, None):
@@ -128,15 +136,19 @@ class When:
             raise ValueError("respond needs either a fault or a status")
         if fault is not None and (body is not None or headers):
             raise ValueError("respond takes body and headers with a status: a fault has its own")
-        if times is not None and times < 1:
+        if times is not None and not (isinstance(times, int) and times >= 1):
             raise ValueError("times must be 1 or more sends, or None: from now on")
         if fault is not None:
             checked_faults({fault: 1.0})
             played = _TABLE[fault]
         else:
-            played = _scripted(status, body, headers or {})
+            played = _scripted(status, body, {} if headers is None else headers)
         self._scripts.add(self._phone, played, times)
         return self
+
+    def forget(self) -> None:
+        """Take back all that was laid down for this number, or for any."""
+        self._scripts.forget(self._phone)
 
 
 def when(scripts: Scripts, phone: str | None) -> When:
@@ -151,5 +163,21 @@ def _scripted(status: Any, body: Any, headers: Mapping[str, str]) -> Fault:
         raise ValueError(f"body must be None: HTTP has none with status {status}")
     if body is None:
         body = _answers.error(status, "Scripted").body if status >= 400 else ""
+    _check_headers(headers)
     answer = Answer(status, body, "" if status < 300 else "scripted", headers)
+    try:
+        len(answer.content)
+    except (TypeError, ValueError):
+        raise ValueError("body must be a str that UTF-8 can carry, or what JSON can") from None
     return Fault("scripted", instead=answer) if status < 300 else Fault("scripted", refusal=answer)
+
+
+def _check_headers(headers: Any) -> None:
+    if not isinstance(headers, Mapping):
+        raise ValueError("headers must map names to values")  # noqa: TRY004 - bad input is a ValueError
+    for name, value in headers.items():
+        for part, allowed in ((name, _HEADER_NAME), (value, _HEADER_VALUE)):
+            if not isinstance(part, str) or not allowed.fullmatch(part):
+                raise ValueError("headers must be of str that HTTP can carry")
+        if name.lower() in {"content-length", "transfer-encoding"}:
+            raise ValueError("headers must leave the length to the body")

@@ -5,14 +5,15 @@ import hmac
 import json
 import random
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
+from attrs.validators import optional
 
 from oca_sms_async._phone import e164
 from oca_sms_async._segments import segments
-from oca_sms_async.sandbox import _answers, _faults
+from oca_sms_async.sandbox import _answers, _faults, _knobs
 from oca_sms_async.sandbox._answers import Answer, Complaint, Manner
 from oca_sms_async.sandbox._faults import FAULTS, Fault, Scripts, checked_faults, drawn_fault
 from oca_sms_async.sandbox._inbox import Inbox, Tally
@@ -23,38 +24,6 @@ _MOST_ATTEMPTS: Final = 1000
 _PHONE_CHARACTERS: Final = re.compile(r"\+?[0-9]+")
 
 
-def _satisfies(condition: Callable[[Any], bool], wish: str) -> Callable[[Any, Any, Any], None]:
-    """Return an attrs validator whose `ValueError` names the field and never shows the value, which may be a secret."""
-
-    def validate(_: Any, attribute: Any, value: Any) -> None:
-        try:
-            satisfied = condition(value)
-        except TypeError:  # of another type altogether
-            satisfied = False
-        if not satisfied:
-            raise ValueError(f"{attribute.name} must {wish}")
-
-    return validate
-
-
-_DURATION: Final = _satisfies(lambda seconds: seconds >= 0, "be 0 or more seconds")
-
-
-def _is_regular_expression(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True
-
-
-def _all_e164(refused_numbers: Collection[str]) -> frozenset[str]:
-    try:
-        return frozenset(e164(number, "ID") for number in refused_numbers)
-    except ValueError as error:
-        raise ValueError(f"refused_numbers must hold possible numbers: {error}") from None
-
-
 @attrs.define(kw_only=True, eq=False)
 class Gateway:
     """One account at the gateway; its knobs may be turned at any time and hold from the next request on.
@@ -62,37 +31,30 @@ class Gateway:
     `ValueError` names a knob that cannot have the value it is given, at construction and later alike.
     """
 
-    username: str = attrs.field(
-        default="sandbox@example.com",
-        validator=_satisfies(lambda name: bool(name) and ":" not in name, "not be empty nor hold a colon"),
-    )
-    password: str = attrs.field(default="sandbox", repr=False, validator=_satisfies(bool, "not be empty"))
+    username: str = attrs.field(default="sandbox@example.com", validator=_knobs.USERNAME)
+    password: str = attrs.field(default="sandbox", repr=False, validator=_knobs.PASSWORD)
     quota: int | None = attrs.field(  # segments left; None: no limit
-        default=None, validator=_satisfies(lambda left: left is None or left >= 0, "be 0 or more segments, or None")
+        default=None, validator=optional(_knobs.at_least(0, "segments, or None"))
     )
     expired: bool = False
     unknown_user: bool = False
     template: str | None = attrs.field(  # a regular expression that the whole text must match
-        default=None,
-        repr=False,
-        validator=_satisfies(lambda it: it is None or _is_regular_expression(it), "be a regular expression, or None"),
+        default=None, repr=False, validator=optional(_knobs.PATTERN)
     )
-    refused_numbers: Collection[str] = attrs.field(default=(), repr=False, converter=_all_e164)  # any spelling
+    refused_numbers: Collection[str] = attrs.field(default=(), repr=False, converter=_knobs.all_e164)  # any spelling
     faults: Mapping[str, float] = attrs.field(factory=dict, converter=checked_faults)  # of `FAULTS`, by kind
     failing_attempts: int = attrs.field(  # the first so many attempts of each message are answered 500 with code 13
-        default=0, validator=_satisfies(lambda count: count >= 0, "be 0 or more attempts")
+        default=0, validator=_knobs.at_least(0, "attempts")
     )
     seed: int | None = attrs.field(default=None, on_setattr=attrs.setters.frozen)  # of what each message draws
     rate_limit: int | None = attrs.field(  # requests in any second; None: no limit
-        default=None, validator=_satisfies(lambda limit: limit is None or limit >= 1, "be 1 or more, or None")
+        default=None, validator=optional(_knobs.at_least(1, "requests, or None"))
     )
-    latency: float = attrs.field(default=0.0, validator=_DURATION)  # from a decision, delivery included, to its answer
-    lateness: float = attrs.field(default=30.0, validator=_DURATION)  # of a late reply
-    submitted_for: float = attrs.field(default=0.0, validator=_DURATION)  # a message's time as `submited`
-    sent_for: float = attrs.field(default=5.0, validator=_DURATION)  # and as `sent`, before its end
-    failed_share: float = attrs.field(  # of the messages; the others are delivered
-        default=0.0, validator=_satisfies(lambda share: 0 <= share <= 1, "be a share between 0 and 1")
-    )
+    latency: float = attrs.field(default=0.0, validator=_knobs.DURATION)  # from a decision, delivery included, on
+    lateness: float = attrs.field(default=30.0, validator=_knobs.DURATION)  # of a late reply
+    submitted_for: float = attrs.field(default=0.0, validator=_knobs.DURATION)  # a message's time as `submited`
+    sent_for: float = attrs.field(default=5.0, validator=_knobs.DURATION)  # and as `sent`, before its end
+    failed_share: float = attrs.field(default=0.0, validator=_knobs.SHARE)  # of the messages; the others are delivered
     inbox: Inbox = attrs.field(init=False, factory=Inbox, on_setattr=attrs.setters.frozen)
     traffic: Traffic = attrs.field(init=False, factory=Traffic, on_setattr=attrs.setters.frozen, repr=False)
     _scripts: Scripts = attrs.field(init=False, factory=Scripts, repr=False)

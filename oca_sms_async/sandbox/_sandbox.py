@@ -29,7 +29,8 @@ class Sandbox(Gateway):
       (any spelling).
     - Faults of sends: `faults` (a probability for each kind), `failing_attempts` (the first so many attempts of each
       message are answered 500 with code 13), `lateness` (seconds, of a late reply), and `when(phone=…).respond(…)`,
-      which goes before both. With a `seed`, what is drawn for a message's nth POST is the same in every run.
+      which goes before both until `when(phone=…).forget()`. With a `seed`, what is drawn for a message's nth POST is
+      the same in every run.
     - Time: `latency` (seconds before each answer; a message is delivered before they begin), `submitted_for` and
       `sent_for` (seconds of a message's life as `submited`, as the vendor spells it, and as `sent`), `failed_share`
       (of the messages; the others are `delivered` in the end).

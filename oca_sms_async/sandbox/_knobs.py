@@ -1,0 +1,61 @@
+"""What the knobs of a gateway may be set to: validators whose `ValueError` names the knob and never shows its value."""
+
+import re
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+from oca_sms_async._phone import e164
+from oca_sms_async._settings import check_credentials
+
+Validator = Callable[[Any, Any, Any], None]
+
+
+def _satisfies(condition: Callable[[Any], bool], wish: str) -> Validator:
+    def validate(_: Any, attribute: Any, value: Any) -> None:
+        try:
+            satisfied = condition(value)
+        except TypeError:  # of another type altogether
+            satisfied = False
+        if not satisfied:
+            raise ValueError(f"{attribute.name} must {wish}")
+
+    return validate
+
+
+def _is_carried(username: str, password: str) -> bool:
+    """Tell whether HTTP Basic can carry them, as the client asks."""
+    try:
+        check_credentials(username, password)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_regular_expression(pattern: Any) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return isinstance(pattern, str)
+
+
+def at_least(least: int, of: str) -> Validator:
+    """Return a validator of whole numbers."""
+    return _satisfies(
+        lambda it: isinstance(it, int) and not isinstance(it, bool) and it >= least, f"be {least} or more {of}"
+    )
+
+
+USERNAME: Final = _satisfies(lambda it: _is_carried(it, "-"), "not be empty nor hold a colon or a control character")
+PASSWORD: Final = _satisfies(lambda it: _is_carried("-", it), "not be empty, and a str that UTF-8 can carry")
+PATTERN: Final = _satisfies(_is_regular_expression, "be a regular expression, or None")
+DURATION: Final = _satisfies(lambda it: it >= 0, "be 0 or more seconds")
+SHARE: Final = _satisfies(lambda it: 0 <= it <= 1, "be a share between 0 and 1")
+
+
+def all_e164(refused_numbers: Collection[str]) -> frozenset[str]:
+    """Return numbers in any spelling as E.164."""
+    try:
+        return frozenset(e164(number, "ID") for number in refused_numbers)
+    except ValueError as error:
+        raise ValueError(f"refused_numbers must hold possible numbers: {error}") from None

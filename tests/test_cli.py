@@ -623,8 +623,11 @@ async def test_ctrl_c_leaves_the_message_in_doubt(sandbox: Sandbox) -> None:
     assert ended.err == f"oca-sms: interrupted: {doubt}{LOOK_IT_UP}\n"
 
 
-async def test_sandbox_serves_until_ctrl_c() -> None:
-    """What it prints can be pasted into a shell, is all that a client needs, and Ctrl-C ends it with 130."""
+@pytest.mark.parametrize(
+    ("sent", "status", "line"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+async def test_sandbox_serves_until_a_signal(sent: signal.Signals, status: int, line: str) -> None:
+    """What it prints can be pasted into a shell, is all that a client needs, and Ctrl-C or SIGTERM ends it."""
     arguments = ("sandbox", "--port", "0", "--username", "me@example.com", "--password", "it's $HOME")
     async with started(*arguments, env=environment()) as process:
         assert process.stdout is not None
@@ -635,8 +638,8 @@ async def test_sandbox_serves_until_ctrl_c() -> None:
         assert exports["OCA_SMS_BASE_URL"].replace("/api/v1", "/ ") in printed[0]  # the inbox
         async with AsyncOcaSms.from_env(exports) as client:
             assert (await client.send(PHONE, TEXT)).status == "sent"
-        process.send_signal(signal.SIGINT)
-        assert await end_of(process) == (130, "", "oca-sms: interrupted\n")
+        process.send_signal(sent)
+        assert await end_of(process) == (status, "", f"oca-sms: {line}\n")
 
 
 async def test_sandbox_does_what_its_options_say() -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shlex
+import signal
 import urllib.request
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
@@ -58,7 +59,7 @@ def sandbox(
     ] = None,
     seed: Annotated[_WholeOrNone, Parameter(help="Of all that is drawn: a run can be repeated.")] = None,
 ) -> None:
-    """Serve a gateway that sends nothing, until Ctrl-C, and print what a program needs to use it.
+    """Serve a gateway that sends nothing, until Ctrl-C or SIGTERM, and print what a program needs to use it.
 
     What arrives is shown on a page, on which faults can be switched on too. The exit status is 2 where the address
     cannot be had: a port that is taken, say.
@@ -93,6 +94,7 @@ def _faults(pairs: Sequence[str] | None) -> dict[str, float]:
 
 
 async def _serve(gateway: Sandbox, host: str, port: int) -> None:
+    terminated = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(gateway.serve(host, port))
@@ -101,10 +103,14 @@ async def _serve(gateway: Sandbox, host: str, port: int) -> None:
             raise CommandError(line, ExitStatus.USAGE) from error
         except ValueError as error:  # it begins with the name, host
             raise CommandError(f"--{error}", ExitStatus.USAGE) from error
+        with contextlib.suppress(NotImplementedError):  # the event loop of Windows takes no signals
+            # The first process of a container is not ended by a signal that it does not handle.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
         if _beyond_loopback(f"http://[{host}]" if ":" in host else f"http://{host}"):
             complain("warning: others can reach this sandbox, and it has no encryption; use no real numbers")
         show(*_welcome(gateway))
-        await asyncio.Event().wait()
+        await terminated.wait()
+    raise CommandError("terminated", ExitStatus.TERMINATED)
 
 
 def _reason(error: OSError) -> str:

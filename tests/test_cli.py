@@ -623,8 +623,11 @@ async def test_ctrl_c_leaves_the_message_in_doubt(sandbox: Sandbox) -> None:
     assert ended.err == f"oca-sms: interrupted: {doubt}{LOOK_IT_UP}\n"
 
 
-async def test_sandbox_serves_until_ctrl_c() -> None:
-    """What it prints can be pasted into a shell, is all that a client needs, and Ctrl-C ends it with 130."""
+@pytest.mark.parametrize(
+    ("sent", "status", "line"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+async def test_sandbox_serves_until_a_signal(sent: signal.Signals, status: int, line: str) -> None:
+    """What it prints can be pasted into a shell, is all that a client needs, and Ctrl-C or SIGTERM ends it."""
     arguments = ("sandbox", "--port", "0", "--username", "me@example.com", "--password", "it's $HOME")
     async with started(*arguments, env=environment()) as process:
         assert process.stdout is not None
@@ -635,8 +638,8 @@ async def test_sandbox_serves_until_ctrl_c() -> None:
         assert exports["OCA_SMS_BASE_URL"].replace("/api/v1", "/ ") in printed[0]  # the inbox
         async with AsyncOcaSms.from_env(exports) as client:
             assert (await client.send(PHONE, TEXT)).status == "sent"
-        process.send_signal(signal.SIGINT)
-        assert await end_of(process) == (130, "", "oca-sms: interrupted\n")
+        process.send_signal(sent)
+        assert await end_of(process) == (status, "", f"oca-sms: {line}\n")
 
 
 async def test_sandbox_does_what_its_options_say() -> None:
@@ -671,10 +674,10 @@ def knobs_of(arguments: str, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
 
 
 @pytest.mark.parametrize(
-    ("given", "seconds"), [("50ms", 0.05), ("1.5s", 1.5), ("2", 2.0), (".5s", 0.5), ("0", 0.0), ("3.s", 3.0)]
+    ("given", "seconds"), [("50ms", 0.05), ("1.5s", 1.5), (".5s", 0.5), ("0", 0.0), ("0s", 0.0), ("3.s", 3.0)]
 )
 def test_sandbox_reads_a_latency(given: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A time may be in milliseconds or seconds, which are meant without a unit."""
+    """A time is in milliseconds or seconds, whichever it says; no time needs no unit."""
     assert knobs_of(f"--latency {given}", monkeypatch).latency == pytest.approx(seconds)
 
 
@@ -701,13 +704,19 @@ async def test_sandbox_on_a_port_that_is_taken(command: Command, sandbox: Sandbo
         (("--port", "65536"), "--port must be <= 65535"),
         (("--username", "a:b"), "username must not be empty nor hold a colon"),
         (("--password", ""), "password must not be empty"),
+        (("--host", ""), "--host must be an address or a name"),
+        (("--host", "münchen..x"), "--host must be an address or a name"),
         (("--latency", "soon"), "--latency cannot be read"),
+        (("--latency", "50"), "--latency cannot be read"),
         (("--latency", "-1s"), "--latency"),
+        (("--rate-limit", "1.5"), "--rate-limit cannot be read"),
         (("--rate-limit", "-1"), "rate_limit must be 1 or more"),
+        (("--quota", "2.6"), "--quota cannot be read"),
         (("--quota", "-1"), "quota must be 0 or more segments"),
         (("--fault", "reset"), "--fault must be KIND=PROBABILITY"),
         (("--fault", "reset=often"), "--fault must be KIND=PROBABILITY"),
         (("--fault", "reset=2"), "faults: the probability of reset must be"),
+        (("--fault", "reset=0.1", "--fault", "reset=0.2"), "--fault must name each kind only once"),
         (("--fault", "unheard-of=1"), "faults has no kind of that name; there are internal-error, "),
         (("--fault", "failing-attempts=1.5"), "failing-attempts must be a whole number"),
     ],
@@ -719,12 +728,23 @@ async def test_sandbox_with_bad_arguments(command: Command, arguments: tuple[str
     assert ended.err.startswith(f"oca-sms: {reason}")
 
 
-def test_sandbox_beyond_loopback_warns(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever opens the sandbox to the network is told so, and only then that this address is not his."""
-    assert run(["sandbox", "--host", "2001:db8::1", "--port", "0"]) == 2
-    warning, error = capsys.readouterr().err.splitlines()
+def test_sandbox_beyond_loopback_warns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens the sandbox to the network is told so."""
+
+    def interrupt(*_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_serve, "show", interrupt)
+    assert run(["sandbox", "--host", "0.0.0.0", "--port", "0"]) == 130
+    warning, _ = capsys.readouterr().err.splitlines()
     assert warning.startswith("oca-sms: warning: others can reach this sandbox")
-    assert error.startswith("oca-sms: cannot listen on 2001:db8::1, port 0: ")
+
+
+async def test_sandbox_at_another_machine_s_address(command: Command) -> None:
+    """An address that is not this machine's is named in one line, and a 2."""
+    ended = await command("sandbox", "--host", "2001:db8::1", "--port", "0")
+    assert ended.status == 2
+    assert ended.err.startswith("oca-sms: cannot listen on 2001:db8::1, port 0: ")
 
 
 def test_sandbox_beyond_loopback_needs_its_variable() -> None:

@@ -35,6 +35,7 @@ The account is that of `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` in the environm
 | 2 | bad usage, input or configuration, no credentials; nothing was sent |
 | 3 | the account is refused, or the gateway (or a limiter) cannot be reached; nothing was sent, or a bulk stopped |
 | 130 | interrupted |
+| 143 | `sandbox` was told to end, by SIGTERM |
 """
 _COMPLAINTS: Final[dict[type[CycloptsError], str]] = {
     MissingArgumentError: "{name} is missing",

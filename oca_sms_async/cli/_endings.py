@@ -29,6 +29,7 @@ class ExitStatus(IntEnum):
     USAGE = 2
     STOPPED = 3
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class CommandError(Exception):

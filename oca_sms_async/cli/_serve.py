@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shlex
+import signal
 import urllib.request
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
@@ -19,30 +20,36 @@ from oca_sms_async.cli._endings import CommandError, ExitStatus
 from oca_sms_async.sandbox import FAULTS, Sandbox
 
 _SUBMITTED_FOR: Final = 1.0  # seconds: statuses that move teach more than one that stays
-_DURATION: Final = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ms|s|)")
-_UNITS: Final = {"ms": 1e-3, "s": 1.0, "": 1.0}  # seconds
+_DURATION: Final = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ms|s)|0")
+_UNITS: Final = {"ms": 1e-3, "s": 1.0}  # seconds
 
 
 def _seconds(_: Any, tokens: Sequence[Token]) -> float:
     found = _DURATION.fullmatch(tokens[0].value)
     if found is None:
         raise ValueError
-    return float(found[1]) * _UNITS[found[2]]
+    return float(found[1]) * _UNITS[found[2]] if found[1] else 0.0
+
+
+def _whole(_: Any, tokens: Sequence[Token]) -> int:
+    return int(tokens[0].value)  # cyclopts would round 1.5
 
 
 _Seconds = Annotated[float, Parameter(converter=_seconds)]
+_Whole = Annotated[int, Parameter(converter=_whole)]
+_WholeOrNone = Annotated[int | None, Parameter(converter=_whole)]
 
 
 def sandbox(
     *,
-    host: Annotated[str, Parameter(help="The address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, Parameter(help="The address or name to listen at.")] = "127.0.0.1",
     port: Annotated[
-        int, Parameter(validator=validators.Number(gte=0, lte=65535), help="The port; 0 is any free one.")
+        _Whole, Parameter(validator=validators.Number(gte=0, lte=65535), help="The port; 0 is any free one.")
     ] = 8025,
     username: Annotated[str, Parameter(help="The user of its one account.")] = "sandbox@example.com",
     password: Annotated[str, Parameter(help="A made-up password: everybody on this machine can see it.")] = "sandbox",  # noqa: S107 - as its help says
-    rate_limit: Annotated[int, Parameter(help="Requests in any second; 0 is no limit.")] = 25,
-    quota: Annotated[int | None, Parameter(help="Segments of the account; without it no limit.")] = None,
+    rate_limit: Annotated[_Whole, Parameter(help="Requests in any second; 0 is no limit.")] = 25,
+    quota: Annotated[_WholeOrNone, Parameter(help="Segments of the account; without it no limit.")] = None,
     latency: Annotated[_Seconds, Parameter(help="Time before each answer, such as `50ms` or `1.5s`.")] = 0.0,
     fault: Annotated[
         list[str] | None,
@@ -50,9 +57,9 @@ def sandbox(
             negative=(), help=f"`KIND=PROBABILITY`, several times: {', '.join(FAULTS)}. Or `failing-attempts=N`."
         ),
     ] = None,
-    seed: Annotated[int | None, Parameter(help="Of all that is drawn: a run can be repeated.")] = None,
+    seed: Annotated[_WholeOrNone, Parameter(help="Of all that is drawn: a run can be repeated.")] = None,
 ) -> None:
-    """Serve a gateway that sends nothing, until Ctrl-C, and print what a program needs to use it.
+    """Serve a gateway that sends nothing, until Ctrl-C or SIGTERM, and print what a program needs to use it.
 
     What arrives is shown on a page, on which faults can be switched on too. The exit status is 2 where the address
     cannot be had: a port that is taken, say.
@@ -74,9 +81,11 @@ def sandbox(
 
 
 def _faults(pairs: Sequence[str] | None) -> dict[str, float]:
-    faults = {}
+    faults: dict[str, float] = {}
     for pair in pairs or ():
         kind, _, number = pair.partition("=")
+        if kind in faults:
+            raise ValueError("--fault must name each kind only once")
         try:
             faults[kind] = float(number)
         except ValueError:
@@ -85,16 +94,23 @@ def _faults(pairs: Sequence[str] | None) -> dict[str, float]:
 
 
 async def _serve(gateway: Sandbox, host: str, port: int) -> None:
-    if _beyond_loopback(f"http://[{host}]" if ":" in host else f"http://{host}"):
-        complain("warning: others can reach this sandbox, and it has no encryption; use no real numbers")
+    terminated = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(gateway.serve(host, port))
         except OSError as error:
             line = f"cannot listen on {host}, port {port}: {_reason(error)}"
             raise CommandError(line, ExitStatus.USAGE) from error
+        except ValueError as error:  # it begins with the name, host
+            raise CommandError(f"--{error}", ExitStatus.USAGE) from error
+        with contextlib.suppress(NotImplementedError):  # the event loop of Windows takes no signals
+            # The first process of a container is not ended by a signal that it does not handle.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
+        if _beyond_loopback(f"http://[{host}]" if ":" in host else f"http://{host}"):
+            complain("warning: others can reach this sandbox, and it has no encryption; use no real numbers")
         show(*_welcome(gateway))
-        await asyncio.Event().wait()
+        await terminated.wait()
+    raise CommandError("terminated", ExitStatus.TERMINATED)
 
 
 def _reason(error: OSError) -> str:

@@ -1,36 +1,52 @@
-"""The guard against other sites, whose pages can make a developer's browser ask whatever listens on the machine."""
+"""The guards against other sites, whose pages can make a developer's browser ask whatever listens on the machine."""
 
 import ipaddress
 from collections.abc import Awaitable, Callable
+from typing import Final
 from urllib.parse import urlsplit
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from oca_sms_async._settings import is_loopback
+
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+SERVED_AS: Final = "oca_sms_host"  # where in a request's state the host is found that the sandbox is served at
+_OURS: Final = "an address, localhost or the name that the sandbox is served at"
+_UNREGISTRABLE: Final = {"localhost", "internal", "test"}  # top-level names in which no site can have its own
 
 
 def same_site(endpoint: Endpoint) -> Endpoint:
     """Return an endpoint that answers 403 to what another site makes a browser ask for.
 
-    `Host` must be an address or this machine's own name, for a name of somebody's domain may lead here (DNS rebinding);
-    beyond the loopback it may be a name without a dot too, as in a compose network. `Origin`, if there, must be the
-    same.
+    `Host` must be a name of this machine, and `Origin`, if there, the same.
     """
 
     async def guarded(request: Request) -> Response:
-        host, server = request.headers.get("host", ""), request.scope.get("server") or ("", None)
-        name = _hostname(host)
-        beyond_loopback = not (_is_address(server[0]) and ipaddress.ip_address(server[0]).is_loopback)
-        if not (_is_address(name) or name == "localhost" or (name and "." not in name and beyond_loopback)):
-            return complaint(403, "Host must be an address or localhost: this may be another site's request")
-        origin = f"{request.url.scheme}://{host}"
+        if not _is_ours(request):
+            return complaint(403, f"Host must be {_OURS}: this may be another site's request")
+        origin = f"{request.url.scheme}://{request.headers['host']}"
         if request.headers.get("origin", origin) != origin:
             return complaint(403, "Origin must be the sandbox's own: this is another site's request")
-        try:
-            return await endpoint(request)
-        except ClientDisconnect:
-            return Response()  # unhandled, it would be logged as a fault of the sandbox
+        return await endpoint(request)
+
+    return guarded
+
+
+def no_foreign_page(endpoint: Endpoint) -> Endpoint:
+    """Return an endpoint that answers 403 to another site's page that a name of its own has led here.
+
+    Programs may use any name. A page is known by `Accept-Language`, which it cannot leave out: over plain http such a
+    page sends neither `Sec-Fetch-Site` nor, with a GET, `Origin`. Some programs send it too, hence not by that alone.
+    """
+
+    async def guarded(request: Request) -> Response:
+        if "accept-language" in request.headers and not _is_ours(request):
+            return complaint(
+                403, f"Host must be {_OURS} if there is an Accept-Language: this may be a page of a browser"
+            )
+        return await endpoint(request)
 
     return guarded
 
@@ -38,6 +54,20 @@ def same_site(endpoint: Endpoint) -> Endpoint:
 def complaint(status: int, line: str) -> Response:
     """Return an answer that says in a line what is wrong with a request to the sandbox's own paths."""
     return JSONResponse({"error": line}, status)
+
+
+def _is_ours(request: Request) -> bool:
+    """Tell whether `Host` names this machine, and cannot be of somebody's domain that leads here (DNS rebinding).
+
+    Names without a dot and in `.local` are given by the network. Whoever might take one of those reaches a sandbox
+    beyond the loopback anyway.
+    """
+    name = _hostname(request.headers.get("host", ""))
+    top = name.rpartition(".")[2]
+    if _is_address(name) or top in _UNREGISTRABLE or name == request.scope.get("state", {}).get(SERVED_AS):
+        return True
+    server, _ = request.scope.get("server") or ("", None)
+    return top in {name, "local"} and name != "" and not is_loopback(server)
 
 
 def _hostname(host: str) -> str:

@@ -57,7 +57,7 @@ class Sandbox(Gateway):
         """Serve on a socket for the length of an `async with` block; port 0 is any free one.
 
         The server runs in the caller's event loop. `RuntimeError` when it is served already, `OSError` when the
-        address cannot be had. The inbox outlives the block.
+        address cannot be had, `ValueError` for a host that cannot be one. The inbox outlives the block.
         """
         if self._base_url is not None:
             raise RuntimeError(f"The sandbox is served already, at {self._base_url}: a second one is Sandbox() again")

@@ -10,6 +10,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from oca_sms_async.sandbox._same_site import SERVED_AS
 from oca_sms_async.sandbox._wiring import TRANSPORT
 
 _BACKLOG: Final = 2048  # connections; a cold burst of a whole service fits
@@ -21,12 +22,14 @@ _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compare
 async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
     """Serve `app` until the block ends, however it ends; yield the origin (`http://host:port`) to reach it at.
 
-    Port 0 is any free one. `OSError` when the address cannot be had. Who still waits for an answer when the block ends
-    finds the connection closed.
+    Port 0 is any free one. `OSError` when the address cannot be had, `ValueError` for a host that cannot be one. Who
+    still waits for an answer when the block ends finds the connection closed.
     """
+    host = _ascii(host)
     server = _Server(
         uvicorn.Config(
             app,
+            host=host,
             http=_Protocol,  # h11: the same behaviour on every machine, whatever else is installed there
             ws="none",
             lifespan="off",
@@ -48,6 +51,17 @@ async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
             await _ended(serving)
 
 
+def _ascii(host: str) -> str:
+    """Return a host as it is in URLs and `Host` headers; "" would be every address."""
+    try:
+        name = host.encode("idna").decode().lower()
+    except UnicodeError:
+        name = ""
+    if not name:
+        raise ValueError("host must be an address or a name to listen at, such as 127.0.0.1")
+    return name
+
+
 def _listener(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     unspecific = socket.create_server((host, port), family=family, backlog=_BACKLOG)
@@ -56,11 +70,11 @@ def _listener(host: str, port: int) -> socket.socket:
 
 
 class _Protocol(H11Protocol):
-    """HTTP by h11, whose requests know their connection: some answers end it."""
+    """HTTP by h11, whose requests know their connection, which some answers end, and where they are served."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self.app_state = {**self.app_state, TRANSPORT: transport}
+        self.app_state = {**self.app_state, TRANSPORT: transport, SERVED_AS: self.config.host}
 
 
 class _Server(uvicorn.Server):

@@ -1,0 +1,91 @@
+"""The guards against other sites: which names are the sandbox's own, and what a browser's page may not ask."""
+
+import socket
+from typing import Any
+
+import httpx
+import pytest
+
+from oca_sms_async.sandbox import Sandbox
+
+PAGE = {"Accept-Language": "", "User-Agent": "curl"}  # as little as a page can say of itself over plain http
+
+
+@pytest.fixture
+def this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name leads to this machine, as those in /etc/hosts do."""
+    create_server = socket.create_server
+
+    def created(address: tuple[str, int], **options: Any) -> socket.socket:
+        return create_server(("127.0.0.1", address[1]), **options)
+
+    monkeypatch.setattr(socket, "create_server", created)
+
+
+async def asked(sandbox: Sandbox, path: str, host: str, **headers: str) -> int:
+    """Ask a served sandbox under a name of the test's own, and return the status."""
+    url = httpx.URL(sandbox.base_url).copy_with(host="127.0.0.1", path=path)
+    headers["Host"] = f"{host}:{url.port}"
+    async with httpx.AsyncClient(trust_env=False, auth=(sandbox.username, sandbox.password)) as client:
+        return (await client.get(url, headers=headers)).status_code
+
+
+@pytest.mark.parametrize(
+    ("served_as", "asked_as"),
+    [
+        ("vm", "vm"),
+        ("VM.Acme.example", "vm.acme.example"),
+        ("münchen.example", "xn--mnchen-3ya.example"),
+        ("sms_gateway", "SMS_gateway"),
+    ],
+)
+@pytest.mark.usefixtures("this_machine")
+async def test_the_name_that_it_is_served_at_is_welcome(served_as: str, asked_as: str) -> None:
+    """Its URL leads to its page, whatever name it was told to listen at, and no other name does."""
+    async with Sandbox().serve(served_as) as sandbox:
+        assert httpx.URL(sandbox.base_url).raw_host == asked_as.lower().encode()
+        assert await asked(sandbox, "/", asked_as) == 200
+        assert await asked(sandbox, "/", f"evil.{asked_as}") == 403
+        assert await asked(sandbox, "/", "evil.example") == 403
+
+
+@pytest.mark.parametrize("host", ["", "münchen..example", "\udcff"])
+async def test_what_can_be_no_host_is_refused(host: str) -> None:
+    """An empty host would be every address, and others are no name: each is a ValueError that says what is wrong."""
+    with pytest.raises(ValueError, match="host must be an address or a name"):
+        async with Sandbox().serve(host):
+            pass
+
+
+@pytest.mark.parametrize(
+    "host", ["host.docker.internal", "host.containers.internal", "Sandbox.TEST", "sandbox.localhost", "localhost"]
+)
+async def test_a_name_that_no_site_can_have_is_welcome(sandbox: Sandbox, host: str) -> None:
+    """What is below a top-level name that is reserved, such as a container's way to its host, is no site."""
+    assert await asked(sandbox, "/sandbox/messages", host) == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["docker.internal.example", "internal.example", "test.", "sandbox.local", "sandbox", "vm", "evil.localhost.de"],
+)
+async def test_other_names_are_refused_on_the_loopback(sandbox: Sandbox, host: str) -> None:
+    """A name that a site or another machine of the network may have does not lead here by right."""
+    assert await asked(sandbox, "/sandbox/messages", host) == 403
+
+
+@pytest.mark.parametrize(("host", "status"), [("sandbox", 200), ("vm.local", 200), ("evil.example", 403)])
+async def test_names_of_the_network_are_welcome_beyond_the_loopback(host: str, status: int) -> None:
+    """Where others can reach the sandbox anyway, names that the network gives are its own; a site's is not."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(Sandbox().asgi())) as client:
+        assert (await client.get(f"http://{host}:8025/sandbox/messages")).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/api/v1/sms", "/api/v1/sms/status/uid"])
+async def test_a_page_of_another_site_learns_nothing_of_the_gateway(sandbox: Sandbox, path: str) -> None:
+    """A page whose name was led here is refused, though it has the password and sends no more than it must."""
+    assert await asked(sandbox, path, "evil.example", **PAGE) == 403
+    answered = 404 if path.endswith("uid") else 200
+    assert await asked(sandbox, path, "evil.example") == answered  # a program
+    assert await asked(sandbox, path, "127.0.0.1", **{"Accept-Language": "*"}) == answered  # Node's and Deno's fetch
+    assert await asked(sandbox, path, "host.docker.internal", **{"Accept-Language": "*"}) == answered

@@ -235,6 +235,17 @@ async def test_one_seed_is_one_run_in_whatever_order_messages_arrive() -> None:
     assert len({(faults, status) for _, _, faults, status in runs[0]}) >= 4
 
 
+async def test_equal_messages_have_fates_of_their_own() -> None:
+    """With a seed too the same text sent many times, as in a load test, meets each fault now and then."""
+    sandbox = Sandbox(faults={"html": 0.5}, seed=7)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(sandbox.asgi()), auth=(sandbox.username, sandbox.password)
+    ) as client:
+        sends = [client.post("http://sandbox/api/v1/sms", json={"phone": PHONE, "message": TEXT}) for _ in range(40)]
+        statuses = Counter([(await send).status_code for send in sends])
+    assert min(statuses[200], statuses[502]) >= 10
+
+
 async def test_ends_are_drawn_apart_from_faults() -> None:
     """Whether a message is delivered in the end does not hang on whether a fault was played on it."""
     sandbox = Sandbox(faults={"late-reply": 0.5}, failed_share=0.5, sent_for=0.0, lateness=0.0, seed=7)
@@ -340,6 +351,7 @@ async def test_an_answer_of_one_s_own(
         ({"status": 500, "headers": {"a": "b\r\nc: d"}}, "headers"),
         ({"status": 500, "headers": {"a": "€"}}, "headers"),
         ({"status": 500, "headers": {"Content-Length": "9"}}, "length"),
+        ({"status": 500, "headers": {"transfer-encoding": "chunked"}}, "length"),
         ({"fault": "reset", "times": 0}, "times"),
         ({"fault": "reset", "times": 1.5}, "times"),
         ({"fault": "html", "body": "<b>"}, "body"),

@@ -12,7 +12,6 @@ from starlette.routing import Route
 from oca_sms_async.sandbox import _control, _page
 from oca_sms_async.sandbox._answers import Answer, error
 from oca_sms_async.sandbox._gateway import Gateway
-from oca_sms_async.sandbox._same_site import no_foreign_page
 from oca_sms_async.sandbox._wiring import Wired, wait_for_client
 
 PREFIX: Final = "/api/v1"
@@ -46,10 +45,8 @@ def application(gateway: Gateway) -> Starlette:
 
     app = Starlette(
         routes=[
-            Route(f"{PREFIX}/sms", no_foreign_page(sms), methods=["GET", "POST"]),
-            Route(
-                f"{PREFIX}/sms/status/{{msg_uid:path}}", no_foreign_page(status)
-            ),  # an opaque id may hold an escaped slash
+            Route(f"{PREFIX}/sms", sms, methods=["GET", "POST"]),
+            Route(f"{PREFIX}/sms/status/{{msg_uid:path}}", status),  # an opaque id may hold an escaped slash
             *_control.routes(gateway),
             *_page.routes(),
         ],

@@ -1,4 +1,4 @@
-"""The guards against other sites, whose pages can make a developer's browser ask whatever listens on the machine."""
+"""The guard against other sites, whose pages can make a developer's browser ask whatever listens on the machine."""
 
 import ipaddress
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,6 @@ from oca_sms_async._settings import is_loopback
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 SERVED_AS: Final = "oca_sms_host"  # where in a request's state the host is found that the sandbox is served at
-_OURS: Final = "an address, localhost or the name that the sandbox is served at"
 _UNREGISTRABLE: Final = {"localhost", "internal", "test"}  # top-level names in which no site can have its own
 
 
@@ -25,27 +24,11 @@ def same_site(endpoint: Endpoint) -> Endpoint:
 
     async def guarded(request: Request) -> Response:
         if not _is_ours(request):
-            return complaint(403, f"Host must be {_OURS}: this may be another site's request")
+            line = "Host must be an address, localhost or the name that the sandbox is served at"
+            return complaint(403, f"{line}: this may be another site's request")
         origin = f"{request.url.scheme}://{request.headers['host']}"
         if request.headers.get("origin", origin) != origin:
             return complaint(403, "Origin must be the sandbox's own: this is another site's request")
-        return await endpoint(request)
-
-    return guarded
-
-
-def no_foreign_page(endpoint: Endpoint) -> Endpoint:
-    """Return an endpoint that answers 403 to another site's page that a name of its own has led here.
-
-    Programs may use any name. A page is known by `Accept-Language`, which it cannot leave out: over plain http such a
-    page sends neither `Sec-Fetch-Site` nor, with a GET, `Origin`. Some programs send it too, hence not by that alone.
-    """
-
-    async def guarded(request: Request) -> Response:
-        if "accept-language" in request.headers and not _is_ours(request):
-            return complaint(
-                403, f"Host must be {_OURS} if there is an Accept-Language: this may be a page of a browser"
-            )
         return await endpoint(request)
 
     return guarded

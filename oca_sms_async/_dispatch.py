@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import sys
 from collections.abc import Awaitable
 from typing import Final, TypeVar
 
@@ -14,7 +15,7 @@ from oca_sms_async._limiter import RateLimiter
 from oca_sms_async._log import log
 from oca_sms_async._retry import Call, RetryPolicy, repeated
 from oca_sms_async._statistics import Counts
-from oca_sms_async._transport import Client, exchange
+from oca_sms_async._transport import Client, UnderWay, exchange
 from oca_sms_async._version import __version__
 from oca_sms_async._wire import Request
 
@@ -58,6 +59,7 @@ class Dispatcher:
         ours["Host"] = httpx.URL(base_url).netloc.decode("ascii")
         self._headers = httpx.Headers({**(lent.headers if lent else {}), **httpx.Headers(ours)}).raw
         self._url = functools.lru_cache(maxsize=8)(lambda path: httpx.URL(base_url + path))
+        self._under_way = UnderWay()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -73,8 +75,13 @@ class Dispatcher:
     async def aclose(self) -> None:
         """Close the connections, those under a request too, unless they were lent."""
         self._closed = True
-        if self._owned:
-            await self._client.aclose()
+        if not self._owned:
+            return
+        now = asyncio.get_running_loop()
+        for bound, loop in self._under_way.items():
+            if loop is now:  # one that still connects has nothing yet that could be closed
+                bound.reschedule(now.time())
+        await self._client.aclose()
 
     async def request(self, request: Request[_T], call: Call, *, seconds: float) -> _T:
         """Return what the gateway answers, each attempt within `seconds`; or raise the one error of the whole call."""
@@ -94,7 +101,12 @@ class Dispatcher:
             call.on_wire = True
             self.counts.in_flight += 1
             reply = await exchange(
-                self._client, self._http(request), seconds=seconds, deadline=call.deadline, max_body=request.max_body
+                self._client,
+                self._http(request),
+                seconds=seconds,
+                deadline=call.deadline,
+                max_body=request.max_body,
+                under_way=self._under_way,
             )
         except asyncio.CancelledError:
             call.doubt = call.doubt or call.on_wire
@@ -149,7 +161,8 @@ class Dispatcher:
 
 async def _in_time(turn: Awaitable[None]) -> None:
     """Wait for a turn; the `TimeoutError` with which slots and limiters refuse becomes the library's own."""
+    outer = sys.exception()
     try:
         await turn
     except TimeoutError as refusal:
-        raise ExpiredError("the message would expire before its turn to be sent") from freed(refusal)
+        raise ExpiredError("the message would expire before its turn to be sent") from freed(refusal, outer)

@@ -218,9 +218,9 @@ def shown_code(code: int | None) -> int | None:
     return code if code is not None and -1000 < code < 1000 else None
 
 
-def chain(cause: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and all that it came from, those in groups included, each once."""
-    waiting, seen = [cause], set[int]()
+def chain(cause: BaseException, outer: BaseException | None = None) -> Iterator[BaseException]:
+    """Yield an exception and all that it came from, those in groups included, each once; `outer` is not looked at."""
+    waiting, seen = [cause], {id(outer)}
     while waiting:
         link = waiting.pop(0)
         if id(link) not in seen:
@@ -230,13 +230,15 @@ def chain(cause: BaseException) -> Iterator[BaseException]:
             waiting += link.exceptions if isinstance(link, BaseExceptionGroup) else ()
 
 
-def freed(cause: BaseException) -> BaseException:
+def freed(cause: BaseException, outer: BaseException | None = None) -> BaseException:
     """Return an exception, to be chained as a cause, freed of all that it and its own causes hold of the message.
 
+    `outer` is what our caller was handling when it called, `sys.exception()` of then: the causes lead there in the end,
+    and it stays as it is.
     httpx's hold the request (body and credentials) or the response, json's the whole document, a traceback's frames
     all of it, and the text of a protocol error the bytes that could not be read.
     """
-    for link in chain(cause):
+    for link in chain(cause, outer):
         link.__traceback__ = None
         for name in ("_request", "response", "doc"):
             if name in vars(link):

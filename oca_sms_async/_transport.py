@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import ssl
+import sys
 import zlib
 from typing import Any, Final, NamedTuple
 
@@ -24,18 +25,27 @@ class Reply(NamedTuple):
 
 
 Client = httpx.AsyncClient | httpx.AsyncBaseTransport
+UnderWay = dict[asyncio.Timeout, asyncio.AbstractEventLoop]  # the bound of each request, for whoever ends it earlier
 
 
 async def exchange(
-    client: Client, request: httpx.Request, *, seconds: float, deadline: float | None, max_body: int
+    client: Client,
+    request: httpx.Request,
+    *,
+    seconds: float,
+    deadline: float | None,
+    max_body: int,
+    under_way: UnderWay,
 ) -> Reply:
     """Return the answer to a request, first byte to last within `seconds` and before `deadline` (the loop's time)."""
-    until = asyncio.get_running_loop().time() + seconds
+    loop, outer = asyncio.get_running_loop(), sys.exception()
+    until = loop.time() + seconds
     expires = deadline is not None and deadline < until
     request.extensions["trace"] = progress = _Progress()
     transport, response = _transport_of(client, request.url), None
     try:
         async with asyncio.timeout_at(deadline if expires else until) as bound:
+            under_way[bound] = loop
             try:
                 response = await _sent(client, transport, request)
             except BaseException:
@@ -46,13 +56,13 @@ async def exchange(
             finally:
                 await response.aclose()
     except Exception as error:  # noqa: BLE001 - a lent transport may raise anything, and all of it is mapped by this table
-        if bound.expired():
-            unsent = progress.connecting
-        else:
-            # Other transports say «could not connect» of a reset after the request, too.
-            honest = isinstance(transport, httpx.AsyncHTTPTransport | Honest)
-            unsent = response is None and isinstance(error, _PROOF) and honest
-        raise _error(error, unsent=unsent, expired=expires and bound.expired()) from freed(error)
+        # Other transports say «could not connect» of a reset after the request, too; and so may a hook, or a second
+        # attempt of a transport's own.
+        honest = isinstance(transport, httpx.AsyncHTTPTransport | Honest) and response is None and not progress.sent
+        unsent = honest and (progress.connecting or isinstance(error, _PROOF))
+        raise _error(error, unsent=unsent, expired=expires and bound.expired()) from freed(error, outer)
+    finally:
+        del under_way[bound]
     return Reply(response.status_code, response.headers, body)
 
 
@@ -96,18 +106,21 @@ def _reason(error: Exception) -> str:
 
 
 class _Progress:
-    """Listens to httpcore for whether a request still waits for its connection; other transports tell it nothing."""
+    """Listens to httpcore, and to our fast transport, for how far a request is: whether it waits for its connection, or
+    has been sent at least in part. Other transports tell it nothing.
+    """
 
     def __init__(self) -> None:
         self.connecting = False
+        self.sent = False
         self._half_open: Any = None
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
         if event.startswith("connection.connect_"):
             self.connecting = True
             self._half_open = info.get("return_value")
-        elif event.endswith(".send_request_headers.started"):
-            self.connecting = False
+        elif event.endswith(".send_request_headers.started") and info["request"].method != b"CONNECT":
+            self.sent = True
             self._half_open = None
 
     async def close_half_open(self) -> None:
@@ -117,20 +130,27 @@ class _Progress:
 
 
 async def _read(response: httpx.Response, limit: int) -> bytes | None:
-    """Return the body, decompressed, or None where it is longer than `limit` or cannot be decompressed.
+    """Return the body, decompressed, or None where it is longer than `limit`, on the wire or unpacked, or cannot be
+    decompressed.
 
     httpx's own decoders would unpack a chunk whole before anybody could look at its length.
     """
+    if response.is_stream_consumed:  # a lent client's hook has read it, and httpx has kept it
+        return response.content if len(response.content) <= limit else None
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if encoding in {"gzip", "x-gzip", "deflate"} else None
     if unpack is None and encoding not in {"identity", ""}:
         return None
-    body = bytearray()
+    body, received = bytearray(), 0
     async for chunk in response.stream:  # type: ignore[union-attr] # an AsyncClient's responses have an async stream
+        received += len(chunk)
         try:
-            body += unpack.decompress(chunk, limit - len(body) + 1) if unpack else chunk
+            if unpack is None:
+                body += chunk
+            elif not unpack.eof:  # what comes after the end is kept nowhere
+                body += unpack.decompress(chunk, limit - len(body) + 1)
         except zlib.error:
             return None
-        if len(body) > limit:
+        if max(len(body), received) > limit:
             return None
     return bytes(body) if unpack is None or unpack.eof else None

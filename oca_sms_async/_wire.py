@@ -9,6 +9,7 @@ import base64
 import functools
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar, cast
@@ -98,7 +99,7 @@ def _parse(
             cause = error
     raise UnexpectedResponseError(
         f"the gateway's answer (HTTP {status_code}) is not what it documents for this request"
-    ) from freed(cause)
+    ) from freed(cause, sys.exception())
 
 
 def _json(body: bytes | None) -> tuple[Any, BaseException | None]:

@@ -7,7 +7,8 @@ import asyncio
 import contextlib
 import ssl
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, Final, cast
 
 import httpx
@@ -27,7 +28,8 @@ except ModuleNotFoundError as missing:
 
 __all__ = ["aiohttp_client"]
 
-_CONNECT: Final = 5.0  # seconds; a time-out of aiohttp's own proves that nothing was sent, which a cancellation cannot
+# Who listens, as to httpcore, for how far the request of this task is.
+_TRACE: Final = ContextVar[Callable[[str, dict[str, Any]], Awaitable[None]] | None]("oca_sms_trace", default=None)
 
 
 def aiohttp_client(
@@ -40,9 +42,9 @@ def aiohttp_client(
     """Return an httpx client on aiohttp's connections, to be lent to `AsyncOcaSms(http_client=…)` and closed by you.
 
     `verify`, `proxy` (an http or https URL), `trust_env` and the other `options` are those of `httpx.AsyncClient`.
-    Certificates and proxies come from the environment as with httpx. Connecting takes 5 s at the most; nothing else is
-    bounded unless you give a `timeout`, for `AsyncOcaSms` bounds each attempt itself, and the connections. `ValueError`
-    for a proxy that aiohttp cannot use, `TypeError` for `cert`, `limits`, `http1` and `http2`, which it has no use for.
+    Certificates and proxies come from the environment as with httpx. Nothing is bounded unless you give a `timeout`,
+    for `AsyncOcaSms` bounds each attempt itself, and the connections. `ValueError` for a proxy that aiohttp cannot use,
+    `TypeError` for `cert`, `limits`, `http1` and `http2`, which it has no use for.
     """
     if unknown := {"cert", "limits", "http1", "http2"} & options.keys():
         raise TypeError(
@@ -52,7 +54,7 @@ def aiohttp_client(
     context = httpx.create_ssl_context(verify=verify, trust_env=trust_env)
     mounts = _mounts(context) if trust_env and proxy is None else None
     defaults: dict[str, Any] = {
-        "timeout": httpx.Timeout(None, connect=_CONNECT, pool=_CONNECT),  # pool: looking the host up included
+        "timeout": None,
         "mounts": mounts,
         "transport": _Transport(context, proxy=None if proxy is None else _checked(proxy)),
         "trust_env": trust_env,
@@ -78,8 +80,8 @@ def _checked(proxy: httpx.Proxy | str) -> httpx.Proxy:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Hands out no connection on which something came after its last answer: aiohttp would take it for the next one's,
-    which is the receipt of another message.
+    """Tells when a request begins to wait for its connection and when it has it; and hands out none on which something
+    came after its last answer: aiohttp would take it for the next one's, which is the receipt of another message.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -92,13 +94,20 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
     ) -> Connection:
+        await _tell("connection.connect_tcp.started")
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = cast(ResponseHandler, connection.protocol)  # one that is handed out has its own
             if protocol not in self._used or not (protocol.should_close or _is_readable(connection)):
                 self._used.add(protocol)
+                await _tell("http11.send_request_headers.started", request=req)
                 return connection
             connection.close()
+
+
+async def _tell(event: str, **info: Any) -> None:
+    if (trace := _TRACE.get()) is not None:
+        await trace(event, info)
 
 
 def _is_readable(connection: Connection) -> bool:
@@ -123,6 +132,7 @@ class _Transport(AiohttpTransport, Honest):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self._loop is not (loop := asyncio.get_running_loop()):  # a session lives and dies with its loop
             self._loop, self.client = loop, None
+        _TRACE.set(request.extensions.get("trace"))  # of this task, which sends one request at a time
         try:
             response = await super().handle_async_request(request)
         except Exception as error:  # noqa: BLE001 - nothing of aiohttp's may come out

@@ -63,6 +63,21 @@ async def test_no_redirect_is_followed(lent: str, status: int) -> None:
         await http_client.aclose()
 
 
+@pytest.mark.parametrize("make", [httpx.AsyncClient, aiohttp_client], ids=["httpx", "aiohttp"])
+@pytest.mark.parametrize("hooks", [{}, {"request": [_hook]}], ids=["plain", "with a hook"])
+async def test_a_lent_clients_own_credentials_do_not_go_to_the_gateway(make: Any, hooks: dict[str, Any]) -> None:
+    """Neither its `auth` nor its `Authorization` is sent instead of the account's, or beside it; its cookies stay."""
+    options: dict[str, Any] = {"headers": {"Authorization": "Bearer marker"}, "cookies": {"session": "marker"}}
+    async with RawGateway().serve() as gateway, make(auth=("marker", "marker"), event_hooks=hooks, **options) as lent:
+        await client_at(gateway.base_url, http_client=lent).send(PHONE, TEXT)
+        (request,) = gateway.requests
+        headers = request.partition(b"\r\n\r\n")[0].lower()
+    assert headers.count(b"authorization:") == 1
+    assert b"authorization: basic " + base64.b64encode(b"user:password").lower() in headers
+    assert b"marker" not in headers
+    assert base64.b64encode(b"marker:marker").lower() not in headers
+
+
 @pytest.fixture
 async def proxy(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A proxy that the environment names for everything, by a name that is not known to be this machine."""

@@ -155,7 +155,124 @@ async def test_only_on_request_is_a_failed_connection_tried_again() -> None:
             assert caught.value.attempts == attempts
 
 
+class CallerError(Exception):
+    """An exception of the caller's, with more in it than a text."""
+
+    response = "an answer of 12345678 bytes"
+
+
+def fail(error: Exception) -> None:
+    """Raise this."""
+    raise error
+
+
+@pytest.mark.parametrize("behaviour", [None, reset, says(http(b"<html>"))], ids=["refused", "reset", "html"])
+async def test_what_the_caller_was_handling_stays_as_it_is(behaviour: Behaviour | None) -> None:
+    """A send within an `except` frees its own causes of the message, and not the exception that it began with."""
+    own = CallerError("order 12345678")
+    async with RawGateway(behaviour or receipt).serve() as gateway:
+        url = gateway.base_url if behaviour else f"http://localhost:{free_port()}"
+        async with client_of(url) as client:
+            try:
+                fail(own)
+            except CallerError:
+                own.response = "kept"
+                with pytest.raises(OcaSmsError):
+                    await client.send(PHONE, TEXT)
+    assert (own.args, own.response) == (("order 12345678",), "kept")
+    assert own.__traceback__ is not None
+
+
+def lent_client(transport: str, **options: Any) -> httpx.AsyncClient:
+    """Return a client of the user's on this transport."""
+    if transport == "aiohttp":
+        return oca_sms_async.aiohttp.aiohttp_client(**options)
+    return httpx.AsyncClient(timeout=30.0, trust_env=False, **options)
+
+
+async def test_a_hook_that_fails_after_the_answer_proves_nothing(transport: str) -> None:
+    """«Could not connect» out of a hook is about another connection: the message was taken, and goes out once."""
+
+    async def hook(_: httpx.Response) -> None:
+        raise httpx.ConnectError("the log server is down")
+
+    retry = RetryPolicy(initial_wait=0, retry_unsent=True)
+    async with RawGateway().serve() as gateway, lent_client(transport, event_hooks={"response": [hook]}) as lent:
+        with pytest.raises(DeliveryUnknownError) as caught:
+            await client_of(gateway.base_url, http_client=lent, retry=retry).send(PHONE, TEXT)
+        assert caught.value.may_have_been_sent
+        assert len(gateway.requests) == 1
+
+
+async def test_a_hook_that_reads_the_answer_leaves_it_to_be_read(transport: str) -> None:
+    """Httpx' own way to log an answer is to read it in a hook; the receipt comes all the same, compressed or not."""
+
+    async def hook(response: httpx.Response) -> None:
+        await response.aread()
+
+    packed = http(gzip.compress(json.dumps(RECEIPT).encode()), headers="content-encoding: gzip\r\n")
+    for answer in (http(RECEIPT), packed):
+        async with RawGateway(says(answer)).serve() as gateway:
+            async with lent_client(transport, event_hooks={"response": [hook]}) as lent:
+                sent = await client_of(gateway.base_url, http_client=lent).send(PHONE, TEXT)
+            assert sent.msg_uid == RECEIPT["msg_uid"]
+
+
 @of_httpx
+async def test_a_transport_that_tries_again_by_itself_proves_nothing() -> None:
+    """Its last attempt found nobody, but the one before had been read."""
+
+    class Stubborn(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            try:
+                return await super().handle_async_request(request)
+            except httpx.TransportError:
+                return await super().handle_async_request(request)
+
+    async def leave(connection: Connection) -> None:
+        gateway._server.close()
+        connection.reset()
+
+    gateway = RawGateway(leave)
+    async with gateway.serve(), httpx.AsyncClient(transport=Stubborn()) as lent:
+        with pytest.raises(DeliveryUnknownError) as caught:
+            await client_of(gateway.base_url, http_client=lent).send(PHONE, TEXT)
+        assert caught.value.may_have_been_sent
+        assert len(gateway.requests) == 1
+
+
+@pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "502 Bad Gateway"])
+async def test_a_proxy_that_makes_no_tunnel_is_proof(status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request goes into the tunnel, and there was none; so a bulk stops by it too."""
+    refusal = f"HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n".encode()
+
+    async def refuse(connection: Connection) -> None:
+        await connection.reader.readuntil(b"\r\n\r\n")
+        await connection.write(refusal)
+        connection.writer.close()
+
+    async with RawGateway(on_connect=refuse).serve() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://localhost:{proxy.port}")
+        async with client_of("https://sms.example/api/v1") as client:
+            with pytest.raises(ConnectionFailedError) as caught:
+                await client.send(PHONE, TEXT)
+    assert not caught.value.may_have_been_sent
+
+
+async def test_closing_ends_a_request_that_still_connects() -> None:
+    """It has no connection that could be closed; and once closed, a client sends nothing more."""
+    gateway = RawGateway(on_connect=say_nothing)
+    async with gateway.serve():
+        client = client_of(f"https://localhost:{gateway.port}", timeout=600.0)
+        stuck = asyncio.create_task(client.send(PHONE, TEXT))
+        while not gateway.open:
+            await asyncio.sleep(0)
+        await client.aclose()
+        with pytest.raises(ConnectionFailedError):
+            await asyncio.wait_for(stuck, 10)
+        await asyncio.wait_for(gateway.all_closed(), 10)
+
+
 async def test_a_connection_that_hangs_while_it_is_made_is_proof_too() -> None:
     """A TLS handshake that never ends: the attempt's time is up before a byte of the request left."""
     gateway = RawGateway(on_connect=say_nothing)
@@ -398,9 +515,24 @@ async def test_an_answer_is_read_up_to_a_mebibyte_and_not_further() -> None:
         while not connection.writer.is_closing():
             await connection.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
 
+    def packed(begin: bytes, more: bytes) -> Behaviour:
+        async def behaviour(connection: Connection) -> None:
+            await connection.write(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n")
+            await connection.write(b"%x\r\n%b\r\n" % (len(begin), begin))
+            while not connection.writer.is_closing():
+                await connection.write(b"%x\r\n%b\r\n" % (len(more), more))
+
+        return behaviour
+
+    pack = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+    begin = pack.compress(b" ") + pack.flush(zlib.Z_FULL_FLUSH)
+    bodies = [
+        packed(gzip.compress(json.dumps(RECEIPT).encode()), b" " * 0x10000),
+        packed(begin, b"\0\0\0\xff\xff" * 9999),
+    ]
     async with RawGateway(says(http(padded(2**20)))).serve() as gateway, client_of(gateway.base_url) as client:
         await client.send(PHONE, TEXT)
-        for behaviour in (says(http(padded(2**20 + 1))), endless):
+        for behaviour in (says(http(padded(2**20 + 1))), endless, *bodies):
             gateway.behaviour = behaviour
             with pytest.raises(UnexpectedResponseError) as caught:
                 await client.send(PHONE, TEXT)

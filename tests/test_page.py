@@ -8,6 +8,7 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from time import monotonic
+from typing import Literal
 
 import pytest
 from playwright.async_api import Page, async_playwright, expect
@@ -190,7 +191,7 @@ async def test_the_rate_is_shown_against_the_limit(page: Page, client: AsyncOcaS
     await expect(page.locator("#refusals")).to_have_text("1 × rate-limited")
     await expect(page.locator("#rate")).to_have_text("0 of 2")  # in the end
     await expect(page.locator("#quota")).to_have_text("3")
-    await expect(page.locator("#meter")).to_be_visible()
+    await expect(page.get_by_role("meter", name="requests in the last second")).to_be_visible()
 
 
 @pytest.mark.parametrize("width", [375, 1000])
@@ -237,6 +238,43 @@ async def test_the_page_follows_the_scheme(page: Page, scheme: str, dark: bool) 
     )
     ground, ink = [part < 128 for part in brightness]
     assert (ground, ink) == (dark, not dark)
+
+
+# Of two opaque colours, by WCAG 2.
+CONTRAST = """
+([one, other]) => {
+  const luminance = (color) => {
+    const [red, green, blue] = color.match(/[\\d.]+/g).map(it => it / 255)
+      .map(it => it <= 0.04045 ? it / 12.92 : ((it + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+  const [less, more] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+  return (more + 0.05) / (less + 0.05);
+}
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_controls_and_hints_stand_out(page: Page, sandbox: Sandbox, scheme: Literal["light", "dark"]) -> None:
+    """Borders of controls have a contrast of 3 to both their sides, and the search's hint has 4.5."""
+    await page.emulate_media(color_scheme=scheme)
+    await page.locator("#faults summary").click()
+    sandbox.inbox.deliver(PHONE, TEXT, segments=1, stages=[(0.0, "sent")])
+    await expect(page.locator(".copy")).to_be_visible()
+    for name in ["#search", "#clear", "#failing", ".percent", ".copy"]:
+        border, inside, card, ground = await page.locator(name).first.evaluate(
+            "it => [getComputedStyle(it).borderTopColor, getComputedStyle(it).backgroundColor,"
+            "getComputedStyle(document.querySelector('li')).backgroundColor,"
+            "getComputedStyle(document.body).backgroundColor]"
+        )
+        for side in (inside, card, ground):
+            assert await page.evaluate(CONTRAST, [border, side]) >= 3
+    hint, inside, opacity = await page.locator("#search").evaluate(
+        "it => [getComputedStyle(it, '::placeholder').color, getComputedStyle(it).backgroundColor,"
+        "getComputedStyle(it, '::placeholder').opacity]"
+    )
+    assert await page.evaluate(CONTRAST, [hint, inside]) >= 4.5
+    assert opacity == "1"
 
 
 async def test_a_picture_of_it_is_in_the_readme(

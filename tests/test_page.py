@@ -105,6 +105,43 @@ async def test_search_filters(page: Page, client: AsyncOcaSms) -> None:
     await expect(page.locator("#messages li:visible")).to_have_count(2)
 
 
+async def test_a_number_is_found_however_it_is_written(page: Page, sandbox: Sandbox) -> None:
+    """Digits are compared with digits, of the number as of the code, and a leading 0 is Indonesia's 62."""
+    for phone, text in [(PHONE, "482 913 is your code"), ("+6281381475158", "hello")]:
+        sandbox.inbox.deliver(phone, text, segments=1, stages=[(0.0, "sent")])
+    await expect(page.locator("#messages li")).to_have_count(2)
+    for spelling in [
+        "081381475159",
+        "0813-8147-5159",
+        "(0813) 8147\u20115159",
+        "62 813 8147 5159",
+        "475 159",
+        "482-913",
+    ]:
+        await page.locator("#search").fill(spelling)
+        await expect(page.locator("#messages li:visible .phone")).to_have_text([PHONE])
+    for spelling in ["+62 813", "0813", "813 8147"]:
+        await page.locator("#search").fill(spelling)
+        await expect(page.locator("#messages li:visible")).to_have_count(2)
+    for spelling in ["0138", "-", "081381475157"]:
+        await page.locator("#search").fill(spelling)
+        await expect(page.locator("#messages li:visible")).to_have_count(0)
+
+
+async def test_older_messages_are_not_passed_over_in_silence(page: Page, sandbox: Sandbox) -> None:
+    """Where not all messages are shown the page says how many are, and so does a search in vain."""
+    for n in range(500):
+        sandbox.inbox.deliver(f"+62813{n:08}", TEXT, segments=1, stages=[(0.0, "sent")])
+    await expect(page.locator("#messages li")).to_have_count(500)
+    await expect(page.locator("#part")).to_have_text("")
+    for n in range(500, 1003):
+        sandbox.inbox.deliver(f"+62813{n:08}", TEXT, segments=1, stages=[(0.0, "sent")])
+    await expect(page.locator("#accepted")).to_have_text("1,003")
+    await expect(page.locator("#part")).to_have_text("The newest 500 of 1,003 messages are shown and searched.")
+    await page.locator("#search").fill("+6281300000001")
+    await expect(page.locator("#nothing")).to_have_text("None of the newest 500 of 1,003 messages has this in it.")
+
+
 async def test_a_fault_switched_on_is_played(page: Page, client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """The next send fails as the switch says, and is accepted when the switch is off again."""
     await page.locator("#faults summary").click()

@@ -5,6 +5,7 @@ const SHOWN = 500;  // messages, the newest
 const byId = (id) => document.getElementById(id);
 const items = new Map();  // of the list, by msg_uid
 const switches = new Map();  // by kind of fault
+let accepted = 0;  // messages, shown or not
 
 function show(message) {
   let item = items.get(message.msg_uid);
@@ -30,10 +31,15 @@ function show(message) {
   const status = item.querySelector(".status");
   status.textContent = status.dataset.status = message.status;
   item.dataset.words = [message.phone, message.text, message.code, message.status, ...message.faults].join("\n").toLowerCase();
+  item.dataset.numbers = `${digits(message.phone)} ${message.code ?? ""}`;
 }
 
 function plural(count, noun) {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+function digits(text) {
+  return text.replace(/\D/g, "");
 }
 
 async function copy(code) {
@@ -57,18 +63,25 @@ function forget() {
 
 function filter() {
   const wanted = byId("search").value.trim().toLowerCase();
+  const number = /^[\d\s()+./\p{Pd}\p{Cf}]*$/u.test(wanted) ? digits(wanted) : "";  // however it is spaced
   let found = 0;
   for (const item of items.values()) {
-    item.hidden = !item.dataset.words.includes(wanted);
+    const {words, numbers} = item.dataset;
+    const called = numbers.includes(number) || (number[0] === "0" && numbers.startsWith(`62${number.slice(1)}`));
+    item.hidden = !((number && called) || words.includes(wanted));
     found += item.hidden ? 0 : 1;
   }
+  const part = accepted > items.size ? `newest ${items.size} of ${accepted.toLocaleString("en")} messages` : "";
+  byId("part").textContent = part && `The ${part} are shown and searched.`;
   byId("nothing").hidden = found > 0;
-  byId("nothing").textContent = items.size ? "No message has this in it." : "No message has arrived yet.";
+  byId("nothing").textContent = !items.size ? "No message has arrived yet."
+    : part ? `None of the ${part} has this in it.` : "No message has this in it.";
 }
 
 function count(statistics) {
-  const {accepted, refused, last_second: lastSecond, rate_limit: limit, quota} = statistics;
-  byId("accepted").textContent = accepted;
+  const {refused, last_second: lastSecond, rate_limit: limit, quota} = statistics;
+  accepted = statistics.accepted;
+  byId("accepted").textContent = accepted.toLocaleString("en");
   byId("refused").textContent = Object.values(refused).reduce((sum, each) => sum + each, 0);
   byId("refusals").textContent = Object.entries(refused).map(([kind, times]) => `${times} × ${kind}`).join(", ");
   byId("rate").textContent = limit === null ? lastSecond : `${lastSecond} of ${limit}`;

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Literal
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Page, Route, async_playwright, expect
 
 from oca_sms_async import AsyncOcaSms, InvalidRequestError, OcaSmsError
 from oca_sms_async.sandbox import FAULTS, Sandbox, _control, _inbox
@@ -185,6 +185,92 @@ async def test_faults_set_elsewhere_are_shown(page: Page, sandbox: Sandbox) -> N
     sandbox.faults = {"html": 0.25}
     await expect(page.get_by_role("switch", name="html")).to_be_checked()
     await expect(page.get_by_label("html: percent of the sends")).to_have_value("25")
+
+
+async def test_a_switch_without_a_percentage_means_always(page: Page, sandbox: Sandbox) -> None:
+    """Switching on from 0 or from an empty field is 100 percent."""
+    await page.locator("#faults summary").click()
+    switch, percent = page.get_by_role("switch", name="reset"), page.get_by_label("reset: percent of the sends")
+    for nothing in ["0", ""]:
+        await percent.fill(nothing)
+        await percent.press("Enter")
+        await switch.check()
+        await until(lambda: sandbox.faults == {"reset": 1.0})
+        await expect(percent).to_have_value("100")
+        await expect(switch).to_be_checked()
+        await switch.uncheck()
+        await until(lambda: sandbox.faults == {})
+
+
+async def test_an_impossible_percentage_is_its_own_switchs_alone(page: Page, sandbox: Sandbox) -> None:
+    """Other faults can be set beside one, and the switch next to it does not stay on."""
+    await page.locator("#faults summary").click()
+    percent = page.get_by_label("reset: percent of the sends")
+    await percent.fill("101")
+    await percent.press("Enter")
+    await page.get_by_role("switch", name="html").check()
+    await expect(page.locator("#playing")).to_have_text("(html)")
+    assert await page.get_by_role("switch", name="reset").evaluate("it => { it.click(); return it.checked; }") is False
+    await expect(percent).to_be_focused()
+    await page.get_by_role("switch", name="html").uncheck()
+    await until(lambda: sandbox.faults == {})
+
+
+async def test_only_the_field_that_is_typed_in_is_left_alone(page: Page, sandbox: Sandbox) -> None:
+    """Its switch follows what was set elsewhere, it does so itself when left, and no later switch brings it back."""
+    await page.locator("#faults summary").click()
+    switch, percent = page.get_by_role("switch", name="reset"), page.get_by_label("reset: percent of the sends")
+    await percent.fill("50")
+    await percent.press("Enter")
+    await expect(switch).to_be_checked()
+    sandbox.faults = {}
+    await expect(switch).not_to_be_checked()
+    sandbox.faults = {"reset": 0.25}
+    await expect(switch).to_be_checked()
+    await expect(percent).to_have_value("50")
+    await page.locator("#search").focus()
+    await expect(percent).to_have_value("25")
+    await percent.focus()
+    sandbox.faults = {}
+    await page.get_by_role("switch", name="html").check()
+    await until(lambda: sandbox.faults != {})
+    assert sandbox.faults == {"html": 1.0}
+
+
+async def test_more_failing_attempts_than_the_page_may_set_stop_no_switch(page: Page, sandbox: Sandbox) -> None:
+    """They become as many as it may set, and the page shows so."""
+    await page.locator("#faults summary").click()
+    sandbox.failing_attempts = 5000
+    await expect(page.locator("#failing")).to_have_value("5000")
+    await page.get_by_role("switch", name="html").check()
+    await until(lambda: sandbox.faults == {"html": 1.0})
+    await expect(page.locator("#failing")).to_have_value("999")
+    assert sandbox.failing_attempts == 999
+
+
+async def test_faults_set_one_after_the_other_are_all_set(page: Page, sandbox: Sandbox) -> None:
+    """Switches that are thrown before the first is answered do not undo each other."""
+    await page.locator("#faults summary").click()
+    await page.evaluate("document.querySelectorAll('[role=switch]').forEach(it => it.click())")
+    await until(lambda: len(sandbox.faults) == len(FAULTS))
+
+
+async def test_a_switch_stays_put_until_it_is_answered(page: Page, sandbox: Sandbox) -> None:
+    """What the sandbox tells before it has been asked does not throw it back."""
+    await page.locator("#faults summary").click()
+    held = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await held.wait()
+        await route.continue_()
+
+    await page.route("**/sandbox/faults", hold)
+    await page.get_by_role("switch", name="html").check()
+    sandbox.quota = 5
+    await expect(page.locator("#quota")).to_have_text("5")
+    await expect(page.get_by_role("switch", name="html")).to_be_checked()
+    held.set()
+    await until(lambda: sandbox.faults == {"html": 1.0})
 
 
 async def test_the_code_is_copied(page: Page, client: AsyncOcaSms) -> None:

@@ -5,6 +5,9 @@ const SHOWN = 500;  // messages, the newest
 const byId = (id) => document.getElementById(id);
 const items = new Map();  // of the list, by msg_uid
 const switches = new Map();  // by kind of fault
+let played = {"failing-attempts": 0};  // the faults, as the sandbox last told
+let asked = Promise.resolve();  // they are set one after the other,
+let setting = 0;  // so many of them yet to be answered
 let accepted = 0;  // messages, shown or not
 
 function show(message) {
@@ -92,12 +95,14 @@ function count(statistics) {
 }
 
 function showFaults(faults) {
+  played = faults;
+  if (setting > 0) return;  // what is answered is shown
   for (const [kind, value] of Object.entries(faults)) {
     if (kind === "failing-attempts") continue;
     const [box, percent] = switches.get(kind) ?? addSwitch(kind);
-    if (percent === document.activeElement) continue;  // somebody is typing there
     box.checked = value > 0;
-    if (value > 0) percent.value = +(value * 100).toFixed(3);
+    if (value > 0 && percent !== document.activeElement)  // or somebody is typing there
+      percent.value = +(value * 100).toFixed(3);
   }
   if (byId("failing") !== document.activeElement) byId("failing").value = faults["failing-attempts"];
   const playing = Object.entries(faults).filter(([, value]) => value > 0).map(([kind]) => kind);
@@ -110,26 +115,45 @@ function addSwitch(kind) {
   row.querySelector(".kind").textContent = kind;
   box.name = kind;
   percent.setAttribute("aria-label", `${kind}: percent of the sends`);
-  box.addEventListener("change", setFaults);
-  percent.addEventListener("change", () => { box.checked = percent.value > 0; setFaults(); });
+  const set = () => setFault(kind, percent, percent.value / 100);
+  box.addEventListener("change", () => {
+    if (!(percent.value > 0)) percent.value = 100;
+    if (box.checked) set(); else setFault(kind, box, 0);
+  });
+  percent.addEventListener("change", set);
+  percent.addEventListener("blur", () => showFaults(played));
   byId("switches").append(row);
   switches.set(kind, [box, percent]);
   return [box, percent];
 }
 
 async function ask(path, request) {
-  const answer = await fetch(path, request).catch(() => null);
-  byId("complaint").textContent = answer?.ok ? "" : "The sandbox did not do as it was asked.";
+  let answer = null;
+  try {
+    const response = await fetch(path, request);
+    if (response.ok) answer = response.status === 204 ? {} : await response.json();
+  } catch {}  // nobody there, or somebody else
+  byId("complaint").textContent = answer === null ? "The sandbox did not do as it was asked." : "";
+  return answer;
 }
 
-async function setFaults() {
-  if (!byId("faults").querySelector("form").reportValidity()) return;
-  const faults = {"failing-attempts": +byId("failing").value};
-  for (const [kind, [box, percent]] of switches) faults[kind] = box.checked ? percent.value / 100 : 0;
-  await ask("sandbox/faults", {method: "PUT", body: JSON.stringify(faults)});
+function setFault(kind, field, value) {
+  if (!field.reportValidity()) return showFaults(played);
+  setting += 1;
+  asked = asked.then(async () => {
+    let faults = await ask("sandbox/faults");  // they are set all at once, and others may have set some
+    if (faults !== null) {
+      const attempts = Math.min(faults["failing-attempts"], byId("failing").max);  // Python may set more, and the page not
+      const body = JSON.stringify({...faults, "failing-attempts": attempts, [kind]: value});
+      faults = await ask("sandbox/faults", {method: "PUT", body});
+    }
+    setting -= 1;
+    showFaults(faults ?? played);
+  });
 }
 
-byId("failing").addEventListener("change", setFaults);
+byId("failing").addEventListener("change", () => setFault("failing-attempts", byId("failing"), +byId("failing").value));
+byId("failing").addEventListener("blur", () => showFaults(played));
 byId("search").addEventListener("input", filter);
 byId("faults").querySelector("form").addEventListener("submit", (event) => event.preventDefault());
 byId("clear").addEventListener("click", () => ask("sandbox/messages", {method: "DELETE"}));

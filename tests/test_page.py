@@ -36,7 +36,13 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-async def page(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Page]:
+def wrong() -> list[str]:
+    """What the browser complains of; a test that brings it about empties it."""
+    return []
+
+
+@pytest.fixture
+async def page(sandbox: Sandbox, wrong: list[str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Page]:
     """The sandbox's page in a browser, once it watches; an error in its script or a request elsewhere is a failure."""
     monkeypatch.setattr(_control, "_TICK", 0.05)
     if CHROMIUM is None:
@@ -51,7 +57,6 @@ async def page(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         opened = await context.new_page()
         opened.set_default_timeout(WAIT)
         expect.set_options(timeout=WAIT)
-        wrong: list[str] = []
         opened.on("pageerror", lambda error: wrong.append(str(error)))
         opened.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
         opened.on("request", lambda it: None if it.url.startswith((origin(sandbox), "data:")) else wrong.append(it.url))
@@ -271,6 +276,69 @@ async def test_a_switch_stays_put_until_it_is_answered(page: Page, sandbox: Sand
     await expect(page.get_by_role("switch", name="html")).to_be_checked()
     held.set()
     await until(lambda: sandbox.faults == {"html": 1.0})
+
+
+async def test_a_switch_that_the_sandbox_refuses_goes_back(page: Page, sandbox: Sandbox, wrong: list[str]) -> None:
+    """The page says that it was not done and shows what is played, and says so no longer once it is connected anew."""
+    await page.locator("#faults summary").click()
+    switch, complaint = page.get_by_role("switch", name="html"), page.locator("#complaint")
+    for refused in ["GET", "PUT"]:
+
+        async def refuse(route: Route, *, refused: str = refused) -> None:
+            await (route.fulfill(status=503) if route.request.method == refused else route.continue_())
+
+        await page.route("**/sandbox/faults", refuse)
+        await switch.click()
+        await expect(complaint).to_have_text("The sandbox did not do as it was asked.")
+        await expect(switch).not_to_be_checked()
+        await page.unroute("**/sandbox/faults")
+        await switch.check()
+        await until(lambda: sandbox.faults == {"html": 1.0})
+        await expect(complaint).to_have_text("")
+        await switch.uncheck()
+        await until(lambda: sandbox.faults == {})
+    await page.route("**/sandbox/messages", lambda route: route.fulfill(status=503))
+    await page.get_by_role("button", name="Forget all").click()
+    await expect(complaint).not_to_have_text("")
+    await page.evaluate("watch()")
+    await expect(complaint).to_have_text("")
+    assert all("503" in line for line in wrong)
+    wrong.clear()
+
+
+async def test_a_refused_connection_is_tried_again(page: Page, sandbox: Sandbox, wrong: list[str]) -> None:
+    """After an answer upon which a browser gives up the page watches again, as soon as it may."""
+    await page.clock.install()
+    await page.route("**/sandbox/events", lambda route: route.fulfill(status=503))
+    await page.reload()
+    await expect(page.locator("#connection")).to_contain_text("trying again")
+    await page.unroute("**/sandbox/events")
+    await page.clock.fast_forward(2000)
+    await expect(page.locator("#connection")).to_contain_text("watching")
+    sandbox.inbox.deliver(PHONE, TEXT, segments=1, stages=[(0.0, "sent")])
+    await expect(page.locator("#messages .text")).to_have_text(TEXT)
+    assert all("503" in line for line in wrong)
+    wrong.clear()
+
+
+async def test_a_hidden_page_holds_no_connection(page: Page, sandbox: Sandbox) -> None:
+    """When it is looked at again it catches up, and what it had shown keeps its focus."""
+    hide = "it => { Object.defineProperty(document, 'hidden', {value: it, configurable: true}); "
+    hide += "document.dispatchEvent(new Event('visibilitychange')); }"
+    for text in ["forgotten 111111", TEXT]:
+        sandbox.inbox.deliver(PHONE, text, segments=1, stages=[(0.0, "sent")])
+    await page.get_by_role("button", name="Copy 482913").focus()
+    await page.evaluate(hide, True)
+    await until(lambda: not sandbox.inbox._waiting)
+    sandbox.inbox.deliver(PHONE, "in the meantime", segments=1, stages=[(0.0, "sent")])
+    await page.evaluate(hide, False)
+    await expect(page.locator("#messages .text")).to_have_text(["in the meantime", TEXT, "forgotten 111111"])
+    await expect(page.get_by_role("button", name="Copy 482913")).to_be_focused()
+    await page.evaluate(hide, True)
+    await until(lambda: not sandbox.inbox._waiting)
+    sandbox.inbox.clear()
+    await page.evaluate(hide, False)
+    await expect(page.locator("#messages li")).to_have_count(0)
 
 
 async def test_the_code_is_copied(page: Page, client: AsyncOcaSms) -> None:

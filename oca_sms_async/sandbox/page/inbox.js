@@ -9,6 +9,7 @@ let played = {"failing-attempts": 0};  // the faults, as the sandbox last told
 let asked = Promise.resolve();  // they are set one after the other,
 let setting = 0;  // so many of them yet to be answered
 let accepted = 0;  // messages, shown or not
+let events, again;  // what is listened to, and when it is tried again
 
 function show(message) {
   let item = items.get(message.msg_uid);
@@ -59,9 +60,14 @@ async function copy(code) {
   byId("said").textContent = `${code} is copied.`;
 }
 
-function forget() {
-  items.clear();
-  byId("messages").replaceChildren();
+function forgetAllBut(messages) {
+  const kept = new Set(messages.map((message) => message.msg_uid));
+  for (const uid of items.keys()) if (!kept.has(uid)) forget(uid);
+}
+
+function forget(uid) {
+  items.get(uid).remove();
+  items.delete(uid);
 }
 
 function filter() {
@@ -152,25 +158,40 @@ function setFault(kind, field, value) {
   });
 }
 
+function watch() {
+  clearTimeout(again);
+  events?.close();
+  if (document.hidden) return;  // a browser has few connections to one host, and each page that watches takes one
+  let first = true;  // of a connection's states; it tells of all messages
+  events = new EventSource("sandbox/events");
+  events.addEventListener("open", () => {
+    first = true;
+    byId("complaint").textContent = "";
+    byId("connection").textContent = "watching: messages appear as they arrive";
+  });
+  events.addEventListener("error", () => {
+    byId("connection").textContent = "the sandbox does not answer; trying again…";
+    if (events.readyState === EventSource.CLOSED) again = setTimeout(watch, 2000);  // it tries no more after a refusal
+  });
+  events.addEventListener("state", (event) => {
+    const {messages, statistics, faults, cleared} = JSON.parse(event.data);
+    if (first || cleared) forgetAllBut(messages);  // what stays keeps its focus and place
+    first = false;
+    messages.forEach(show);
+    for (const uid of items.keys()) {  // in the order of arrival
+      if (items.size <= SHOWN) break;
+      forget(uid);
+    }
+    count(statistics);
+    showFaults(faults);
+    filter();
+  });
+}
+
 byId("failing").addEventListener("change", () => setFault("failing-attempts", byId("failing"), +byId("failing").value));
 byId("failing").addEventListener("blur", () => showFaults(played));
 byId("search").addEventListener("input", filter);
 byId("faults").querySelector("form").addEventListener("submit", (event) => event.preventDefault());
 byId("clear").addEventListener("click", () => ask("sandbox/messages", {method: "DELETE"}));
-
-const events = new EventSource("sandbox/events");
-events.addEventListener("open", () => { forget(); byId("connection").textContent = "watching: messages appear as they arrive"; });
-events.addEventListener("error", () => { byId("connection").textContent = "the sandbox does not answer; trying again…"; });
-events.addEventListener("state", (event) => {
-  const {messages, statistics, faults, cleared} = JSON.parse(event.data);
-  if (cleared) forget();
-  messages.forEach(show);
-  for (const [uid, item] of items) {  // in the order of arrival
-    if (items.size <= SHOWN) break;
-    item.remove();
-    items.delete(uid);
-  }
-  count(statistics);
-  showFaults(faults);
-  filter();
-});
+document.addEventListener("visibilitychange", watch);
+watch();

@@ -352,6 +352,30 @@ async def test_the_code_is_copied(page: Page, client: AsyncOcaSms) -> None:
     assert await page.evaluate("navigator.clipboard.readText()") == "482913"
 
 
+async def test_copying_without_a_clipboard_keeps_the_focus(page: Page, sandbox: Sandbox) -> None:
+    """Where the page was not loaded securely the code is copied all the same, or said not to be."""
+    await page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    sandbox.inbox.deliver(PHONE, TEXT, segments=1, stages=[(0.0, "sent")])
+    button = page.get_by_role("button", name="Copy 482913")
+    await button.press("Enter")
+    await expect(page.locator("#said")).to_have_text("482913 is copied.")
+    await expect(button).to_be_focused()
+    await page.locator("#search").press("Control+v")
+    await expect(page.locator("#search")).to_have_value("482913")
+    await page.evaluate("document.execCommand = () => false")
+    await button.press("Enter")
+    await expect(page.locator("#said")).to_have_text("482913 could not be copied.")
+
+
+async def test_what_became_of_copying_is_in_sight(page: Page, sandbox: Sandbox) -> None:
+    """However long the list is, the line below it that says so can be read from its top."""
+    for _ in range(20):
+        sandbox.inbox.deliver(PHONE, TEXT, segments=1, stages=[(0.0, "sent")])
+    await page.locator(".copy").first.click()
+    await expect(page.locator("#said")).to_have_text("482913 is copied.")
+    await expect(page.locator("#said")).to_be_in_viewport(ratio=1)
+
+
 async def test_markup_is_text(page: Page, client: AsyncOcaSms) -> None:
     """A message that is markup is shown as it was written, and nothing of it is run or made an element."""
     text = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\"><b>482913</b>"

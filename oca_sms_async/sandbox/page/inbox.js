@@ -47,17 +47,19 @@ function digits(text) {
 }
 
 async function copy(code) {
+  let copied = true;
   try {
     await navigator.clipboard.writeText(code);
   } catch {  // browsers have no clipboard for pages that come through plain http from beyond this machine
-    const field = document.createElement("textarea");
+    const focused = document.activeElement, field = document.createElement("textarea");
     field.value = code;
     document.body.append(field);
     field.select();
-    document.execCommand("copy");
+    copied = document.execCommand("copy");
     field.remove();
+    focused.focus({preventScroll: true});
   }
-  byId("said").textContent = `${code} is copied.`;
+  byId("said").textContent = copied ? `${code} is copied.` : `${code} could not be copied.`;
 }
 
 function forgetAllBut(messages) {

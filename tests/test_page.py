@@ -8,9 +8,10 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from time import monotonic
+from typing import Literal
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Page, Route, async_playwright, expect
 
 from oca_sms_async import AsyncOcaSms, InvalidRequestError, OcaSmsError
 from oca_sms_async.sandbox import FAULTS, Sandbox, _control, _inbox
@@ -35,7 +36,13 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-async def page(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Page]:
+def wrong() -> list[str]:
+    """What the browser complains of; a test that brings it about empties it."""
+    return []
+
+
+@pytest.fixture
+async def page(sandbox: Sandbox, wrong: list[str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Page]:
     """The sandbox's page in a browser, once it watches; an error in its script or a request elsewhere is a failure."""
     monkeypatch.setattr(_control, "_TICK", 0.05)
     if CHROMIUM is None:
@@ -50,7 +57,6 @@ async def page(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         opened = await context.new_page()
         opened.set_default_timeout(WAIT)
         expect.set_options(timeout=WAIT)
-        wrong: list[str] = []
         opened.on("pageerror", lambda error: wrong.append(str(error)))
         opened.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
         opened.on("request", lambda it: None if it.url.startswith((origin(sandbox), "data:")) else wrong.append(it.url))
@@ -104,6 +110,43 @@ async def test_search_filters(page: Page, client: AsyncOcaSms) -> None:
     await expect(page.locator("#messages li:visible")).to_have_count(2)
 
 
+async def test_a_number_is_found_however_it_is_written(page: Page, sandbox: Sandbox) -> None:
+    """Digits are compared with digits, of the number as of the code, and a leading 0 is Indonesia's 62."""
+    for phone, text in [(PHONE, "482 913 is your code"), ("+6281381475158", "hello")]:
+        sandbox.inbox.deliver(phone, text, segments=1, stages=[(0.0, "sent")])
+    await expect(page.locator("#messages li")).to_have_count(2)
+    for spelling in [
+        "081381475159",
+        "0813-8147-5159",
+        "(0813) 8147\u20115159",
+        "62 813 8147 5159",
+        "475 159",
+        "482-913",
+    ]:
+        await page.locator("#search").fill(spelling)
+        await expect(page.locator("#messages li:visible .phone")).to_have_text([PHONE])
+    for spelling in ["+62 813", "0813", "813 8147"]:
+        await page.locator("#search").fill(spelling)
+        await expect(page.locator("#messages li:visible")).to_have_count(2)
+    for spelling in ["0138", "-", "081381475157"]:
+        await page.locator("#search").fill(spelling)
+        await expect(page.locator("#messages li:visible")).to_have_count(0)
+
+
+async def test_older_messages_are_not_passed_over_in_silence(page: Page, sandbox: Sandbox) -> None:
+    """Where not all messages are shown the page says how many are, and so does a search in vain."""
+    for n in range(500):
+        sandbox.inbox.deliver(f"+62813{n:08}", TEXT, segments=1, stages=[(0.0, "sent")])
+    await expect(page.locator("#messages li")).to_have_count(500)
+    await expect(page.locator("#part")).to_have_text("")
+    for n in range(500, 1003):
+        sandbox.inbox.deliver(f"+62813{n:08}", TEXT, segments=1, stages=[(0.0, "sent")])
+    await expect(page.locator("#accepted")).to_have_text("1,003")
+    await expect(page.locator("#part")).to_have_text("The newest 500 of 1,003 messages are shown and searched.")
+    await page.locator("#search").fill("+6281300000001")
+    await expect(page.locator("#nothing")).to_have_text("None of the newest 500 of 1,003 messages has this in it.")
+
+
 async def test_a_fault_switched_on_is_played(page: Page, client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """The next send fails as the switch says, and is accepted when the switch is off again."""
     await page.locator("#faults summary").click()
@@ -149,6 +192,155 @@ async def test_faults_set_elsewhere_are_shown(page: Page, sandbox: Sandbox) -> N
     await expect(page.get_by_label("html: percent of the sends")).to_have_value("25")
 
 
+async def test_a_switch_without_a_percentage_means_always(page: Page, sandbox: Sandbox) -> None:
+    """Switching on from 0 or from an empty field is 100 percent."""
+    await page.locator("#faults summary").click()
+    switch, percent = page.get_by_role("switch", name="reset"), page.get_by_label("reset: percent of the sends")
+    for nothing in ["0", ""]:
+        await percent.fill(nothing)
+        await percent.press("Enter")
+        await switch.check()
+        await until(lambda: sandbox.faults == {"reset": 1.0})
+        await expect(percent).to_have_value("100")
+        await expect(switch).to_be_checked()
+        await switch.uncheck()
+        await until(lambda: sandbox.faults == {})
+
+
+async def test_an_impossible_percentage_is_its_own_switchs_alone(page: Page, sandbox: Sandbox) -> None:
+    """Other faults can be set beside one, and the switch next to it does not stay on."""
+    await page.locator("#faults summary").click()
+    percent = page.get_by_label("reset: percent of the sends")
+    await percent.fill("101")
+    await percent.press("Enter")
+    await page.get_by_role("switch", name="html").check()
+    await expect(page.locator("#playing")).to_have_text("(html)")
+    assert await page.get_by_role("switch", name="reset").evaluate("it => { it.click(); return it.checked; }") is False
+    await expect(percent).to_be_focused()
+    await page.get_by_role("switch", name="html").uncheck()
+    await until(lambda: sandbox.faults == {})
+
+
+async def test_only_the_field_that_is_typed_in_is_left_alone(page: Page, sandbox: Sandbox) -> None:
+    """Its switch follows what was set elsewhere, it does so itself when left, and no later switch brings it back."""
+    await page.locator("#faults summary").click()
+    switch, percent = page.get_by_role("switch", name="reset"), page.get_by_label("reset: percent of the sends")
+    await percent.fill("50")
+    await percent.press("Enter")
+    await expect(switch).to_be_checked()
+    sandbox.faults = {}
+    await expect(switch).not_to_be_checked()
+    sandbox.faults = {"reset": 0.25}
+    await expect(switch).to_be_checked()
+    await expect(percent).to_have_value("50")
+    await page.locator("#search").focus()
+    await expect(percent).to_have_value("25")
+    await percent.focus()
+    sandbox.faults = {}
+    await page.get_by_role("switch", name="html").check()
+    await until(lambda: sandbox.faults != {})
+    assert sandbox.faults == {"html": 1.0}
+
+
+async def test_more_failing_attempts_than_the_page_may_set_stop_no_switch(page: Page, sandbox: Sandbox) -> None:
+    """They become as many as it may set, and the page shows so."""
+    await page.locator("#faults summary").click()
+    sandbox.failing_attempts = 5000
+    await expect(page.locator("#failing")).to_have_value("5000")
+    await page.get_by_role("switch", name="html").check()
+    await until(lambda: sandbox.faults == {"html": 1.0})
+    await expect(page.locator("#failing")).to_have_value("999")
+    assert sandbox.failing_attempts == 999
+
+
+async def test_faults_set_one_after_the_other_are_all_set(page: Page, sandbox: Sandbox) -> None:
+    """Switches that are thrown before the first is answered do not undo each other."""
+    await page.locator("#faults summary").click()
+    await page.evaluate("document.querySelectorAll('[role=switch]').forEach(it => it.click())")
+    await until(lambda: len(sandbox.faults) == len(FAULTS))
+
+
+async def test_a_switch_stays_put_until_it_is_answered(page: Page, sandbox: Sandbox) -> None:
+    """What the sandbox tells before it has been asked does not throw it back."""
+    await page.locator("#faults summary").click()
+    held = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await held.wait()
+        await route.continue_()
+
+    await page.route("**/sandbox/faults", hold)
+    await page.get_by_role("switch", name="html").check()
+    sandbox.quota = 5
+    await expect(page.locator("#quota")).to_have_text("5")
+    await expect(page.get_by_role("switch", name="html")).to_be_checked()
+    held.set()
+    await until(lambda: sandbox.faults == {"html": 1.0})
+
+
+async def test_a_switch_that_the_sandbox_refuses_goes_back(page: Page, sandbox: Sandbox, wrong: list[str]) -> None:
+    """The page says that it was not done and shows what is played, and says so no longer once it is connected anew."""
+    await page.locator("#faults summary").click()
+    switch, complaint = page.get_by_role("switch", name="html"), page.locator("#complaint")
+    for refused in ["GET", "PUT"]:
+
+        async def refuse(route: Route, *, refused: str = refused) -> None:
+            await (route.fulfill(status=503) if route.request.method == refused else route.continue_())
+
+        await page.route("**/sandbox/faults", refuse)
+        await switch.click()
+        await expect(complaint).to_have_text("The sandbox did not do as it was asked.")
+        await expect(switch).not_to_be_checked()
+        await page.unroute("**/sandbox/faults")
+        await switch.check()
+        await until(lambda: sandbox.faults == {"html": 1.0})
+        await expect(complaint).to_have_text("")
+        await switch.uncheck()
+        await until(lambda: sandbox.faults == {})
+    await page.route("**/sandbox/messages", lambda route: route.fulfill(status=503))
+    await page.get_by_role("button", name="Forget all").click()
+    await expect(complaint).not_to_have_text("")
+    await page.evaluate("watch()")
+    await expect(complaint).to_have_text("")
+    assert all("503" in line for line in wrong)
+    wrong.clear()
+
+
+async def test_a_refused_connection_is_tried_again(page: Page, sandbox: Sandbox, wrong: list[str]) -> None:
+    """After an answer upon which a browser gives up the page watches again, as soon as it may."""
+    await page.clock.install()
+    await page.route("**/sandbox/events", lambda route: route.fulfill(status=503))
+    await page.reload()
+    await expect(page.locator("#connection")).to_contain_text("trying again")
+    await page.unroute("**/sandbox/events")
+    await page.clock.fast_forward(2000)
+    await expect(page.locator("#connection")).to_contain_text("watching")
+    sandbox.inbox.deliver(PHONE, TEXT, segments=1, stages=[(0.0, "sent")])
+    await expect(page.locator("#messages .text")).to_have_text(TEXT)
+    assert all("503" in line for line in wrong)
+    wrong.clear()
+
+
+async def test_a_hidden_page_holds_no_connection(page: Page, sandbox: Sandbox) -> None:
+    """When it is looked at again it catches up, and what it had shown keeps its focus."""
+    hide = "it => { Object.defineProperty(document, 'hidden', {value: it, configurable: true}); "
+    hide += "document.dispatchEvent(new Event('visibilitychange')); }"
+    for text in ["forgotten 111111", TEXT]:
+        sandbox.inbox.deliver(PHONE, text, segments=1, stages=[(0.0, "sent")])
+    await page.get_by_role("button", name="Copy 482913").focus()
+    await page.evaluate(hide, True)
+    await until(lambda: not sandbox.inbox._waiting)
+    sandbox.inbox.deliver(PHONE, "in the meantime", segments=1, stages=[(0.0, "sent")])
+    await page.evaluate(hide, False)
+    await expect(page.locator("#messages .text")).to_have_text(["in the meantime", TEXT, "forgotten 111111"])
+    await expect(page.get_by_role("button", name="Copy 482913")).to_be_focused()
+    await page.evaluate(hide, True)
+    await until(lambda: not sandbox.inbox._waiting)
+    sandbox.inbox.clear()
+    await page.evaluate(hide, False)
+    await expect(page.locator("#messages li")).to_have_count(0)
+
+
 async def test_the_code_is_copied(page: Page, client: AsyncOcaSms) -> None:
     """The button puts the code in the text onto the clipboard, and a text without one has no button."""
     await client.send(PHONE, "no code in here")
@@ -158,6 +350,30 @@ async def test_the_code_is_copied(page: Page, client: AsyncOcaSms) -> None:
     await page.get_by_role("button", name="Copy 482913").click()
     await expect(page.locator("#said")).to_have_text("482913 is copied.")
     assert await page.evaluate("navigator.clipboard.readText()") == "482913"
+
+
+async def test_copying_without_a_clipboard_keeps_the_focus(page: Page, sandbox: Sandbox) -> None:
+    """Where the page was not loaded securely the code is copied all the same, or said not to be."""
+    await page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    sandbox.inbox.deliver(PHONE, TEXT, segments=1, stages=[(0.0, "sent")])
+    button = page.get_by_role("button", name="Copy 482913")
+    await button.press("Enter")
+    await expect(page.locator("#said")).to_have_text("482913 is copied.")
+    await expect(button).to_be_focused()
+    await page.locator("#search").press("Control+v")
+    await expect(page.locator("#search")).to_have_value("482913")
+    await page.evaluate("document.execCommand = () => false")
+    await button.press("Enter")
+    await expect(page.locator("#said")).to_have_text("482913 could not be copied.")
+
+
+async def test_what_became_of_copying_is_in_sight(page: Page, sandbox: Sandbox) -> None:
+    """However long the list is, the line below it that says so can be read from its top."""
+    for _ in range(20):
+        sandbox.inbox.deliver(PHONE, TEXT, segments=1, stages=[(0.0, "sent")])
+    await page.locator(".copy").first.click()
+    await expect(page.locator("#said")).to_have_text("482913 is copied.")
+    await expect(page.locator("#said")).to_be_in_viewport(ratio=1)
 
 
 async def test_markup_is_text(page: Page, client: AsyncOcaSms) -> None:
@@ -190,7 +406,7 @@ async def test_the_rate_is_shown_against_the_limit(page: Page, client: AsyncOcaS
     await expect(page.locator("#refusals")).to_have_text("1 × rate-limited")
     await expect(page.locator("#rate")).to_have_text("0 of 2")  # in the end
     await expect(page.locator("#quota")).to_have_text("3")
-    await expect(page.locator("#meter")).to_be_visible()
+    await expect(page.get_by_role("meter", name="requests in the last second")).to_be_visible()
 
 
 @pytest.mark.parametrize("width", [375, 1000])
@@ -237,6 +453,43 @@ async def test_the_page_follows_the_scheme(page: Page, scheme: str, dark: bool) 
     )
     ground, ink = [part < 128 for part in brightness]
     assert (ground, ink) == (dark, not dark)
+
+
+# Of two opaque colours, by WCAG 2.
+CONTRAST = """
+([one, other]) => {
+  const luminance = (color) => {
+    const [red, green, blue] = color.match(/[\\d.]+/g).map(it => it / 255)
+      .map(it => it <= 0.04045 ? it / 12.92 : ((it + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+  const [less, more] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+  return (more + 0.05) / (less + 0.05);
+}
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_controls_and_hints_stand_out(page: Page, sandbox: Sandbox, scheme: Literal["light", "dark"]) -> None:
+    """Borders of controls have a contrast of 3 to both their sides, and the search's hint has 4.5."""
+    await page.emulate_media(color_scheme=scheme)
+    await page.locator("#faults summary").click()
+    sandbox.inbox.deliver(PHONE, TEXT, segments=1, stages=[(0.0, "sent")])
+    await expect(page.locator(".copy")).to_be_visible()
+    for name in ["#search", "#clear", "#failing", ".percent", ".copy"]:
+        border, inside, card, ground = await page.locator(name).first.evaluate(
+            "it => [getComputedStyle(it).borderTopColor, getComputedStyle(it).backgroundColor,"
+            "getComputedStyle(document.querySelector('li')).backgroundColor,"
+            "getComputedStyle(document.body).backgroundColor]"
+        )
+        for side in (inside, card, ground):
+            assert await page.evaluate(CONTRAST, [border, side]) >= 3
+    hint, inside, opacity = await page.locator("#search").evaluate(
+        "it => [getComputedStyle(it, '::placeholder').color, getComputedStyle(it).backgroundColor,"
+        "getComputedStyle(it, '::placeholder').opacity]"
+    )
+    assert await page.evaluate(CONTRAST, [hint, inside]) >= 4.5
+    assert opacity == "1"
 
 
 async def test_a_picture_of_it_is_in_the_readme(

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oca_sms_async import AsyncOcaSms
-from oca_sms_async.sandbox import FAULTS, Sandbox, _control
+from oca_sms_async.sandbox import FAULTS, Sandbox, _control, _inbox
 
 PHONE = "+6281381475159"
 OTHER = "+6281381475158"
@@ -206,6 +207,35 @@ async def test_events_tell_what_happens(
         await client.send(PHONE, "after")
         seen = [state async for state in until(stream, "cleared")]
         assert [message["text"] for message in seen[-1]["messages"]] in (["after"], [])
+
+
+async def test_a_status_that_moves_while_it_is_looked_at_is_told(
+    control: httpx.AsyncClient, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What moves on in the midst of a round is told by the next one, and not taken for told."""
+    monkeypatch.setattr(_control, "_TICK", 0.01)
+    sandbox.inbox.deliver(PHONE, TEXT, segments=1, stages=[(0.0, "sent"), (60.0, "delivered")])
+    async with contextlib.aclosing(events(control)) as stream, asyncio.timeout(60):
+        assert [message["status"] for message in (await anext(stream))["messages"]] == ["sent"]
+        sandbox.inbox.deliver(OTHER, TEXT, segments=1, stages=[(0.0, "sent"), (60.0, "delivered")])
+        looks = iter([monotonic()] * 2)  # one at each message
+        monkeypatch.setattr(_inbox, "monotonic", lambda: next(looks, monotonic() + 60))
+        told = []
+        for quota in (5, 4):  # each is an event of its own
+            sandbox.quota = quota
+            async for state in stream:
+                told += [message["status"] for message in state["messages"]]
+                if state["statistics"]["quota"] == quota:
+                    break
+        assert told == ["sent", "delivered", "delivered"]
+
+
+async def test_who_sets_faults_is_told_what_is_played(control: httpx.AsyncClient) -> None:
+    """It is told even if nothing has changed since it last was: what was set may have been undone at once."""
+    async with contextlib.aclosing(events(control)) as stream, asyncio.timeout(10):
+        first = await anext(stream)
+        await control.put("/sandbox/faults", json={})
+        assert (await anext(stream))["faults"] == first["faults"]
 
 
 async def until(stream: AsyncIterator[dict[str, Any]], *path: str) -> AsyncIterator[dict[str, Any]]:

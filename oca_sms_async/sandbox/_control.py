@@ -36,11 +36,12 @@ def routes(gateway: Gateway) -> list[Route]:
     return [Route(f"/sandbox/{path}", same_site(endpoint), methods=methods) for path, endpoint, methods in table]
 
 
-@attrs.frozen
+@attrs.define
 class _Control:
     """The endpoints: each from a request to what it asks of the gateway, and back."""
 
     _gateway: Gateway
+    _puts: int = 0
 
     async def messages(self, request: Request) -> Response:
         if request.method == "DELETE":
@@ -74,6 +75,7 @@ class _Control:
         if request.method == "PUT":
             try:
                 self._gateway.play(_object(await request.body()))
+                self._puts += 1
             except ValueError as error:
                 return complaint(400, str(error))
         return JSONResponse(self._gateway.played)
@@ -82,8 +84,36 @@ class _Control:
         return JSONResponse(_counted(self._gateway))
 
     async def events(self, _: Request) -> Response:
-        told = _told(self._gateway)
-        return StreamingResponse(told, media_type="text/event-stream", headers={"cache-control": "no-store"})
+        return StreamingResponse(self._told(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+    async def _told(self) -> AsyncIterator[str]:
+        """Yield server-sent events: `state` when something has changed, at once for a new message.
+
+        Its data has `statistics`, `faults`, the `messages` that are new or whose status has changed, and `cleared`,
+        whether those told before are gone.
+        """
+        gateway = self._gateway
+        told: dict[str, str] = {}  # status by id
+        last: object = None
+        while True:
+            change = gateway.inbox.change()
+            newest = gateway.inbox[-_SHOWN:]
+            statuses = {message.msg_uid: message.status for message in newest}  # once: they move on by themselves
+            changed = [it for it in newest if told.get(it.msg_uid) != statuses[it.msg_uid]]
+            cleared = bool(told) and not any(gateway.inbox.find(uid) for uid in told)
+            state = {"statistics": _counted(gateway), "faults": gateway.played}
+            # Who has set faults was answered with them; what has changed them back meanwhile must be told.
+            this = (repr(state), self._puts)
+            if changed or cleared or last != this:
+                told, last = statuses, this
+                messages = [described(message) | {"status": statuses[message.msg_uid]} for message in changed]
+                data = json.dumps(state | {"cleared": cleared, "messages": messages})
+                yield f"event: state\ndata: {data}\n\n"
+            try:
+                await asyncio.sleep(_PAUSE)
+                await asyncio.wait({asyncio.wrap_future(change)}, timeout=_TICK)
+            finally:
+                change.cancel()
 
 
 def described(message: Message) -> dict[str, Any]:
@@ -126,29 +156,3 @@ def _counted(gateway: Gateway) -> dict[str, Any]:
         "rate_limit": gateway.rate_limit,
         "quota": gateway.quota,
     }
-
-
-async def _told(gateway: Gateway) -> AsyncIterator[str]:
-    """Yield server-sent events: `state` when something has changed, at once for a new message.
-
-    Its data has `statistics`, `faults`, the `messages` that are new or whose status has changed, and `cleared`, whether
-    those told before are gone.
-    """
-    told: dict[str, str] = {}  # status by id
-    last = ""
-    while True:
-        change = gateway.inbox.change()
-        newest = gateway.inbox[-_SHOWN:]
-        changed = [message for message in newest if told.get(message.msg_uid) != message.status]
-        cleared = bool(told) and not any(gateway.inbox.find(uid) for uid in told)
-        state = {"statistics": _counted(gateway), "faults": gateway.played, "cleared": cleared}
-        if changed or cleared or last != repr(state):
-            told = {message.msg_uid: message.status for message in newest}
-            last = repr(state | {"cleared": False})
-            data = json.dumps(state | {"messages": [described(message) for message in changed]})
-            yield f"event: state\ndata: {data}\n\n"
-        try:
-            await asyncio.sleep(_PAUSE)
-            await asyncio.wait({asyncio.wrap_future(change)}, timeout=_TICK)
-        finally:
-            change.cancel()

@@ -5,6 +5,11 @@ const SHOWN = 500;  // messages, the newest
 const byId = (id) => document.getElementById(id);
 const items = new Map();  // of the list, by msg_uid
 const switches = new Map();  // by kind of fault
+let played = {"failing-attempts": 0};  // the faults, as the sandbox last told
+let asked = Promise.resolve();  // they are set one after the other,
+let setting = 0;  // so many of them yet to be answered
+let accepted = 0;  // messages, shown or not
+let events, again;  // what is listened to, and when it is tried again
 
 function show(message) {
   let item = items.get(message.msg_uid);
@@ -30,45 +35,64 @@ function show(message) {
   const status = item.querySelector(".status");
   status.textContent = status.dataset.status = message.status;
   item.dataset.words = [message.phone, message.text, message.code, message.status, ...message.faults].join("\n").toLowerCase();
+  item.dataset.numbers = `${digits(message.phone)} ${message.code ?? ""}`;
 }
 
 function plural(count, noun) {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
+function digits(text) {
+  return text.replace(/\D/g, "");
+}
+
 async function copy(code) {
+  let copied = true;
   try {
     await navigator.clipboard.writeText(code);
   } catch {  // browsers have no clipboard for pages that come through plain http from beyond this machine
-    const field = document.createElement("textarea");
+    const focused = document.activeElement, field = document.createElement("textarea");
     field.value = code;
     document.body.append(field);
     field.select();
-    document.execCommand("copy");
+    copied = document.execCommand("copy");
     field.remove();
+    focused.focus({preventScroll: true});
   }
-  byId("said").textContent = `${code} is copied.`;
+  byId("said").textContent = copied ? `${code} is copied.` : `${code} could not be copied.`;
 }
 
-function forget() {
-  items.clear();
-  byId("messages").replaceChildren();
+function forgetAllBut(messages) {
+  const kept = new Set(messages.map((message) => message.msg_uid));
+  for (const uid of items.keys()) if (!kept.has(uid)) forget(uid);
+}
+
+function forget(uid) {
+  items.get(uid).remove();
+  items.delete(uid);
 }
 
 function filter() {
   const wanted = byId("search").value.trim().toLowerCase();
+  const number = /^[\d\s()+./\p{Pd}\p{Cf}]*$/u.test(wanted) ? digits(wanted) : "";  // however it is spaced
   let found = 0;
   for (const item of items.values()) {
-    item.hidden = !item.dataset.words.includes(wanted);
+    const {words, numbers} = item.dataset;
+    const called = numbers.includes(number) || (number[0] === "0" && numbers.startsWith(`62${number.slice(1)}`));
+    item.hidden = !((number && called) || words.includes(wanted));
     found += item.hidden ? 0 : 1;
   }
+  const part = accepted > items.size ? `newest ${items.size} of ${accepted.toLocaleString("en")} messages` : "";
+  byId("part").textContent = part && `The ${part} are shown and searched.`;
   byId("nothing").hidden = found > 0;
-  byId("nothing").textContent = items.size ? "No message has this in it." : "No message has arrived yet.";
+  byId("nothing").textContent = !items.size ? "No message has arrived yet."
+    : part ? `None of the ${part} has this in it.` : "No message has this in it.";
 }
 
 function count(statistics) {
-  const {accepted, refused, last_second: lastSecond, rate_limit: limit, quota} = statistics;
-  byId("accepted").textContent = accepted;
+  const {refused, last_second: lastSecond, rate_limit: limit, quota} = statistics;
+  accepted = statistics.accepted;
+  byId("accepted").textContent = accepted.toLocaleString("en");
   byId("refused").textContent = Object.values(refused).reduce((sum, each) => sum + each, 0);
   byId("refusals").textContent = Object.entries(refused).map(([kind, times]) => `${times} × ${kind}`).join(", ");
   byId("rate").textContent = limit === null ? lastSecond : `${lastSecond} of ${limit}`;
@@ -79,12 +103,14 @@ function count(statistics) {
 }
 
 function showFaults(faults) {
+  played = faults;
+  if (setting > 0) return;  // what is answered is shown
   for (const [kind, value] of Object.entries(faults)) {
     if (kind === "failing-attempts") continue;
     const [box, percent] = switches.get(kind) ?? addSwitch(kind);
-    if (percent === document.activeElement) continue;  // somebody is typing there
     box.checked = value > 0;
-    if (value > 0) percent.value = +(value * 100).toFixed(3);
+    if (value > 0 && percent !== document.activeElement)  // or somebody is typing there
+      percent.value = +(value * 100).toFixed(3);
   }
   if (byId("failing") !== document.activeElement) byId("failing").value = faults["failing-attempts"];
   const playing = Object.entries(faults).filter(([, value]) => value > 0).map(([kind]) => kind);
@@ -97,43 +123,77 @@ function addSwitch(kind) {
   row.querySelector(".kind").textContent = kind;
   box.name = kind;
   percent.setAttribute("aria-label", `${kind}: percent of the sends`);
-  box.addEventListener("change", setFaults);
-  percent.addEventListener("change", () => { box.checked = percent.value > 0; setFaults(); });
+  const set = () => setFault(kind, percent, percent.value / 100);
+  box.addEventListener("change", () => {
+    if (!(percent.value > 0)) percent.value = 100;
+    if (box.checked) set(); else setFault(kind, box, 0);
+  });
+  percent.addEventListener("change", set);
+  percent.addEventListener("blur", () => showFaults(played));
   byId("switches").append(row);
   switches.set(kind, [box, percent]);
   return [box, percent];
 }
 
 async function ask(path, request) {
-  const answer = await fetch(path, request).catch(() => null);
-  byId("complaint").textContent = answer?.ok ? "" : "The sandbox did not do as it was asked.";
+  let answer = null;
+  try {
+    const response = await fetch(path, request);
+    if (response.ok) answer = response.status === 204 ? {} : await response.json();
+  } catch {}  // nobody there, or somebody else
+  byId("complaint").textContent = answer === null ? "The sandbox did not do as it was asked." : "";
+  return answer;
 }
 
-async function setFaults() {
-  if (!byId("faults").querySelector("form").reportValidity()) return;
-  const faults = {"failing-attempts": +byId("failing").value};
-  for (const [kind, [box, percent]] of switches) faults[kind] = box.checked ? percent.value / 100 : 0;
-  await ask("sandbox/faults", {method: "PUT", body: JSON.stringify(faults)});
+function setFault(kind, field, value) {
+  if (!field.reportValidity()) return showFaults(played);
+  setting += 1;
+  asked = asked.then(async () => {
+    let faults = await ask("sandbox/faults");  // they are set all at once, and others may have set some
+    if (faults !== null) {
+      const attempts = Math.min(faults["failing-attempts"], byId("failing").max);  // Python may set more, and the page not
+      const body = JSON.stringify({...faults, "failing-attempts": attempts, [kind]: value});
+      faults = await ask("sandbox/faults", {method: "PUT", body});
+    }
+    setting -= 1;
+    showFaults(faults ?? played);
+  });
 }
 
-byId("failing").addEventListener("change", setFaults);
+function watch() {
+  clearTimeout(again);
+  events?.close();
+  if (document.hidden) return;  // a browser has few connections to one host, and each page that watches takes one
+  let first = true;  // of a connection's states; it tells of all messages
+  events = new EventSource("sandbox/events");
+  events.addEventListener("open", () => {
+    first = true;
+    byId("complaint").textContent = "";
+    byId("connection").textContent = "watching: messages appear as they arrive";
+  });
+  events.addEventListener("error", () => {
+    byId("connection").textContent = "the sandbox does not answer; trying again…";
+    if (events.readyState === EventSource.CLOSED) again = setTimeout(watch, 2000);  // it tries no more after a refusal
+  });
+  events.addEventListener("state", (event) => {
+    const {messages, statistics, faults, cleared} = JSON.parse(event.data);
+    if (first || cleared) forgetAllBut(messages);  // what stays keeps its focus and place
+    first = false;
+    messages.forEach(show);
+    for (const uid of items.keys()) {  // in the order of arrival
+      if (items.size <= SHOWN) break;
+      forget(uid);
+    }
+    count(statistics);
+    showFaults(faults);
+    filter();
+  });
+}
+
+byId("failing").addEventListener("change", () => setFault("failing-attempts", byId("failing"), +byId("failing").value));
+byId("failing").addEventListener("blur", () => showFaults(played));
 byId("search").addEventListener("input", filter);
 byId("faults").querySelector("form").addEventListener("submit", (event) => event.preventDefault());
 byId("clear").addEventListener("click", () => ask("sandbox/messages", {method: "DELETE"}));
-
-const events = new EventSource("sandbox/events");
-events.addEventListener("open", () => { forget(); byId("connection").textContent = "watching: messages appear as they arrive"; });
-events.addEventListener("error", () => { byId("connection").textContent = "the sandbox does not answer; trying again…"; });
-events.addEventListener("state", (event) => {
-  const {messages, statistics, faults, cleared} = JSON.parse(event.data);
-  if (cleared) forget();
-  messages.forEach(show);
-  for (const [uid, item] of items) {  // in the order of arrival
-    if (items.size <= SHOWN) break;
-    item.remove();
-    items.delete(uid);
-  }
-  count(statistics);
-  showFaults(faults);
-  filter();
-});
+document.addEventListener("visibilitychange", watch);
+watch();

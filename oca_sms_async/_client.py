@@ -40,7 +40,8 @@ class AsyncOcaSms:
     a limiter shared by several clients keeps one limit over all of them. `retry` says how HTTP 500 with code 13 is
     repeated. `timeout` is in seconds for one attempt in total. A lent `http_client` is used as it is and never
     closed. `allow_http` permits plain http beyond loopback. `region` is how a number without country code is read. A
-    value that cannot be worked with is a `ValueError` that names it and shows no secret.
+    value that cannot be worked with is a `ValueError` that names it and shows no secret; certificates that cannot be
+    read, because `SSL_CERT_FILE` leads nowhere, are an `OSError`.
     """
 
     def __init__(

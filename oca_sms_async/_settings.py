@@ -49,17 +49,18 @@ def check_credentials(username: str, password: str) -> None:
 
 def checked_url(base_url: str, *, allow_http: bool) -> str:
     """Return the base URL without its last slash; `ValueError` unless it is https, or http where that is allowed."""
-    url = None
+    url, host = None, ""
     with contextlib.suppress(httpx.InvalidURL, TypeError, ValueError):  # their texts may quote what is wrong
         url = httpx.URL(base_url)
+        host = url.host  # which is decoded only now
     port = 443 if url is None or url.port is None else url.port
-    if url is None or not url.scheme or not url.host or " " in base_url or not 0 < port < 65536:
+    if url is None or not url.scheme or not host or " " in base_url or not 0 < port < 65536:
         raise ValueError("base_url must be a URL such as 'https://sms.example.com/api/v1'")
     if url.userinfo:
         raise ValueError("base_url must hold no credentials: give them as username and password")
     if "?" in base_url or "#" in base_url:
         raise ValueError("base_url must hold no query and no fragment")
-    if url.scheme == "http" and not (allow_http or is_loopback(url.host)):
+    if url.scheme == "http" and not (allow_http or is_loopback(host)):
         raise ValueError(
             "base_url must be https: plain http beyond this machine would show the password to everybody; "
             "allow_http=True permits it all the same"

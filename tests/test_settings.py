@@ -384,6 +384,7 @@ def test_any_credentials_are_taken_or_refused(username: str, password: str) -> N
         "https://a.test/v1?",
         "https://a.test/v1#",
         "https://a.test/\udce9",
+        "https://xn--a/",
         5,
     ],
 )

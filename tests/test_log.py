@@ -16,7 +16,7 @@ from oca_sms_async import Journal, OcaSmsError, RateLimitedError, RetryPolicy, S
 from oca_sms_async._log import EVENTS, log
 
 OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}  # what every record has
-WAIT = RetryPolicy(max_attempts=2, initial_wait=2.0, max_wait=2.0)
+WAIT = RetryPolicy(max_attempts=2, initial_wait=2.0002, max_wait=2.0002)  # of which milliseconds are told
 MASKED = "***********001"
 
 

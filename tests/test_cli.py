@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
@@ -110,8 +111,16 @@ def account(sandbox: Sandbox) -> dict[str, str]:
     }
 
 
+def sleeps(pid: int) -> bool:
+    """Tell whether a child waits for something, or has ended.
+
+    A signal that comes just before Python's call into the system is seen only after that call, which may never return.
+    """
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith(("S", "Z"))
+
+
 def on_terminal(arguments: list[str], env: dict[str, str], answers: dict[str, str] | None = None) -> Ended:
-    """Run a process on a terminal of 80 columns; type each answer once its prompt, a pattern, is there.
+    """Run a process on a terminal of 80 columns; type each answer once its prompt, a pattern, is there and it waits.
 
     All that it writes is in `out`.
     """
@@ -130,10 +139,12 @@ def on_terminal(arguments: list[str], env: dict[str, str], answers: dict[str, st
             except OSError:  # nobody holds the other end any more
                 break
             if waiting and re.search(waiting[0][0].encode(), shown):
+                while not sleeps(process.pid):
+                    time.sleep(0)
                 os.write(master, waiting.pop(0)[1].encode())
         else:
             process.kill()
-            pytest.fail("the process neither says anything nor ends")
+            pytest.fail(f"the process neither says anything more nor ends; it said {shown!r}")
     return Ended(process.returncode, shown.decode(), "")
 
 
@@ -614,7 +625,7 @@ async def test_ctrl_c_leaves_the_message_in_doubt(sandbox: Sandbox) -> None:
     """Who interrupts a send is told that the message may be on its way: here it even was delivered."""
     sandbox.latency = 3600
     async with started("send", PHONE, TEXT, env=environment(**account(sandbox))) as process:
-        while not sandbox.inbox and process.returncode is None:
+        while not (sandbox.inbox and sleeps(process.pid)) and process.returncode is None:
             await asyncio.sleep(0)
         process.send_signal(signal.SIGINT)
         ended = await end_of(process)
@@ -638,6 +649,8 @@ async def test_sandbox_serves_until_a_signal(sent: signal.Signals, status: int, 
         assert exports["OCA_SMS_BASE_URL"].replace("/api/v1", "/ ") in printed[0]  # the inbox
         async with AsyncOcaSms.from_env(exports) as client:
             assert (await client.send(PHONE, TEXT)).status == "sent"
+        while not sleeps(process.pid):
+            await asyncio.sleep(0)
         process.send_signal(sent)
         assert await end_of(process) == (status, "", f"oca-sms: {line}\n")
 

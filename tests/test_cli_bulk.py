@@ -22,7 +22,19 @@ from typing import Any, Protocol
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from raw_gateway import Connection, RawGateway, http, receipt
-from test_cli import CTRL_C, HEEDS_CTRL_C, MAIN, PATIENCE, Ended, account, end_of, environment, on_terminal, started
+from test_cli import (
+    CTRL_C,
+    HEEDS_CTRL_C,
+    MAIN,
+    PATIENCE,
+    Ended,
+    account,
+    end_of,
+    environment,
+    on_terminal,
+    sleeps,
+    started,
+)
 
 from oca_sms_async import AsyncOcaSms, RetryPolicy, SendReceipt, Sent, Sms
 from oca_sms_async._ledger import Ledger
@@ -948,12 +960,9 @@ async def test_ctrl_c_means_others_where_it_is_ignored(sandbox: Sandbox, tmp_pat
 
 
 def waits_for_more(pid: int, pipe: int) -> bool:
-    """Tell whether a process has read all that was written, and sleeps.
-
-    Python sees a signal that comes between two reads only after the second one, which here would never end.
-    """
+    """Tell whether a process has read all that was written, and sleeps."""
     unread = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
-    return unread == bytes(4) and Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("S")
+    return unread == bytes(4) and sleeps(pid)
 
 
 async def test_ctrl_c_before_anything_is_sent(sandbox: Sandbox, tmp_path: Path) -> None:

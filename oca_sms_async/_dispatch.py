@@ -79,7 +79,8 @@ class Dispatcher:
             return
         now = asyncio.get_running_loop()
         for bound, loop in self._under_way.items():
-            if loop is now:  # one that still connects has nothing yet that could be closed
+            # One that still connects has nothing yet that could be closed; one whose time is up ends by itself.
+            if loop is now and not bound.expired():
                 bound.reschedule(now.time())
         await self._client.aclose()
 

@@ -233,10 +233,9 @@ def chain(cause: BaseException, outer: BaseException | None = None) -> Iterator[
 def freed(cause: BaseException, outer: BaseException | None = None) -> BaseException:
     """Return an exception, to be chained as a cause, freed of all that it and its own causes hold of the message.
 
-    `outer` is what our caller was handling when it called, `sys.exception()` of then: the causes lead there in the end,
-    and it stays as it is.
     httpx's hold the request (body and credentials) or the response, json's the whole document, a traceback's frames
-    all of it, and the text of a protocol error the bytes that could not be read.
+    all of it, and the text of a protocol error the bytes that could not be read. `outer` is what our caller was
+    handling when it called, `sys.exception()` of then: the causes lead there in the end, and it stays as it is.
     """
     for link in chain(cause, outer):
         link.__traceback__ = None

@@ -273,6 +273,22 @@ async def test_closing_ends_a_request_that_still_connects() -> None:
         await asyncio.wait_for(gateway.all_closed(), 10)
 
 
+async def test_closing_while_a_requests_time_runs_out_is_no_error() -> None:
+    """Its bound cannot be moved any more, and need not be: the rest is closed as ever."""
+    client = client_of("https://sms.example")
+
+    async def request_that_ends_late() -> None:
+        async with asyncio.timeout(0) as bound:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                client._dispatcher._under_way[bound] = asyncio.get_running_loop()
+                await client.aclose()
+
+    with pytest.raises(TimeoutError):
+        await request_that_ends_late()
+
+
 async def test_a_connection_that_hangs_while_it_is_made_is_proof_too() -> None:
     """A TLS handshake that never ends: the attempt's time is up before a byte of the request left."""
     gateway = RawGateway(on_connect=say_nothing)

@@ -39,12 +39,11 @@ async def exchange(
 ) -> Reply:
     """Return the answer to a request, first byte to last within `seconds` and before `deadline` (the loop's time)."""
     loop, outer = asyncio.get_running_loop(), sys.exception()
-    until = loop.time() + seconds
-    expires = deadline is not None and deadline < until
+    until = loop.time() + seconds if deadline is None else min(loop.time() + seconds, deadline)
     request.extensions["trace"] = progress = _Progress()
     transport, response = _transport_of(client, request.url), None
     try:
-        async with asyncio.timeout_at(deadline if expires else until) as bound:
+        async with asyncio.timeout_at(until) as bound:
             under_way[bound] = loop
             try:
                 response = await _sent(client, transport, request)
@@ -60,7 +59,8 @@ async def exchange(
         # attempt of a transport's own.
         honest = isinstance(transport, httpx.AsyncHTTPTransport | Honest) and response is None and not progress.sent
         unsent = honest and (progress.connecting or isinstance(error, _PROOF))
-        raise _error(error, unsent=unsent, expired=expires and bound.expired()) from freed(error, outer)
+        expired = bound.expired() and bound.when() == deadline  # and not moved nearer by who closes the client
+        raise _error(error, unsent=unsent, expired=expired) from freed(error, outer)
     finally:
         del under_way[bound]
     return Reply(response.status_code, response.headers, body)

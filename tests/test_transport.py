@@ -259,12 +259,13 @@ async def test_a_proxy_that_makes_no_tunnel_is_proof(status: str, monkeypatch: p
     assert not caught.value.may_have_been_sent
 
 
-async def test_closing_ends_a_request_that_still_connects() -> None:
+@pytest.mark.parametrize("expires_in", [None, 500.0])
+async def test_closing_ends_a_request_that_still_connects(expires_in: float | None) -> None:
     """It has no connection that could be closed; and once closed, a client sends nothing more."""
     gateway = RawGateway(on_connect=say_nothing)
     async with gateway.serve():
         client = client_of(f"https://localhost:{gateway.port}", timeout=600.0)
-        stuck = asyncio.create_task(client.send(PHONE, TEXT))
+        stuck = asyncio.create_task(client.send(PHONE, TEXT, expires_in=expires_in))
         while not gateway.open:
             await asyncio.sleep(0)
         await client.aclose()

@@ -6,6 +6,7 @@ import gc
 import secrets
 import socket
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import httpx
@@ -150,7 +151,9 @@ def holders(needle: bytes) -> Iterator[object]:
         if id(it) in seen or id(it) in ours or isinstance(it, str | bytes):
             continue
         seen.add(id(it))
-        waiting += [(it, held) for held in gc.get_referents(it) if id(held) not in seen]
+        # A module's own list would have iterators in it that 3.12's asyncio keeps for reuse, which count as freed.
+        referents = [vars(it)] if isinstance(it, ModuleType) else gc.get_referents(it)
+        waiting += [(it, held) for held in referents if id(held) not in seen]
 
 
 @pytest.mark.parametrize("lent", ["own", "lent", "aiohttp"])

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import virtual_time
 from attrs import evolve
+from misbehaviours import say_nothing
 from raw_gateway import RECEIPT, Connection, RawGateway, http, receipt
 
 from oca_sms_async import (
@@ -382,9 +383,6 @@ async def test_every_failure_lands_on_its_own_message(sandbox: Sandbox) -> None:
 async def test_a_cancelled_send_is_told_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """A warning with the masked number, if a request was on its way or had been; none if it only waited."""
     caplog.set_level(logging.WARNING, "oca_sms_async")
-
-    async def say_nothing(connection: Connection) -> None:
-        await connection.until_hung_up()
 
     async with RawGateway(say_nothing).serve() as gateway:
         limiter = TokenBucket(rate=0.01)

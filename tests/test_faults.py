@@ -9,13 +9,12 @@ from typing import Any, Final
 
 import pytest
 from faults import BEGIN, END, FAULTS, README, End, Fault, Link, renewed
-from raw_gateway import RawGateway
+from moved_clock import HANG, Clock, turns, until
 from troubles import Deafness
 
 from oca_sms_async import AsyncOcaSms, OcaSmsError, RetryPolicy, SendReceipt, SmsRecord, Unlimited
 
 PHONE: Final = "+6281381475159"
-HANG: Final = 30.0  # seconds; a guard, never waited for
 MEBIBYTE: Final = 2**20
 
 CALLS: dict[str, Callable[[AsyncOcaSms, str], Awaitable[SendReceipt | SmsRecord | list[SmsRecord]]]] = {
@@ -28,56 +27,9 @@ TIMEOUTS: Final = {"send": 10, "history": 60, "status": 10}  # seconds: what the
 LONGEST: Final = {"send": 1 * MEBIBYTE, "history": 64 * MEBIBYTE, "status": 1 * MEBIBYTE}  # what they read of an answer
 
 
-class Clock:
-    """The loop's time, which a test moves on; it goes on by itself, too."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.moved = 0
-        self._loop = asyncio.get_running_loop()
-        self._real = self._loop.time
-        self._begin = self._real()
-        patch.setattr(self._loop, "time", lambda: self._real() + self.moved)
-
-    @property
-    def seconds(self) -> float:
-        """How many have passed, those that went by of themselves included."""
-        return self._loop.time() - self._begin
-
-    async def move(self, until: "asyncio.Future[Any]", *, at_most: int) -> None:
-        """Let so many seconds pass at the most, one after the other, until this is done."""
-        end = self.moved + at_most
-        await turns()
-        while self.moved < end and not until.done():
-            self.moved += 1
-            await turns()
-
-
-async def turns() -> None:
-    """Let everybody do what they can without waiting."""
-    for _ in range(200):
-        await asyncio.sleep(0)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what has no event of its own."""
-    async with asyncio.timeout(HANG):
-        while not condition():
-            await asyncio.sleep(0)
-
-
 def open_files() -> int:
     """Return how many files and sockets this process has open."""
     return sum(1 for _ in Path("/dev/fd").iterdir())
-
-
-async def ended(call: "asyncio.Future[Any]", gateway: RawGateway, clock: Clock, *, within: int) -> None:
-    """Wait for the end of a call; where nothing but time can bring it, let time pass."""
-    stalled = asyncio.create_task(gateway.stalled.wait())
-    await asyncio.wait({call, stalled}, timeout=HANG, return_when=asyncio.FIRST_COMPLETED)
-    if stalled.done():
-        await clock.move(call, at_most=within)
-    stalled.cancel()
-    assert call.done(), "it hangs"
 
 
 @contextlib.contextmanager
@@ -127,7 +79,7 @@ async def test_a_fault_ends_as_the_table_says(
             bounded = memory_bounded(2 * LONGEST[call] + 16 * MEBIBYTE) if fault.floods else contextlib.nullcontext()
             with bounded:
                 pending = asyncio.ensure_future(CALLS[call](client, text))
-                await ended(pending, gateway, clock, within=timeout + 1)
+                await clock.end(pending, once=gateway.stalled.wait(), at_most=timeout + 1)
             if end.error is None:
                 result = pending.result()
                 assert (result[0] if isinstance(result, list) else result).msg_uid == UIDS[call]

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import pytest
 from limiter_contract import SLACK, LimiterContract, Make, most_in_a_window
+from moved_clock import Clock, until
 from redis.asyncio import Redis
 from redis_server import RedisServer, serving
 
@@ -198,7 +199,7 @@ async def test_a_server_killed_in_mid_run_stops_nobody_for_good(caplog: pytest.L
     caplog.set_level(logging.INFO, "oca_sms_async")
     with serving() as server:
         async with Workers(server.url, "killed", 100.0) as workers:
-            workers.start(2.5)
+            workers.start(4.0)
             bucket = RedisTokenBucket(server.url, name="killed", rate=100.0)
             for _ in range(5):
                 await bucket.acquire()
@@ -240,35 +241,38 @@ async def test_one_key_carries_the_name_and_expires(shared_server: RedisServer, 
     await bucket.aclose()
 
 
-async def test_a_pause_reaches_the_other_processes(shared_server: RedisServer) -> None:
+async def test_a_pause_reaches_the_other_processes(shared_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds here at once, and elsewhere once this process has asked for its next token."""
     here, there = (RedisTokenBucket(shared_server.url, name="paused", rate=1000.0) for _ in range(2))
-    loop = asyncio.get_running_loop()
+    clock = Clock(monkeypatch)
     await there.acquire()
-    here.pause(0.2)
-    start = loop.time()
-    waiting = asyncio.create_task(here.acquire())
-    await asyncio.sleep(0.05)
-    await there.acquire()
-    assert loop.time() - start >= 0.2
-    await waiting
+    here.pause(100.0)
+    waiting = []
+    for bucket in (here, there):
+        waiting.append(asyncio.create_task(bucket.acquire()))
+        await until(lambda bucket=bucket: bucket.statistics().tokens)  # type: ignore[misc] # mypy takes no default here
+    await clock.move(waiting[1], at_most=50)
+    assert not any(task.done() for task in waiting)
+    await clock.move(waiting[1], at_most=51)
+    await asyncio.gather(*waiting)
     assert here.statistics().paused_for == 0
     await here.aclose()
     await there.aclose()
 
 
-async def test_a_reservation_of_a_cancelled_waiter_goes_to_the_next(shared_server: RedisServer) -> None:
+async def test_a_reservation_of_a_cancelled_waiter_goes_to_the_next(
+    shared_server: RedisServer, watcher: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Cancelling costs Redis no token: the reservation serves whoever is next in this process."""
-    bucket = RedisTokenBucket(shared_server.url, name="inherited", rate=5.0)
-    loop = asyncio.get_running_loop()
+    bucket, clock = RedisTokenBucket(shared_server.url, name="inherited", rate=0.01), Clock(monkeypatch)
     await bucket.acquire()
-    start = loop.time()
     first, second = (asyncio.create_task(bucket.acquire()) for _ in range(2))
-    while not bucket.statistics().tokens:  # its reservation has come
-        await asyncio.sleep(0.001)
+    await until(lambda: bucket.statistics().tokens)  # its reservation has come
+    taken = await watcher.hget("oca-sms:inherited", "tat")
     first.cancel()
+    await clock.move(second, at_most=101)  # a second reservation would be for the 200th second
     await second
-    assert loop.time() - start < 2 / 5.0  # a second reservation would have come at 0.4 s
+    assert await watcher.hget("oca-sms:inherited", "tat") == taken
     assert bucket.statistics().waiting == 0
     await bucket.aclose()
 
@@ -277,32 +281,39 @@ async def test_an_old_reservation_is_not_used(
     shared_server: RedisServer, watcher: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reservation that nobody came for in its time would let one through beside those of now."""
-    monkeypatch.setattr("oca_sms_async.redis._STALE", 0.02)
-    bucket = RedisTokenBucket(shared_server.url, name="old", rate=50.0)
+    bucket, clock = RedisTokenBucket(shared_server.url, name="old", rate=0.01), Clock(monkeypatch)
     await bucket.acquire()
     waiting = asyncio.create_task(bucket.acquire())
-    while not bucket.statistics().tokens:
-        await asyncio.sleep(0.001)
+    await until(lambda: bucket.statistics().tokens)
     waiting.cancel()
     taken = await watcher.hget("oca-sms:old", "tat")
-    await asyncio.sleep(0.08)  # its time is past
-    await bucket.acquire()
+    clock.moved += 102  # seconds; its time is past
+    waiting = asyncio.create_task(bucket.acquire())
+    await asyncio.sleep(0)  # it finds the old one
+    await until(lambda: waiting.done() or bucket.statistics().tokens)
     assert await watcher.hget("oca-sms:old", "tat") != taken
+    await clock.move(waiting, at_most=201)
+    await waiting
     await bucket.aclose()
 
 
-async def test_a_hopeless_deadline_takes_no_token(shared_server: RedisServer) -> None:
-    """What is refused for its deadline is not taken from anybody else."""
-    bucket = RedisTokenBucket(shared_server.url, name="hopeless", rate=5.0)
-    loop = asyncio.get_running_loop()
+async def test_a_hopeless_deadline_takes_no_token(
+    shared_server: RedisServer, watcher: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is refused for its deadline, as soon as Redis has told, is not taken from anybody else."""
+    bucket, clock = RedisTokenBucket(shared_server.url, name="hopeless", rate=0.01), Clock(monkeypatch)
     await bucket.acquire()
-    start = loop.time()
+    taken = await watcher.hget("oca-sms:hopeless", "tat")
+    deadline = asyncio.get_running_loop().time() + 50
     for _ in range(10):
         with pytest.raises(TimeoutError):
-            await bucket.acquire(deadline=start + 0.1)
-    assert loop.time() - start < 0.2
-    await bucket.acquire()
-    assert loop.time() - start < 2 / 5.0
+            await bucket.acquire(deadline=deadline)
+    assert clock.seconds < 50
+    assert await watcher.hget("oca-sms:hopeless", "tat") == taken
+    waiting = asyncio.create_task(bucket.acquire())
+    await until(lambda: bucket.statistics().tokens)
+    await clock.move(waiting, at_most=101)
+    await waiting
     assert (bucket.statistics().granted, bucket.statistics().refused) == (2, 10)
     await bucket.aclose()
 

@@ -232,7 +232,7 @@ async def test_a_status_that_moves_while_it_is_looked_at_is_told(
 
 async def test_who_sets_faults_is_told_what_is_played(control: httpx.AsyncClient) -> None:
     """It is told even if nothing has changed since it last was: what was set may have been undone at once."""
-    async with contextlib.aclosing(events(control)) as stream, asyncio.timeout(10):
+    async with contextlib.aclosing(events(control)) as stream, asyncio.timeout(60):
         first = await anext(stream)
         await control.put("/sandbox/faults", json={})
         assert (await anext(stream))["faults"] == first["faults"]

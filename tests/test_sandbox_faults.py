@@ -9,6 +9,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moved_clock import HANG, Clock
 
 from oca_sms_async import (
     AccountExpiredError,
@@ -52,12 +53,7 @@ FATES: dict[str, tuple[type[OcaSmsError], bool, bool]] = {
 }
 
 
-SLOW = {"late-reply", "slow-drip"}
-
-
-def client_of(
-    sandbox: Sandbox, *, base_url: str, transport: httpx.AsyncBaseTransport | None = None, timeout: float = 30.0
-) -> AsyncOcaSms:
+def client_of(sandbox: Sandbox, *, base_url: str, transport: httpx.AsyncBaseTransport | None = None) -> AsyncOcaSms:
     """Return a client that tries once."""
     lent = None if transport is None else httpx.AsyncClient(transport=transport)
     return AsyncOcaSms(
@@ -66,20 +62,22 @@ def client_of(
         base_url=base_url,
         limiter=Unlimited(),
         retry=RetryPolicy(max_attempts=1),
-        timeout=timeout,
         http_client=lent,
     )
 
 
 @pytest.mark.parametrize("fault", FATES)
-async def test_a_fault_on_a_socket_is_what_it_says(fault: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_fault_on_a_socket_is_what_it_says(
+    fault: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The client is told the documented truth of each fault, the next send works, and the server has no complaint."""
     error, in_doubt, accepted = FATES[fault]
-    sandbox = Sandbox(faults={fault: 1.0})
-    timeout = 0.5 if fault in SLOW else 30.0
-    async with sandbox.serve(), client_of(sandbox, base_url=sandbox.base_url, timeout=timeout) as client:
+    sandbox, clock = Sandbox(faults={fault: 1.0}), Clock(monkeypatch)
+    async with sandbox.serve(), client_of(sandbox, base_url=sandbox.base_url) as client:
+        call = asyncio.create_task(client.send(PHONE, TEXT))
+        await clock.end(call, once=sandbox.inbox.wait_for(PHONE, timeout=HANG), at_most=11)
         with pytest.raises(error) as caught:
-            await client.send(PHONE, TEXT)
+            await call
         assert type(caught.value) is error
         assert caught.value.may_have_been_sent is in_doubt
         assert [message.faults for message in sandbox.inbox] == ([(fault,)] if accepted else [])
@@ -91,15 +89,16 @@ async def test_a_fault_on_a_socket_is_what_it_says(fault: str, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("fault", FATES)
-async def test_a_fault_in_process_is_what_it_says(fault: str) -> None:
+async def test_a_fault_in_process_is_what_it_says(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a socket the client is told the same."""
     error, in_doubt, accepted = FATES[fault]
-    sandbox = Sandbox(faults={fault: 1.0})
+    sandbox, clock = Sandbox(faults={fault: 1.0}), Clock(monkeypatch)
     transport = httpx.ASGITransport(sandbox.asgi())
-    timeout = 0.5 if fault in SLOW else 30.0
-    async with client_of(sandbox, base_url="https://sandbox/api/v1", transport=transport, timeout=timeout) as client:
+    async with client_of(sandbox, base_url="https://sandbox/api/v1", transport=transport) as client:
+        call = asyncio.create_task(client.send(PHONE, TEXT))
+        await clock.end(call, once=sandbox.inbox.wait_for(PHONE, timeout=HANG), at_most=11)
         with pytest.raises(error) as caught:
-            await client.send(PHONE, TEXT)
+            await call
     assert caught.value.may_have_been_sent is in_doubt
     assert len(sandbox.inbox) == accepted
 
@@ -156,14 +155,16 @@ async def test_a_drip_arrives_in_the_end(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("fault", ["slow-drip", "late-reply"])
-async def test_who_gives_up_is_not_waited_for(fault: str) -> None:
+async def test_who_gives_up_is_not_waited_for(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that hangs up leaves no task in the server that goes on dripping, or waits until it is late."""
-    sandbox = Sandbox(faults={fault: 1.0}, lateness=3600)
+    sandbox, clock = Sandbox(faults={fault: 1.0}, lateness=3600), Clock(monkeypatch)
     async with sandbox.serve():
         before = asyncio.all_tasks()
-        async with client_of(sandbox, base_url=sandbox.base_url, timeout=0.5) as client:
+        async with client_of(sandbox, base_url=sandbox.base_url) as client:
+            call = asyncio.create_task(client.send(PHONE, TEXT))
+            await clock.end(call, once=sandbox.inbox.wait_for(PHONE, timeout=HANG), at_most=11)
             with pytest.raises(DeliveryUnknownError):
-                await client.send(PHONE, TEXT)
+                await call
         for _ in range(20):  # cycles of the event loop; a byte a second would take longer
             await asyncio.sleep(0)
         assert asyncio.all_tasks() == before

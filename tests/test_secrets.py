@@ -30,6 +30,8 @@ from typing import Any
 import httpx
 import pytest
 import trustme
+from misbehaviours import say_nothing
+from moved_clock import Clock
 from raw_gateway import Connection, RawGateway, http
 
 import oca_sms_async
@@ -270,13 +272,12 @@ async def invalid(folder: Path) -> list[OcaSmsError]:
 
 async def expired(_: Path) -> list[OcaSmsError]:
     """Have a message expire before anything, before its token, and on the wire."""
-
-    async def say_nothing(connection: Connection) -> None:
-        await connection.until_hung_up()
-
     async with RawGateway(say_nothing).serve() as gateway, client_at(gateway.base_url) as client:
         errors = await error_of(client.send(PHONE, TEXT, expires_in=0))
-        errors += await error_of(client.send(PHONE, TEXT, expires_in=0.1))
+        with pytest.MonkeyPatch.context() as patch:
+            call = asyncio.create_task(error_of(client.send(PHONE, TEXT, expires_in=5)))
+            await Clock(patch).end(call, once=gateway.stalled.wait(), at_most=6)
+        errors += await call
         assert len(gateway.requests) == 1
         limiter = TokenBucket(rate=0.001)
         await limiter.acquire()
@@ -397,10 +398,6 @@ async def test_a_body_that_breaks_off_keeps_nothing_of_aiohttp() -> None:
 
 async def test_a_cancelled_send_is_not_shown_either(listener: Listener) -> None:
     """On its way, and before: the log tells of it, and does not tell all."""
-
-    async def say_nothing(connection: Connection) -> None:
-        await connection.until_hung_up()
-
     limiter = TokenBucket(rate=0.001)
     async with RawGateway(say_nothing).serve() as gateway, client_at(gateway.base_url, limiter=limiter) as client:
         tasks = [asyncio.create_task(client.send(PHONE, TEXT)) for _ in range(2)]

@@ -18,6 +18,8 @@ import pytest
 import respx
 import trustme
 import virtual_time
+from misbehaviours import say_nothing
+from moved_clock import HANG, Clock
 from raw_gateway import RECEIPT, Behaviour, Connection, RawGateway, http, receipt
 
 import oca_sms_async.aiohttp
@@ -58,11 +60,6 @@ async def drop(connection: Connection) -> None:
 async def reset(connection: Connection) -> None:
     """Hang up with an RST."""
     connection.reset()
-
-
-async def say_nothing(connection: Connection) -> None:
-    """Never answer."""
-    await connection.until_hung_up()
 
 
 def says(data: bytes) -> Behaviour:
@@ -270,8 +267,8 @@ async def test_closing_ends_a_request_that_still_connects(expires_in: float | No
             await asyncio.sleep(0)
         await client.aclose()
         with pytest.raises(ConnectionFailedError):
-            await asyncio.wait_for(stuck, 10)
-        await asyncio.wait_for(gateway.all_closed(), 10)
+            await asyncio.wait_for(stuck, HANG)
+        await asyncio.wait_for(gateway.all_closed(), HANG)
 
 
 async def test_closing_while_a_requests_time_runs_out_is_no_error() -> None:
@@ -290,23 +287,31 @@ async def test_closing_while_a_requests_time_runs_out_is_no_error() -> None:
         await request_that_ends_late()
 
 
-async def test_a_connection_that_hangs_while_it_is_made_is_proof_too() -> None:
+async def test_a_connection_that_hangs_while_it_is_made_is_proof_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A TLS handshake that never ends: the attempt's time is up before a byte of the request left."""
-    gateway = RawGateway(on_connect=say_nothing)
-    async with gateway.serve(), client_of(f"https://localhost:{gateway.port}", timeout=0.1) as client:
+    clock, gateway = Clock(monkeypatch), RawGateway(on_connect=say_nothing)
+    async with gateway.serve(), client_of(f"https://localhost:{gateway.port}") as client:
+        call = asyncio.create_task(client.send(PHONE, TEXT))
+        await clock.end(call, once=gateway.stalled.wait(), at_most=11)
         with pytest.raises(ConnectionFailedError, match="took too long") as caught:
-            await client.send(PHONE, TEXT)
+            await call
         assert not caught.value.may_have_been_sent
+        gateway.stalled.clear()
+        call = asyncio.create_task(client.send(PHONE, TEXT, expires_in=5))
+        await clock.end(call, once=gateway.stalled.wait(), at_most=6)
         with pytest.raises(ExpiredError) as expired:
-            await client.send(PHONE, TEXT, expires_in=0.05)
+            await call
         assert (expired.value.may_have_been_sent, expired.value.attempts) == (False, 1)
 
 
-async def test_expiry_ends_a_request_that_is_under_way() -> None:
+async def test_expiry_ends_a_request_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """A message that expires before its answer comes is an `ExpiredError` in doubt."""
+    clock = Clock(monkeypatch)
     async with RawGateway(say_nothing).serve() as gateway, client_of(gateway.base_url) as client:
+        call = asyncio.create_task(client.send(PHONE, TEXT, expires_in=5))
+        await clock.end(call, once=gateway.stalled.wait(), at_most=6)
         with pytest.raises(ExpiredError) as caught:
-            await client.send(PHONE, TEXT, expires_in=0.1)
+            await call
         assert (caught.value.may_have_been_sent, caught.value.attempts) == (True, 1)
 
 
@@ -399,7 +404,7 @@ async def test_what_comes_on_an_idle_connection_is_not_the_next_messages_answer(
     async with RawGateway(later).serve() as gateway, client_of(gateway.base_url) as client:
         for _ in range(3):
             assert (await client.send(PHONE, TEXT)).msg_uid == RECEIPT["msg_uid"]
-            await asyncio.wait_for(come.wait(), 10)
+            await asyncio.wait_for(come.wait(), HANG)
             come.clear()
 
 
@@ -409,7 +414,7 @@ async def test_idle_connections_are_closed_by_themselves(monkeypatch: pytest.Mon
         monkeypatch.setattr(room, "KEEPALIVE", 0.02)
     async with RawGateway().serve() as gateway, client_of(gateway.base_url) as client:
         await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(10)))
-        await asyncio.wait_for(gateway.all_closed(), 10)
+        await asyncio.wait_for(gateway.all_closed(), HANG)
         await client.send(PHONE, TEXT)
 
 
@@ -418,7 +423,7 @@ async def test_a_server_that_closes_after_each_answer_causes_no_doubt() -> None:
     async with RawGateway(says(http(RECEIPT))).serve() as gateway, client_of(gateway.base_url) as client:
         for _ in range(5):
             await client.send(PHONE, TEXT)
-            await asyncio.wait_for(gateway.all_closed(), 10)
+            await asyncio.wait_for(gateway.all_closed(), HANG)
         assert gateway.accepted == 5
 
 
@@ -433,7 +438,7 @@ async def test_no_connection_is_open_after_aclose() -> None:
         await client.aclose()
         await client.aclose()
         assert "_closed" not in {getattr(task.get_coro(), "__name__", "") for task in asyncio.all_tasks()}
-        await asyncio.wait_for(gateway.all_closed(), 10)
+        await asyncio.wait_for(gateway.all_closed(), HANG)
         with pytest.raises(DeliveryUnknownError):
             await stuck
         with pytest.raises(RuntimeError, match="closed"):
@@ -467,7 +472,7 @@ async def test_a_thousand_cancelled_sends_leave_the_client_healthy() -> None:
             gateway.behaviour = receipt
             receipts = await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(300)))
             assert len(receipts) == 300
-        await asyncio.wait_for(gateway.all_closed(), 10)
+        await asyncio.wait_for(gateway.all_closed(), HANG)
 
 
 async def test_a_cold_gather_of_five_thousand_sends_sees_no_time_out() -> None:
@@ -554,7 +559,7 @@ async def test_an_answer_is_read_up_to_a_mebibyte_and_not_further() -> None:
             with pytest.raises(UnexpectedResponseError) as caught:
                 await client.send(PHONE, TEXT)
             assert caught.value.may_have_been_sent
-        await asyncio.wait_for(gateway.all_closed(), 10)
+        await asyncio.wait_for(gateway.all_closed(), HANG)
         gateway.behaviour = receipt
         await client.send(PHONE, TEXT)
 

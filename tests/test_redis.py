@@ -242,8 +242,8 @@ async def test_one_key_carries_the_name_and_expires(shared_server: RedisServer, 
 
 
 async def test_a_pause_reaches_the_other_processes(shared_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds here at once, and elsewhere once this process has asked for its next token."""
-    here, there = (RedisTokenBucket(shared_server.url, name="paused", rate=1000.0) for _ in range(2))
+    """It holds here at once, and elsewhere once this process has asked for its next token, full as the bucket is."""
+    here, there = (RedisTokenBucket(shared_server.url, name="paused", rate=10.0, capacity=1e6) for _ in range(2))
     clock = Clock(monkeypatch)
     await there.acquire()
     here.pause(100.0)

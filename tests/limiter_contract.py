@@ -62,15 +62,15 @@ class LimiterContract:
 
     async def test_a_cancelled_waiter_leaves_its_turn_to_the_next(self) -> None:
         """Whoever is cancelled takes nothing, and who stands behind is served."""
-        async with self.make(100.0, 1.0) as limiter:
+        async with self.make(2.0, 1.0) as limiter:
             await limiter.acquire()
-            waiters = [asyncio.create_task(limiter.acquire()) for _ in range(1000)]
+            waiters = [asyncio.create_task(limiter.acquire()) for _ in range(100)]
             await asyncio.sleep(0)
             for waiter in waiters[:-1]:
                 waiter.cancel()
             start = asyncio.get_running_loop().time()
             await waiters[-1]
-            assert asyncio.get_running_loop().time() - start < 5.0  # had they all been served, ten
+            assert asyncio.get_running_loop().time() - start < 5.0  # had they all been served, fifty
             assert all(waiter.cancelled() for waiter in waiters[:-1])
 
     async def test_a_hopeless_deadline_is_refused(self, slow: RateLimiter) -> None:

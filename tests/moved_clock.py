@@ -13,7 +13,7 @@ class Clock:
     """The running loop's time, which a test moves on; it goes on by itself, too."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.moved = 0
+        self.moved = 0.0
         self._loop = asyncio.get_running_loop()
         self._real = self._loop.time
         self._begin = self._real()

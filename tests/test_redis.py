@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import pytest
 from limiter_contract import SLACK, LimiterContract, Make, most_in_a_window
-from moved_clock import Clock, until
+from moved_clock import HANG, Clock, until
 from redis.asyncio import Redis
 from redis_server import RedisServer, serving
 
@@ -241,10 +241,16 @@ async def test_one_key_carries_the_name_and_expires(shared_server: RedisServer, 
     await bucket.aclose()
 
 
-async def test_a_pause_reaches_the_other_processes(shared_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The loop's time, in whole seconds: a reservation is good for longer than the half of one, and than any stall."""
+    monkeypatch.setattr("oca_sms_async.redis._STALE", HANG)
+    return Clock(monkeypatch)
+
+
+async def test_a_pause_reaches_the_other_processes(shared_server: RedisServer, clock: Clock) -> None:
     """It holds here at once, and elsewhere once this process has asked for its next token, full as the bucket is."""
     here, there = (RedisTokenBucket(shared_server.url, name="paused", rate=10.0, capacity=1e6) for _ in range(2))
-    clock = Clock(monkeypatch)
     await there.acquire()
     here.pause(100.0)
     waiting = []
@@ -253,55 +259,51 @@ async def test_a_pause_reaches_the_other_processes(shared_server: RedisServer, m
         await until(lambda bucket=bucket: bucket.statistics().tokens)  # type: ignore[misc] # mypy takes no default here
     await clock.move(waiting[1], at_most=50)
     assert not any(task.done() for task in waiting)
-    await clock.move(waiting[1], at_most=51)
-    await asyncio.gather(*waiting)
+    both = asyncio.gather(*waiting)
+    await clock.end(both, once=asyncio.sleep(0), at_most=51)
+    await both
     assert here.statistics().paused_for == 0
     await here.aclose()
     await there.aclose()
 
 
 async def test_a_reservation_of_a_cancelled_waiter_goes_to_the_next(
-    shared_server: RedisServer, watcher: Redis, monkeypatch: pytest.MonkeyPatch
+    shared_server: RedisServer, watcher: Redis, clock: Clock
 ) -> None:
     """Cancelling costs Redis no token: the reservation serves whoever is next in this process."""
-    bucket, clock = RedisTokenBucket(shared_server.url, name="inherited", rate=0.01), Clock(monkeypatch)
+    bucket = RedisTokenBucket(shared_server.url, name="inherited", rate=0.01)
     await bucket.acquire()
     first, second = (asyncio.create_task(bucket.acquire()) for _ in range(2))
     await until(lambda: bucket.statistics().tokens)  # its reservation has come
     taken = await watcher.hget("oca-sms:inherited", "tat")
     first.cancel()
-    await clock.move(second, at_most=101)  # a second reservation would be for the 200th second
+    await clock.end(second, once=asyncio.sleep(0), at_most=101)  # a second reservation would be for the 200th second
     await second
     assert await watcher.hget("oca-sms:inherited", "tat") == taken
     assert bucket.statistics().waiting == 0
     await bucket.aclose()
 
 
-async def test_an_old_reservation_is_not_used(
-    shared_server: RedisServer, watcher: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_old_reservation_is_not_used(shared_server: RedisServer, watcher: Redis, clock: Clock) -> None:
     """A reservation that nobody came for in its time would let one through beside those of now."""
-    bucket, clock = RedisTokenBucket(shared_server.url, name="old", rate=0.01), Clock(monkeypatch)
+    bucket = RedisTokenBucket(shared_server.url, name="old", rate=0.01)
     await bucket.acquire()
     waiting = asyncio.create_task(bucket.acquire())
     await until(lambda: bucket.statistics().tokens)
     waiting.cancel()
     taken = await watcher.hget("oca-sms:old", "tat")
-    clock.moved += 102  # seconds; its time is past
+    clock.moved += 101 + HANG  # its time is past
     waiting = asyncio.create_task(bucket.acquire())
     await asyncio.sleep(0)  # it finds the old one
-    await until(lambda: waiting.done() or bucket.statistics().tokens)
-    assert await watcher.hget("oca-sms:old", "tat") != taken
-    await clock.move(waiting, at_most=201)
+    await clock.end(waiting, once=until(lambda: bucket.statistics().tokens), at_most=201)
     await waiting
+    assert await watcher.hget("oca-sms:old", "tat") != taken
     await bucket.aclose()
 
 
-async def test_a_hopeless_deadline_takes_no_token(
-    shared_server: RedisServer, watcher: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_hopeless_deadline_takes_no_token(shared_server: RedisServer, watcher: Redis, clock: Clock) -> None:
     """What is refused for its deadline, as soon as Redis has told, is not taken from anybody else."""
-    bucket, clock = RedisTokenBucket(shared_server.url, name="hopeless", rate=0.01), Clock(monkeypatch)
+    bucket = RedisTokenBucket(shared_server.url, name="hopeless", rate=0.01)
     await bucket.acquire()
     taken = await watcher.hget("oca-sms:hopeless", "tat")
     deadline = asyncio.get_running_loop().time() + 50
@@ -311,8 +313,7 @@ async def test_a_hopeless_deadline_takes_no_token(
     assert clock.seconds < 50
     assert await watcher.hget("oca-sms:hopeless", "tat") == taken
     waiting = asyncio.create_task(bucket.acquire())
-    await until(lambda: bucket.statistics().tokens)
-    await clock.move(waiting, at_most=101)
+    await clock.end(waiting, once=until(lambda: bucket.statistics().tokens), at_most=101)
     await waiting
     assert (bucket.statistics().granted, bucket.statistics().refused) == (2, 10)
     await bucket.aclose()

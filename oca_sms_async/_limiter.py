@@ -84,7 +84,7 @@ class TokenBucket:
         check_bucket(rate, capacity)
         self.rate: Final = rate
         self.capacity: Final = capacity
-        self._level = _Level(rate=rate * ROUNDING, capacity=capacity, tokens=capacity)
+        self._level = Level(rate=rate * ROUNDING, capacity=capacity, tokens=capacity)
         self._lanes = Lanes(self._take, self._level.ready_at)
         self._refused = 0
         self._granted = 0
@@ -142,7 +142,7 @@ class TokenBucket:
 
 
 @define
-class _Level:
+class Level:
     """The arithmetic of a bucket: tokens as a function of time, without any waiting."""
 
     rate: float

@@ -7,7 +7,7 @@ from typing import Final
 
 from oca_sms_async._errors import LimiterUnavailableError, freed
 from oca_sms_async._lanes import Lanes, Priority
-from oca_sms_async._limiter import ROUNDING, LimiterStatistics, RateLimiter, check_bucket, check_pause
+from oca_sms_async._limiter import ROUNDING, Level, LimiterStatistics, RateLimiter, check_bucket, check_pause
 from oca_sms_async._log import log
 from oca_sms_async._settings import positive_seconds
 
@@ -50,10 +50,10 @@ class RedisTokenBucket:
     """A `TokenBucket` whose limit all processes keep together that give the same `name` to the same Redis.
 
     In any window of `w` seconds they are granted at most `capacity + rate·w` requests between them, counted at the
-    times that Redis reserved for them. A process holds no more unused reservations than cover one round trip,
-    normally one, and a reservation goes to the first waiter, interactive before bulk, so that an OTP never waits
-    behind another process' bulk. All processes must give the same `rate` (requests per second) and `capacity` (the
-    burst, ≥ 1).
+    times that Redis reserved for them; and each of them no more than that by its own clock, though a stall made it late
+    for several. A process holds no more unused reservations than cover one round trip, normally one, and a reservation
+    goes to the first waiter, interactive before bulk, so that an OTP never waits behind another process' bulk. All
+    processes must give the same `rate` (requests per second) and `capacity` (the burst, ≥ 1).
 
     `redis` is a URL, or a client that is lent and never closed. Where Redis does not answer within `timeout` seconds,
     `acquire` raises `LimiterUnavailableError`, or goes through `fallback`, such as `TokenBucket(rate / processes)`,
@@ -81,12 +81,12 @@ class RedisTokenBucket:
         self._redis = _connected(redis) if isinstance(redis, str) else redis
         self._timeout = positive_seconds("timeout", timeout)
         self._fallback = fallback
+        # What Redis has reserved may go at its time; after a stall, when several are late, one after the other.
+        self._level = Level(rate=rate * ROUNDING, capacity=capacity, tokens=capacity)
         self._lanes = Lanes(self._take, self._ready_at)
         self._script = self._redis.register_script(_RESERVE)
         self._reserved = list[float]()  # times of the loop, in order
         self._asking = set[asyncio.Task[tuple[bool, float]]]()
-        self._as_of = 0.0
-        self._paused_until = -math.inf
         self._away_until: float | None = None
         self._round_trip = 0.0
         self._granted = 0
@@ -119,20 +119,20 @@ class RedisTokenBucket:
         check_pause(seconds)
         if self._closed:  # the answer to a request that it let through before
             return
-        self._paused_until = max(self._paused_until, self._now() + seconds)
-        self._reserved = [time for time in self._reserved if time >= self._paused_until]
+        self._level.pause(self._now(), seconds)
+        self._reserved = [time for time in self._reserved if time >= self._level.paused_until]
         if self._fallback is not None:
             self._fallback.pause(seconds)
 
     def statistics(self) -> LimiterStatistics:
         """Return what this process was granted and what waits in it; `tokens` counts its unused reservations."""
-        now = self._as_of if self._lanes.loop is None else self._lanes.loop.time()
+        now = self._level.as_of if self._lanes.loop is None else self._lanes.loop.time()
         return LimiterStatistics(
             granted=self._granted,
             refused=self._refused,
             waiting=len(self._lanes),
             tokens=len(self._reserved),
-            paused_for=max(0.0, self._paused_until - now),
+            paused_for=max(0.0, self._level.paused_until - now),
         )
 
     async def aclose(self) -> None:
@@ -149,7 +149,7 @@ class RedisTokenBucket:
         return f"<RedisTokenBucket name={self.name!r} rate={self.rate} capacity={self.capacity} waiting={now.waiting}>"
 
     async def _turn(self, now: float, priority: Priority, deadline: float | None) -> None:
-        first = max(self._reserved[0] if self._reserved else now, self._paused_until)
+        first = max(self._reserved[0] if self._reserved else now, self._level.paused_until)
         behind = max(0.0, self._lanes.ahead(priority) + 1 - self.capacity)
         if deadline is not None and first + behind / self.rate > deadline:
             self._refused += 1
@@ -163,16 +163,16 @@ class RedisTokenBucket:
     def _now(self) -> float:
         if self._closed:
             raise RuntimeError("this limiter is closed")
+        before = self._lanes.loop
         fresh = self._lanes.enter_loop()
         now = asyncio.get_running_loop().time()
         if fresh:  # the connections, the questions and the clock of the loop before are of no use in this one
             self._asking.clear()
             self._reserved.clear()
-            self._paused_until += now - self._as_of
+            self._level.rebase(now, before=None if before is None else before.time())
             if self._url is not None:
                 self._redis = _connected(self._url)
                 self._script = self._redis.register_script(_RESERVE)
-        self._as_of = now
         return now
 
     def _take(self) -> bool:
@@ -180,6 +180,7 @@ class RedisTokenBucket:
         if not self._reserved or self._ready_at(now) != now:
             return False
         del self._reserved[0]
+        self._level.take(now)
         self._granted += 1
         return True
 
@@ -189,7 +190,7 @@ class RedisTokenBucket:
         wanted = min(len(self._lanes), max(1, math.ceil(self._round_trip * self.rate)), _MOST_HELD)
         for _ in range(wanted - len(self._reserved) - len(self._asking)):
             self._ask()
-        return max(now, self._reserved[0]) if self._reserved else None
+        return max(self._level.ready_at(now), self._reserved[0]) if self._reserved else None
 
     def _probe(self, now: float) -> None:
         """Look from time to time whether Redis is back, beside those who go through the fallback."""
@@ -205,7 +206,7 @@ class RedisTokenBucket:
         """Take one reservation, unless it is too late for everybody who waits; return whether, and its time."""
         loop = asyncio.get_running_loop()
         asked = loop.time()
-        pause = max(0.0, self._paused_until - asked)
+        pause = max(0.0, self._level.paused_until - asked)
         patience = min(max(0.0, self._lanes.latest_deadline() - asked), _FOR_EVER)
         async with asyncio.timeout(self._timeout):
             taken, wait = await self._script(
@@ -233,7 +234,7 @@ class RedisTokenBucket:
             log("limiter.restored", limiter=self.name)
         self._away_until = None
         taken, at = task.result()
-        if taken and at >= self._paused_until:  # else somebody paused in the meantime
+        if taken and at >= self._level.paused_until:  # else somebody paused in the meantime
             bisect.insort(self._reserved, at)
         first = min([at, *self._reserved[:1]])
         self._lanes.refuse(lambda: TimeoutError("no token comes before the deadline"), before=first)

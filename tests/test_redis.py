@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import pytest
 from limiter_contract import SLACK, LimiterContract, Make, most_in_a_window
-from moved_clock import HANG, Clock, until
+from moved_clock import HANG, Clock, turns, until
 from redis.asyncio import Redis
 from redis_server import RedisServer, serving
 
@@ -298,6 +298,24 @@ async def test_an_old_reservation_is_not_used(shared_server: RedisServer, watche
     await clock.end(waiting, once=until(lambda: bucket.statistics().tokens), at_most=201)
     await waiting
     assert await watcher.hget("oca-sms:old", "tat") != taken
+    await bucket.aclose()
+
+
+async def test_a_stall_is_not_followed_by_a_burst(shared_server: RedisServer, clock: Clock) -> None:
+    """A process that is late for several of its reservations uses them one after the other."""
+    bucket = RedisTokenBucket(shared_server.url, name="late", rate=0.5, timeout=100.0)
+    waiting = [asyncio.create_task(bucket.acquire()) for _ in range(4)]
+    for _ in range(2):  # it asks
+        await asyncio.sleep(0)
+    clock.moved += 20  # so long a round trip takes several reservations to cover
+    await waiting[0]
+    await until(lambda: bucket.statistics().tokens > 1)
+    clock.moved += 10
+    await turns()
+    assert [task.done() for task in waiting] == [True, True, False, False]
+    all_of_them = asyncio.gather(*waiting)
+    await clock.end(all_of_them, once=asyncio.sleep(0), at_most=10)
+    await all_of_them
     await bucket.aclose()
 
 

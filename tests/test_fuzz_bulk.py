@@ -78,6 +78,8 @@ class Process:
 
         async def whole() -> None:
             self.main = asyncio.current_task()
+            if self.main is not None and self.dead:  # in the very first step
+                self.main.cancel()
             journal = Journal(self.path)
             journal._thread.shutdown()
             journal._thread = AtOnce(self)  # type: ignore[assignment] # it is used as an executor alone
@@ -437,3 +439,18 @@ def test_a_run_that_is_left_after_any_outcome_loses_and_doubles_nobody(
     told = campaign._run(campaign.messages, (), Crash(None), 3, leaving=(leaves_after, by_exception))
     assert len(told) == leaves_after
     campaign.teardown()
+
+
+def test_a_crash_at_each_step_of_a_reconcile_loses_and_doubles_nobody() -> None:
+    """Whichever step of a look into the history is its process's last, the next look and runs complete the list."""
+    for at in itertools.count(1):
+        campaign = Campaign()
+        campaign.add([False, True, False])
+        campaign._run(campaign.messages, ["taken and lost", "lost", "taken"], Crash(None), 3)
+        before = campaign.path
+        campaign.reconcile(Crash(at))
+        crashed = campaign.path != before
+        campaign.teardown()
+        if not crashed:  # it came to its end before
+            break
+    assert at > 10

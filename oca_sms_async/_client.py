@@ -17,14 +17,14 @@ from oca_sms_async._journal import Journal
 from oca_sms_async._lanes import Priority
 from oca_sms_async._limiter import RateLimiter, TokenBucket
 from oca_sms_async._log import log
-from oca_sms_async._messages import check_text, checked_number, deadline_at, deadline_in
+from oca_sms_async._messages import check_number, check_text, deadline_at, deadline_in
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
 from oca_sms_async._outcomes import BulkReport, Outcome, ReconcileReport
 from oca_sms_async._phone import check_region
 from oca_sms_async._reconcile import earliest, reconciled
 from oca_sms_async._recording import Recording
 from oca_sms_async._retry import Call, RetryPolicy
-from oca_sms_async._settings import ENVIRONMENT, check_credentials, checked_url, options_from, positive_seconds
+from oca_sms_async._settings import ENVIRONMENT, check_base_url, check_credentials, options_from, positive_seconds
 from oca_sms_async._statistics import Statistics
 
 _T = TypeVar("_T")
@@ -62,7 +62,7 @@ class AsyncOcaSms:
         self._region = region
         self._timeout = positive_seconds("timeout", timeout)
         self._dispatcher = Dispatcher(
-            checked_url(base_url, allow_http=allow_http),
+            check_base_url(base_url, allow_http=allow_http),
             authorization=_wire.authorization(username, password),
             limiter=TokenBucket() if limiter is None else limiter,
             retry=retry,
@@ -258,7 +258,7 @@ class AsyncOcaSms:
         return SendReceipt(receipt.msg_uid, receipt.status, call.attempts)
 
     def _number(self, phone: str) -> str:
-        return checked_number(phone, self._region)
+        return check_number(phone, self._region)
 
 
 def _query() -> Call:

@@ -9,11 +9,12 @@ from typing import Final, TypeVar
 import httpx
 
 from oca_sms_async._connections import Connections
-from oca_sms_async._errors import ApiError, ExpiredError, RateLimitedError, freed
+from oca_sms_async._errors import ApiError, ExpiredError, RateLimitedError
 from oca_sms_async._lanes import Slots
 from oca_sms_async._limiter import RateLimiter
 from oca_sms_async._log import log
 from oca_sms_async._retry import Call, RetryPolicy, repeated
+from oca_sms_async._scrub import scrub
 from oca_sms_async._statistics import Counts
 from oca_sms_async._transport import Client, UnderWay, exchange
 from oca_sms_async._version import __version__
@@ -166,4 +167,4 @@ async def _in_time(turn: Awaitable[None]) -> None:
     try:
         await turn
     except TimeoutError as refusal:
-        raise ExpiredError("the message would expire before its turn to be sent") from freed(refusal, outer)
+        raise ExpiredError("the message would expire before its turn to be sent") from scrub(refusal, outer)

@@ -24,15 +24,9 @@ OcaSmsError                          the root, never raised itself
 `FieldError.msg` alone.
 """
 
-import re
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import attrs
-
-# h11 quotes the bytes it could not read, and a gateway may have echoed a message in them.
-_QUOTED_BYTES = re.compile(r"b['\"].*", re.DOTALL)
-_DIGIT_RUNS = re.compile(r"\d{4,}")
 
 
 class OcaSmsError(Exception):
@@ -127,7 +121,7 @@ class ApiError(OcaSmsError):
         may_have_been_sent: bool | None = None,
         attempts: int = 0,
     ) -> None:
-        coded = "" if shown_code(code) is None else f", code {code}"
+        coded = "" if safe_code(code) is None else f", code {code}"
         if may_have_been_sent is None:
             may_have_been_sent = not 400 <= status_code < 500 or status_code in {408, 499}
         super().__init__(
@@ -206,45 +200,11 @@ class QuotaExhaustedError(AccountError):
     _meaning = "the account's quota is used up"
 
 
-def digits_masked(text: str) -> str:
-    """Return a text in which each run of four or more digits is starred: it may be a number or a one-time password."""
-    return _DIGIT_RUNS.sub("****", text)
-
-
-def shown_code(code: int | None) -> int | None:
+def safe_code(code: int | None) -> int | None:
     """Return a code, but for one of four digits and more: it is none of the gateway's, and may be a number or a
     one-time password.
     """
     return code if code is not None and -1000 < code < 1000 else None
-
-
-def chain(cause: BaseException, outer: BaseException | None = None) -> Iterator[BaseException]:
-    """Yield an exception and all that it came from, those in groups included, each once; `outer` is not looked at."""
-    waiting, seen = [cause], {id(outer)}
-    while waiting:
-        link = waiting.pop(0)
-        if id(link) not in seen:
-            seen.add(id(link))
-            yield link
-            waiting += [e for e in (link.__cause__, link.__context__) if e is not None]
-            waiting += link.exceptions if isinstance(link, BaseExceptionGroup) else ()
-
-
-def freed(cause: BaseException, outer: BaseException | None = None) -> BaseException:
-    """Return an exception, to be chained as a cause, freed of all that it and its own causes hold of the message.
-
-    httpx's hold the request (body and credentials) or the response, json's the whole document, a traceback's frames
-    all of it, and the text of a protocol error the bytes that could not be read. `outer` is what our caller was
-    handling when it called, `sys.exception()` of then: the causes lead there in the end, and it stays as it is.
-    """
-    for link in chain(cause, outer):
-        link.__traceback__ = None
-        for name in ("_request", "response", "doc"):
-            if name in vars(link):
-                setattr(link, name, None)
-        if not isinstance(link, OSError):  # these say only what the system said, and keep it elsewhere than in args
-            link.args = tuple(digits_masked(_QUOTED_BYTES.sub("…", a)) if isinstance(a, str) else a for a in link.args)
-    return cause
 
 
 def _restored(cls: type[OcaSmsError], args: tuple[Any, ...], state: dict[str, Any]) -> OcaSmsError:

@@ -9,9 +9,10 @@ from typing import Any, Self
 
 from attrs import frozen
 
-from oca_sms_async._errors import JournalError, freed
+from oca_sms_async._errors import JournalError
 from oca_sms_async._ledger import Ledger, Operation
 from oca_sms_async._log import log
+from oca_sms_async._scrub import scrub
 
 
 @frozen
@@ -147,7 +148,7 @@ def _fail(done: asyncio.Future[Any], error: Exception) -> None:
         return
     if isinstance(error, JournalError):
         own = JournalError(str(error))
-        own.__cause__ = freed(error)
+        own.__cause__ = scrub(error)
         error = own
     done.set_exception(error)
     done.exception()  # seen: who was cancelled in between does not ask for it

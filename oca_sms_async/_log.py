@@ -20,8 +20,8 @@ in seconds; `error` is the name of its class, with the HTTP `status` and the gat
 import logging
 from typing import Final
 
-from oca_sms_async._errors import ApiError, OcaSmsError, shown_code
-from oca_sms_async._phone import masked
+from oca_sms_async._errors import ApiError, OcaSmsError, safe_code
+from oca_sms_async._phone import mask_phone
 
 EVENTS: Final = {
     "send.retry": (logging.INFO, "tried again after the wait"),
@@ -42,12 +42,12 @@ def log(event: str, *, phone: str | None = None, error: OcaSmsError | None = Non
     level, sentence = EVENTS[event]
     if not _logger.isEnabledFor(level):
         return
-    shown: dict[str, object] = {} if phone is None else {"phone": masked(phone)}
+    shown: dict[str, object] = {} if phone is None else {"phone": mask_phone(phone)}
     shown |= fields
     if error is not None:
         shown["error"] = type(error).__name__
     if isinstance(error, ApiError):
-        shown |= {"status": error.status_code, "code": shown_code(error.code)}
+        shown |= {"status": error.status_code, "code": safe_code(error.code)}
     # The template of an event is always the same, for those who group records by it.
     template = f"{event} {' '.join(f'{name}=%s' for name in shown)}: {sentence}"
     _logger.log(level, template, *shown.values(), extra={"event": event, **shown}, stacklevel=2)

@@ -7,15 +7,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from oca_sms_async._errors import ExpiredError, InvalidMessageError
-from oca_sms_async._phone import e164
+from oca_sms_async._phone import normalize_phone
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
-def checked_number(phone: str, region: str) -> str:
+def check_number(phone: str, region: str) -> str:
     """Return a recipient's number as E.164; `region` is how one without country code is read."""
     try:
-        return e164(phone, region)
+        return normalize_phone(phone, region)
     except ValueError as error:
         reason = str(error)
     raise InvalidMessageError(reason)  # out here, for the other one's frames hold the number

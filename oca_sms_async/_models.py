@@ -4,7 +4,7 @@ from datetime import datetime
 
 from attrs import field, frozen
 
-from oca_sms_async._phone import masked
+from oca_sms_async._phone import mask_phone
 
 
 @frozen
@@ -16,7 +16,7 @@ class Sms:
     that cannot be sent is refused, with an `InvalidMessageError`, where it would be sent.
     """
 
-    phone: str = field(repr=lambda phone: repr(masked(str(phone))))
+    phone: str = field(repr=lambda phone: repr(mask_phone(str(phone))))
     message: str = field(repr=False)
     key: str | None = field(default=None, repr=False)
     expires_at: datetime | None = None
@@ -43,7 +43,7 @@ class SmsRecord:
     """
 
     msg_uid: str
-    phone_number: str = field(repr=masked)
+    phone_number: str = field(repr=mask_phone)
     message_body: str = field(repr=False)
     status: str
     created_at: datetime | None

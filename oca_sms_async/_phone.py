@@ -15,7 +15,7 @@ _PLAIN: Final = re.compile(r"\+628[0-9]{8,11}")
 _MOBILE: Final = (PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE)
 
 
-def e164(phone: str, region: str) -> str:
+def normalize_phone(phone: str, region: str) -> str:
     """Return a recipient's number as E.164 with its plus; `ValueError` says what is wrong and never shows the number.
 
     `region` (ISO 3166-1 alpha-2) is how a number without country code is read. The length must be possible for a mobile
@@ -47,7 +47,7 @@ def check_region(region: str) -> None:
         raise ValueError("region must be an ISO 3166-1 alpha-2 country code in capitals, such as 'ID'")
 
 
-def masked(phone: str) -> str:
+def mask_phone(phone: str) -> str:
     """Return a number of which the last three digits are left, for logs and reprs."""
     return "*" * (len(phone) - 3) + phone[-3:] if len(phone) > 7 else "*" * len(phone)
 

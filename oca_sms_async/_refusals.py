@@ -22,8 +22,8 @@ from oca_sms_async._errors import (
     RateLimitedError,
     UnexpectedResponseError,
     UserNotFoundError,
-    digits_masked,
 )
+from oca_sms_async._scrub import mask_digits
 
 _INTERNAL: Final = 13  # means what it says with HTTP 500 alone
 _BY_CODE: Final[dict[int | None, type[ApiError]]] = {
@@ -93,7 +93,7 @@ def code_of(value: Any) -> int | None:
 def _excerpt(text: Any) -> str:
     """Return the beginning of a text with digit runs starred; nothing for what is no text."""
     # Starred before it is cut, or the cut could leave three digits of a run that goes on.
-    return digits_masked(text)[:_MAX_TEXT] if isinstance(text, str) else ""
+    return mask_digits(text)[:_MAX_TEXT] if isinstance(text, str) else ""
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

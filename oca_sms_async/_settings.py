@@ -47,7 +47,7 @@ def check_credentials(username: str, password: str) -> None:
         raise ValueError("username must hold no colon and no control character")
 
 
-def checked_url(base_url: str, *, allow_http: bool) -> str:
+def check_base_url(base_url: str, *, allow_http: bool) -> str:
     """Return the base URL without its last slash; `ValueError` unless it is https, or http where that is allowed."""
     url, host = None, ""
     with contextlib.suppress(httpx.InvalidURL, TypeError, ValueError):  # their texts may quote what is wrong

@@ -11,7 +11,8 @@ from typing import Any, Final, NamedTuple
 import httpx
 
 from oca_sms_async._connections import Honest
-from oca_sms_async._errors import ConnectionFailedError, DeliveryUnknownError, ExpiredError, OcaSmsError, chain, freed
+from oca_sms_async._errors import ConnectionFailedError, DeliveryUnknownError, ExpiredError, OcaSmsError
+from oca_sms_async._scrub import chain, scrub
 
 _PROOF: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
@@ -60,7 +61,7 @@ async def exchange(
         honest = isinstance(transport, httpx.AsyncHTTPTransport | Honest) and response is None and not progress.sent
         unsent = honest and (progress.connecting or isinstance(error, _PROOF))
         expired = bound.expired() and bound.when() == deadline  # and not moved nearer by who closes the client
-        raise _error(error, unsent=unsent, expired=expired) from freed(error, outer)
+        raise _error(error, unsent=unsent, expired=expired) from scrub(error, outer)
     finally:
         del under_way[bound]
     return Reply(response.status_code, response.headers, body)

@@ -17,9 +17,10 @@ from urllib.parse import quote
 
 from attrs import frozen
 
-from oca_sms_async._errors import UnexpectedResponseError, freed
+from oca_sms_async._errors import UnexpectedResponseError
 from oca_sms_async._models import SendReceipt, SmsRecord
 from oca_sms_async._refusals import code_of, refusal
+from oca_sms_async._scrub import scrub
 
 BASE_URL: Final = "https://sms.ocatelkom.co.id/api/v1"
 _MAX_UID: Final = 1000
@@ -99,7 +100,7 @@ def _parse(
             cause = error
     raise UnexpectedResponseError(
         f"the gateway's answer (HTTP {status_code}) is not what it documents for this request"
-    ) from freed(cause, sys.exception())
+    ) from scrub(cause, sys.exception())
 
 
 def _json(body: bytes | None) -> tuple[Any, BaseException | None]:

@@ -5,10 +5,11 @@ import bisect
 import math
 from typing import Final
 
-from oca_sms_async._errors import LimiterUnavailableError, freed
+from oca_sms_async._errors import LimiterUnavailableError
 from oca_sms_async._lanes import Lanes, Priority
 from oca_sms_async._limiter import ROUNDING, Level, LimiterStatistics, RateLimiter, check_bucket, check_pause
 from oca_sms_async._log import log
+from oca_sms_async._scrub import scrub
 from oca_sms_async._settings import positive_seconds
 
 try:
@@ -228,7 +229,7 @@ class RedisTokenBucket:
             return
         error = task.exception()
         if error is not None:
-            self._gone(freed(error))
+            self._gone(scrub(error))
             return
         if self._fallback is not None and self._away_until is not None:
             log("limiter.restored", limiter=self.name)

@@ -31,7 +31,7 @@ from oca_sms_async import (
     UnexpectedResponseError,
     _errors,
 )
-from oca_sms_async._errors import chain, digits_masked, freed
+from oca_sms_async._scrub import chain, mask_digits, scrub
 from oca_sms_async._wire import parse_receipt
 
 ERRORS: dict[str, type[OcaSmsError]] = {
@@ -196,7 +196,7 @@ def test_field_error_hides_its_words() -> None:
 )
 def test_digits_masked(text: str, starred: str) -> None:
     """Runs of four and more digits of any script are starred, and their length with them."""
-    assert digits_masked(text) == starred
+    assert mask_digits(text) == starred
 
 
 # Travelling
@@ -285,7 +285,7 @@ def test_chain_ends_on_cycles() -> None:
     second.__context__ = ExceptionGroup("group", [first, second])
     second.__cause__ = second
     assert len(list(chain(first))) == 3
-    assert freed(first) is first
+    assert scrub(first) is first
     assert (first.args, second.args) == (("****",), ("****",))
 
 
@@ -313,7 +313,7 @@ def test_freed_lets_go_of_request_and_frames(position: int) -> None:
     gc.collect()
     assert held() is not None
     assert frame() is not None
-    assert freed(cause) is cause
+    assert scrub(cause) is cause
     gc.collect()
     assert held() is None
     assert frame() is None
@@ -325,7 +325,7 @@ def test_freed_lets_go_of_the_document(*, grouped: bool) -> None:
     with pytest.raises(json.JSONDecodeError) as caught:
         json.loads('{"message": "482913"')
     error = caught.value
-    freed(ExceptionGroup("group", [error]) if grouped else error)
+    scrub(ExceptionGroup("group", [error]) if grouped else error)
     assert not error.doc
     assert "482913" not in repr(vars(error))
     assert str(error).startswith("Expecting")
@@ -344,13 +344,13 @@ def test_freed_lets_go_of_the_document(*, grouped: bool) -> None:
 def test_freed_masks_texts(text: str, kept: str) -> None:
     """Quoted bytes and long digits leave a cause's words, wherever in its chain it stands."""
     errors = [httpx.RemoteProtocolError(text), ValueError(text, 5, "1234"), KeyError(text)]
-    freed(linked(*errors))
+    scrub(linked(*errors))
     assert [error.args for error in errors] == [(kept,), (kept, 5, "****"), (kept,)]
 
 
 def test_freed_leaves_the_systems_words() -> None:
     """What the system said of a connection is kept whole."""
     error = ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 50123)")
-    freed(error)
+    scrub(error)
     assert error.args == (errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 50123)")
     assert error.errno == errno.ECONNREFUSED

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from phonenumbers import PhoneNumberFormat, PhoneNumberType
 
 from oca_sms_async import AsyncOcaSms, OcaSmsError, SendReceipt, Unlimited, check_message, segments
-from oca_sms_async._phone import e164
+from oca_sms_async._phone import normalize_phone
 
 unhurried = settings(deadline=None)  # a busy machine must not fail a test
 ANY = st.characters(exclude_categories=())  # halves of surrogate pairs too
@@ -96,7 +96,7 @@ def test_every_countrys_spellings_are_one_number(region: str) -> None:
     number = EXAMPLES[region]
     expected = phonenumbers.format_number(number, PhoneNumberFormat.E164)
     spellings = [phonenumbers.format_number(number, form) for form in FORMATS] + [expected[1:]]
-    assert {spelling: e164(spelling, region) for spelling in spellings} == dict.fromkeys(spellings, expected)
+    assert {spelling: normalize_phone(spelling, region) for spelling in spellings} == dict.fromkeys(spellings, expected)
 
 
 @unhurried

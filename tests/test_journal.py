@@ -51,7 +51,7 @@ from oca_sms_async import (
 from oca_sms_async import _ledger as ledger_module
 from oca_sms_async._bulk import Bulk
 from oca_sms_async._ledger import Ledger, Standing
-from oca_sms_async._messages import checked_number
+from oca_sms_async._messages import check_number
 from oca_sms_async._recording import Recording
 from oca_sms_async._retry import Call
 from oca_sms_async.sandbox import Sandbox
@@ -69,7 +69,7 @@ def path(tmp_path: Path) -> Path:
 
 def number(phone: str) -> str:
     """Return a number as the client reads it."""
-    return checked_number(phone, "ID")
+    return check_number(phone, "ID")
 
 
 def smses(many: int, start: int = 0) -> list[Sms]:

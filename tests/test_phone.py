@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from oca_sms_async import AsyncOcaSms, InvalidMessageError
-from oca_sms_async._phone import check_region, e164, masked
+from oca_sms_async._phone import check_region, mask_phone, normalize_phone
 
 E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 unhurried = settings(deadline=None)  # a busy machine must not fail a test
@@ -41,7 +41,7 @@ unhurried = settings(deadline=None)  # a busy machine must not fail a test
 )
 def test_spellings(phone: str) -> None:
     """A number is the same in every usual spelling, and goes out with its plus."""
-    assert e164(phone, "ID") == "+6281381475159"
+    assert normalize_phone(phone, "ID") == "+6281381475159"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_spellings(phone: str) -> None:
 )
 def test_length_counts_and_prefix_does_not(phone: str) -> None:
     """A mobile number has 10 to 13 digits with its zero; new prefixes appear, so none is refused."""
-    assert e164(phone, "ID") == "+62" + re.sub(r"\D", "", phone)[1:]
+    assert normalize_phone(phone, "ID") == "+62" + re.sub(r"\D", "", phone)[1:]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_length_counts_and_prefix_does_not(phone: str) -> None:
 def test_strange_characters_are_refused(phone: str) -> None:
     """Letters, extensions, other scripts' digits and a plus elsewhere than in front would reach a stranger."""
     with pytest.raises(ValueError, match=r"^phone "):
-        e164(phone, "ID")
+        normalize_phone(phone, "ID")
 
 
 @pytest.mark.parametrize(
@@ -131,14 +131,14 @@ def test_strange_characters_are_refused(phone: str) -> None:
 def test_impossible_numbers_are_refused(phone: str) -> None:
     """What is too short or too long for its country, or keeps a dialling zero, is no number to send to."""
     with pytest.raises(ValueError, match=r"^phone is not a possible"):
-        e164(phone, "ID")
+        normalize_phone(phone, "ID")
 
 
 @pytest.mark.parametrize("phone", [None, 6281381475159, 81381475159.0, b"+6281381475159", ["+6281381475159"], True])
 def test_number_must_be_a_str(phone: Any) -> None:
     """A number that is no text is refused, an int above all: it has lost its zero and its plus."""
     with pytest.raises(ValueError, match=r"^phone must be a str"):
-        e164(phone, "ID")
+        normalize_phone(phone, "ID")
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,9 @@ def test_other_countries(phone: str, region: str, number: str | None) -> None:
     """A country code wins; without one, the region says how a number is read and how long it may be."""
     if number is None:
         with pytest.raises(ValueError, match=r"^phone is not a possible"):
-            e164(phone, region)
+            normalize_phone(phone, region)
     else:
-        assert e164(phone, region) == number
+        assert normalize_phone(phone, region) == number
 
 
 @pytest.mark.parametrize("region", ["ID", "SG", "US", "GB"])
@@ -190,7 +190,7 @@ def test_unknown_regions(region: Any) -> None:
 async def test_refusal_never_shows_the_number(phone: Any) -> None:
     """A refused number is somebody's all the same: no part of the error holds it, nor what it came from."""
     with pytest.raises(ValueError, match=r"^phone ") as caught:
-        e164(phone, "ID")
+        normalize_phone(phone, "ID")
     async with AsyncOcaSms("user", "password") as client:
         with pytest.raises(InvalidMessageError, match=r"^phone ") as refused:
             await client.send(phone, "Acme: 482913")
@@ -224,7 +224,7 @@ def test_the_short_way_says_what_the_long_one_says(phone: str, region: str) -> N
 
     def read(written: str) -> str | None:
         with contextlib.suppress(ValueError):
-            return e164(written, region)
+            return normalize_phone(written, region)
         return None
 
     assert read(phone) == read(long_way)
@@ -235,7 +235,7 @@ def test_the_short_way_says_what_the_long_one_says(phone: str, region: str) -> N
 def test_any_spelling_of_a_mobile_number(number_and_spelling: tuple[str, str]) -> None:
     """Any mobile number of 10 to 13 digits is the same in any spelling."""
     number, spelling = number_and_spelling
-    assert e164(spelling, "ID") == number
+    assert normalize_phone(spelling, "ID") == number
 
 
 alike = st.text("0123456789+ -.()", max_size=30) | st.from_regex(r"\+[1-9][0-9]{3,16}", fullmatch=True)
@@ -248,14 +248,14 @@ def test_any_text_is_a_number_or_refused(phone: str, region: str) -> None:
     """Any text is E.164 or a ValueError that shows nothing of it; what comes out goes in again unchanged."""
     number = refusal = None
     try:
-        number = e164(phone, region)
+        number = normalize_phone(phone, region)
     except ValueError as error:
         refusal = str(error)
     if number is None:
         assert not re.search(r"\d{3}", refusal or "")
         return
     assert E164.fullmatch(number)
-    assert e164(number, "ID") == e164(number, "US") == number
+    assert normalize_phone(number, "ID") == normalize_phone(number, "US") == number
     # Nothing is made up: the last digits, which no country code and no area's prefix touch, stood in the text.
     assert re.sub(r"\D", "", phone).endswith(number[-4:])
 
@@ -268,7 +268,7 @@ def test_any_text_is_a_number_or_refused(phone: str, region: str) -> None:
 def test_long_texts_are_refused_at_once(unit: str, end: str, length: int) -> None:
     """No text, however long and however spaced, keeps the loop busy: a pattern that backtracks would never end."""
     with pytest.raises(ValueError, match=r"^phone "):
-        e164((unit * length)[:length] + end, "ID")
+        normalize_phone((unit * length)[:length] + end, "ID")
 
 
 @pytest.mark.parametrize(
@@ -284,13 +284,13 @@ def test_long_texts_are_refused_at_once(unit: str, end: str, length: int) -> Non
 )
 def test_masked(phone: str, shown: str) -> None:
     """At most three digits of a number are ever shown, and none of a short one."""
-    assert masked(phone) == shown
+    assert mask_phone(phone) == shown
 
 
 @given(st.text(max_size=40))
 def test_masked_shows_three_characters_at_most(phone: str) -> None:
     """Whatever stands for a number, all but its last three characters are stars, one for each."""
-    shown = masked(phone)
+    shown = mask_phone(phone)
     assert len(shown) == len(phone)
     kept = 3 if len(phone) > 7 else 0
     assert shown == "*" * (len(phone) - kept) + phone[len(phone) - kept :]
@@ -299,9 +299,9 @@ def test_masked_shows_three_characters_at_most(phone: str) -> None:
 @pytest.mark.parametrize("phone", ["62811234567", "62 811-234-567", "(62) 811 234 567", "+62811234567", "0811234567"])
 def test_sixty_two_and_nine_digits_is_a_number_with_its_code(phone: str) -> None:
     """Eleven digits could be a number within the country too, but one that begins with its code is read with it."""
-    assert e164(phone, "ID") == "+62811234567"
+    assert normalize_phone(phone, "ID") == "+62811234567"
 
 
 def test_a_mobile_number_may_begin_like_its_countrys_code() -> None:
     """Italy's 39 is the beginning of mobile numbers too, and those are not shortened."""
-    assert e164("391 234 5678", "IT") == "+393912345678"
+    assert normalize_phone("391 234 5678", "IT") == "+393912345678"

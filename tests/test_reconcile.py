@@ -37,7 +37,7 @@ from oca_sms_async import (
 )
 from oca_sms_async._bulk import Bulk
 from oca_sms_async._ledger import Entry, Ledger, Standing
-from oca_sms_async._messages import checked_number
+from oca_sms_async._messages import check_number
 from oca_sms_async._reconcile import reconciled
 from oca_sms_async._recording import Recording
 from oca_sms_async._retry import Call
@@ -50,7 +50,7 @@ DOUBTFUL, SENT = Standing.DOUBTFUL, Standing.SENT
 
 def number(phone: str) -> str:
     """Return a number as the client reads it."""
-    return checked_number(phone, "ID")
+    return check_number(phone, "ID")
 
 
 def lose(sandbox: Sandbox, *texts: str, answers: bool, times: int = 1) -> None:

@@ -51,8 +51,8 @@ from oca_sms_async import (
     TokenBucket,
     Unlimited,
 )
-from oca_sms_async._errors import chain
 from oca_sms_async._retry import Call
+from oca_sms_async._scrub import chain
 from oca_sms_async._wire import authorization
 from oca_sms_async.aiohttp import _Stream, aiohttp_client
 from oca_sms_async.cli._app import run

@@ -35,7 +35,7 @@ from oca_sms_async import (
     UserNotFoundError,
     _wire,
 )
-from oca_sms_async._errors import chain
+from oca_sms_async._scrub import chain
 from oca_sms_async._wire import BASE_URL, Request, authorization, history_request, send_request, status_request
 
 SAMPLES = sorted((Path(__file__).parent / "samples").glob("*.json"))

@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 from oca_sms_async import AsyncOcaSms, Journal, JournalError, OcaSmsError, Outcome, Sent, Skipped
 from oca_sms_async._bulk import Bulk
 from oca_sms_async._ledger import Entry
-from oca_sms_async._messages import checked_number
+from oca_sms_async._messages import check_number
 from oca_sms_async._recording import Recording, known
 from oca_sms_async.cli._console import complain
 from oca_sms_async.cli._out import OutcomesFile
@@ -49,7 +49,7 @@ class Campaign:
 
     async def entries(self, bad: Callable[[BadRow], None] = lambda _: None) -> AsyncIterator[tuple[RowSms, Entry]]:
         """Yield each row that can be sent with what the journal knows of it, and hand the others to `bad`."""
-        async with Recording(self.journal, lambda phone: checked_number(phone, REGION)) as recording:
+        async with Recording(self.journal, lambda phone: check_number(phone, REGION)) as recording:
             async for sms, entry in recording.entries(self.messages(bad)):
                 yield cast(RowSms, sms), entry
 

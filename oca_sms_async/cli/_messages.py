@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 from cyclopts import Parameter, validators
 
 from oca_sms_async import AsyncOcaSms, SendReceipt, SmsRecord, check_message, segments
-from oca_sms_async._phone import masked
+from oca_sms_async._phone import mask_phone
 from oca_sms_async.cli._account import client_of_account
 from oca_sms_async.cli._console import show_pairs, show_table
 from oca_sms_async.cli._endings import CommandError, ExitStatus, before_sending, while_asking, while_sending
@@ -121,7 +121,7 @@ def _row(record: SmsRecord, *, show_numbers: bool, show_texts: bool) -> list[obj
         record.msg_uid,
         record.created_at and record.created_at.isoformat(" ", "seconds").replace("+00:00", "Z"),
         record.status,
-        record.phone_number if show_numbers else masked(record.phone_number),
+        record.phone_number if show_numbers else mask_phone(record.phone_number),
         record.total_sms,
         *([record.message_body] if show_texts else []),
     ]

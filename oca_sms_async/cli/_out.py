@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from oca_sms_async import ApiError, Failed, Outcome, Sent, Skipped
-from oca_sms_async._errors import shown_code
-from oca_sms_async._messages import checked_number
-from oca_sms_async._phone import masked
+from oca_sms_async._errors import safe_code
+from oca_sms_async._messages import check_number
+from oca_sms_async._phone import mask_phone
 from oca_sms_async.cli._rows import REGION, BadRow, RowSms
 
 _SUBSCRIBER: Final = 7  # of a number's last digits; whoever has them has the number
@@ -79,12 +79,12 @@ class OutcomesFile:
             "msg_uid": msg_uid,
             "attempts": attempts,
             "error": None if error is None else str(error),
-            "code": shown_code(error.code) if isinstance(error, ApiError) else None,
+            "code": safe_code(error.code) if isinstance(error, ApiError) else None,
         }
         if self._show_numbers:
-            line |= {"phone": checked_number(row.phone, REGION)} if isinstance(row, RowSms) else {}
+            line |= {"phone": check_number(row.phone, REGION)} if isinstance(row, RowSms) else {}
         elif row.key is not None and _may_show_number(row):
-            line["key"] = masked(row.key)
+            line["key"] = mask_phone(row.key)
         self._file.write(json.dumps(line) + "\n")
 
 
@@ -97,5 +97,5 @@ def _may_show_number(row: RowSms | BadRow) -> bool:
     """Tell whether a row's key holds its recipient's number; of a bad row that is not known, so any number counts."""
     digits = _NO_DIGIT.sub("", row.key or "")
     if isinstance(row, RowSms):
-        return checked_number(row.phone, REGION)[-_SUBSCRIBER:] in digits
+        return check_number(row.phone, REGION)[-_SUBSCRIBER:] in digits
     return len(digits) >= _SUBSCRIBER

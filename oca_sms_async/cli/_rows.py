@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final
 from attrs import field, frozen
 
 from oca_sms_async import InvalidMessageError, Sms
-from oca_sms_async._messages import check_key, check_text, checked_number
+from oca_sms_async._messages import check_key, check_number, check_text
 
 REGION: Final = "ID"
 # Two braces for one, a plain field, or a brace that is neither. A name of digits alone would be a position.
@@ -151,7 +151,7 @@ def _judged(row: int, values: dict[str, Any], fault: str | None, template: str |
     with _added_to(faults):
         if not isinstance(phone, str):
             raise InvalidMessageError("phone must be there and in quotes: a number loses its leading zero")
-        checked_number(phone, REGION)
+        check_number(phone, REGION)
     with _added_to(faults):
         expires_at = _expires_at(values.get("expires_at"))
     with _added_to(faults):

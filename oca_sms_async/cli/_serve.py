@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter, Token, validators
 
-from oca_sms_async._settings import checked_url
+from oca_sms_async._settings import check_base_url
 from oca_sms_async.cli._console import complain, show
 from oca_sms_async.cli._endings import CommandError, ExitStatus
 from oca_sms_async.sandbox import FAULTS, Sandbox
@@ -148,7 +148,7 @@ def _behind_proxy(url: str) -> str:
 def _beyond_loopback(url: str) -> bool:
     """Tell whether the client would want to be told that plain http is all right."""
     try:
-        checked_url(url, allow_http=False)
+        check_base_url(url, allow_http=False)
     except ValueError:
         return True
     return False

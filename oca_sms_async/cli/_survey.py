@@ -8,7 +8,7 @@ from typing import Self
 
 from oca_sms_async import check_message, segments
 from oca_sms_async._ledger import Entry, Standing
-from oca_sms_async._messages import checked_number
+from oca_sms_async._messages import check_number
 from oca_sms_async.cli._rows import REGION, RowSms
 
 
@@ -61,7 +61,7 @@ class Survey:
         if entry.standing is Standing.UNSENT or (entry.standing is Standing.DOUBTFUL and self._resend_unknown):
             self.segments += segments(sms.message).count
             self.advice.update(f"{it.code}: {it.text}" for it in check_message(sms.message, brand=self._brand))
-        number, spelling = (self._digest(it) for it in (checked_number(sms.phone, REGION), sms.phone))
+        number, spelling = (self._digest(it) for it in (check_number(sms.phone, REGION), sms.phone))
         known = self._seen.execute("SELECT spelling, row FROM recipient WHERE number = ?", (number,)).fetchone()
         if known is None:
             self.recipients += 1

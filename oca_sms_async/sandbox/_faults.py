@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 import attrs
 
-from oca_sms_async._phone import e164
+from oca_sms_async._phone import normalize_phone
 from oca_sms_async.sandbox import _answers
 from oca_sms_async.sandbox._answers import Answer, Complaint, Manner
 
@@ -153,7 +153,7 @@ class When:
 
 def when(scripts: Scripts, phone: str | None) -> When:
     """Return what is to be told how sends to `phone` (any spelling; None: any number) are answered."""
-    return When(scripts, None if phone is None else e164(phone, "ID"))
+    return When(scripts, None if phone is None else normalize_phone(phone, "ID"))
 
 
 def _scripted(status: Any, body: Any, headers: Mapping[str, str]) -> Fault:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import attrs
 from attrs.validators import optional
 
-from oca_sms_async._phone import e164
+from oca_sms_async._phone import normalize_phone
 from oca_sms_async._segments import segments
 from oca_sms_async.sandbox import _answers, _faults, _knobs
 from oca_sms_async.sandbox._answers import Answer, Complaint, Manner
@@ -195,7 +195,7 @@ def _phone(value: object) -> str | Complaint:
     if not value.startswith(("+62", "62", "0")):
         return Complaint(value, "Invalid country code", "phone_number")
     try:
-        phone = e164("+" + value if value.startswith("62") else value, "ID")
+        phone = normalize_phone("+" + value if value.startswith("62") else value, "ID")
     except ValueError:
         return Complaint(value, "Invalid phone number", "phone_number")
     # A dialled international prefix («008 65 …») leads abroad although it begins with a zero.

@@ -10,7 +10,7 @@ from typing import Final, overload
 
 import attrs
 
-from oca_sms_async._phone import e164, masked
+from oca_sms_async._phone import mask_phone, normalize_phone
 from oca_sms_async.sandbox._codes import code_in
 
 _AT_ONCE: Final = ((0.0, "sent"),)
@@ -28,7 +28,7 @@ class Message:
     """
 
     msg_uid: str
-    phone: str = attrs.field(repr=masked)
+    phone: str = attrs.field(repr=mask_phone)
     text: str = attrs.field(repr=False)
     created_at: datetime
     segments: int
@@ -120,14 +120,14 @@ class Inbox(Sequence[Message]):
 
     def latest(self, phone: str) -> Message | None:
         """Return the newest message to a number (any spelling), or None; `ValueError` for what is no number."""
-        return self._latest.get(e164(phone, "ID"))
+        return self._latest.get(normalize_phone(phone, "ID"))
 
     async def wait_for(self, phone: str, *, timeout: float = 5.0) -> Message:  # noqa: ASYNC109 - the contract's own
         """Return the newest message to a number (any spelling); wait at most `timeout` seconds for the first one.
 
         `TimeoutError` when none has come by then, `ValueError` for what is no number.
         """
-        number = e164(phone, "ID")
+        number = normalize_phone(phone, "ID")
         try:
             async with asyncio.timeout(timeout):
                 while True:
@@ -139,7 +139,7 @@ class Inbox(Sequence[Message]):
                     finally:
                         change.cancel()
         except TimeoutError:
-            raise TimeoutError(f"no message to {masked(number)} has arrived within {timeout:g} s") from None
+            raise TimeoutError(f"no message to {mask_phone(number)} has arrived within {timeout:g} s") from None
 
     def code(self, phone: str) -> str:
         """Return the one-time password in the newest message to a number (any spelling).
@@ -148,9 +148,9 @@ class Inbox(Sequence[Message]):
         """
         message = self.latest(phone)
         if message is None:
-            raise LookupError(f"no message to {masked(e164(phone, 'ID'))} has arrived")
+            raise LookupError(f"no message to {mask_phone(normalize_phone(phone, 'ID'))} has arrived")
         if message.code is None:
-            raise LookupError(f"the newest message to {masked(message.phone)} has no code of 4 to 8 digits")
+            raise LookupError(f"the newest message to {mask_phone(message.phone)} has no code of 4 to 8 digits")
         return message.code
 
     def change(self) -> Future[None]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
-from oca_sms_async._phone import e164
+from oca_sms_async._phone import normalize_phone
 from oca_sms_async._settings import check_credentials
 
 Validator = Callable[[Any, Any, Any], None]
@@ -56,6 +56,6 @@ SHARE: Final = _satisfies(lambda it: 0 <= it <= 1, "be a share between 0 and 1")
 def all_e164(refused_numbers: Collection[str]) -> frozenset[str]:
     """Return numbers in any spelling as E.164."""
     try:
-        return frozenset(e164(number, "ID") for number in refused_numbers)
+        return frozenset(normalize_phone(number, "ID") for number in refused_numbers)
     except ValueError as error:
         raise ValueError(f"refused_numbers must hold possible numbers: {error}") from None

@@ -17,7 +17,7 @@ class BulkRun(AsyncIterator[Outcome]):
     """One run of a bulk. `AsyncOcaSms.bulk` makes it, `async with` starts and ends it, `async for` yields outcomes.
 
     Each message that was pulled has exactly one outcome. When the outcomes end, look at `stopped_by`: it is the error
-    that stopped the run, or None.
+    that stopped the run, or `None`.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class BulkRun(AsyncIterator[Outcome]):
 
     @property
     def stopped_by(self) -> OcaSmsError | None:
-        """The error that stopped the run by itself, None if there was none."""
+        """The error that stopped the run by itself, or `None`."""
         return self._pool.stopped_by
 
     @property

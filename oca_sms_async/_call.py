@@ -10,9 +10,9 @@ from oca_sms_async._waiting import Priority
 
 @frozen
 class CallOptions:
-    """What one call asks for.
+    """The demands of one call.
 
-    `priority` is its lane. `seconds` bounds one attempt in total. `deadline` is its end in the loop's time, None for
+    `priority` is its lane. `seconds` bounds one attempt in total. `deadline` is its end in the loop's time, `None` for
     no end. `number` is the recipient's, for the log.
     """
 

@@ -70,7 +70,7 @@ class Run(Protocol):
     journal: JournalRun | None
 
     async def pull(self) -> Pulled | None:
-        """Return the next message, or None after the last one."""
+        """Return the next message, or `None` after the last one."""
         ...
 
     def stop(self, reason: OcaSmsError | None = None) -> None:
@@ -163,7 +163,7 @@ class Worker:
                 return self._end_stopped(sms, call)
             if is_task_cancelled():
                 raise
-            # Nobody cancelled this worker: a transport or a limiter raised it by itself, and the message is not lost.
+            # This worker was not cancelled: a transport or a limiter raised it by itself, and the message is not lost.
             error = DeliveryUnknownError(
                 "the send was cancelled from within", may_have_been_sent=call.may_have_been_sent
             )

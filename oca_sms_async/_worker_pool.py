@@ -8,7 +8,7 @@ from oca_sms_async._journal import JournalRun
 from oca_sms_async._log import log
 from oca_sms_async._models import Sms
 from oca_sms_async._outcomes import Outcome
-from oca_sms_async._sources import puller
+from oca_sms_async._sources import MessageSource
 from oca_sms_async._worker import Outage, Pulled, Send, Stage, Worker, is_task_cancelled
 
 
@@ -33,7 +33,7 @@ class WorkerPool:
         self.journal = journal
         self.failure: Exception | None = None
         self._send = send
-        self._next = puller(messages)
+        self._source = MessageSource(messages)
         self._concurrency = concurrency
         self._room = asyncio.Semaphore(2 * concurrency)
         self._one_at_a_time = asyncio.Lock()
@@ -64,7 +64,7 @@ class WorkerPool:
             task.add_done_callback(end)
 
     async def next_outcome(self) -> tuple[int, Outcome] | None:
-        """Return the next outcome with its message's place in the input; None after the last one."""
+        """Return the next outcome with its message's place in the input; `None` after the last one."""
         numbered = await self._outcomes.get()
         if numbered is None:
             self._outcomes.put_nowait(None)  # for the next one that asks
@@ -73,11 +73,11 @@ class WorkerPool:
         return numbered
 
     async def pull(self) -> Pulled | None:
-        """Return the next message, or None after the last one."""
+        """Return the next message, or `None` after the last one."""
         await self._room.acquire()
         async with self._one_at_a_time:  # an asynchronous generator must not be asked twice at once
             try:
-                sms = await self._next()
+                sms = await self._source.pull()
             except asyncio.CancelledError as cancelled:
                 if is_task_cancelled():
                     raise

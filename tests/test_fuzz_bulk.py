@@ -362,7 +362,7 @@ class Campaign(RuleBasedStateMachine):
                 with contextlib.suppress(KeyError):
                     async with bulk as outcomes:
                         await take(outcomes)
-                stopped_by = bulk.stopped_by  # type: ignore[attr-defined] # a Bulk has it
+                stopped_by = bulk.stopped_by
             if complete:
                 assert Counter(outcome.sms.message for outcome in told) == Counter(source.pulled)
                 assert stopped_by is not None or len(source.pulled) == len(messages)

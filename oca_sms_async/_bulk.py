@@ -16,7 +16,6 @@ from oca_sms_async._errors import (
     OcaSmsError,
     UnexpectedResponseError,
 )
-from oca_sms_async._lanes import Priority
 from oca_sms_async._ledger import Entry
 from oca_sms_async._log import log
 from oca_sms_async._models import SendReceipt, Sms
@@ -24,6 +23,7 @@ from oca_sms_async._outcomes import BulkReport, Failed, Outcome, Sent, Skipped
 from oca_sms_async._recording import Recording
 from oca_sms_async._retry import Call
 from oca_sms_async._sources import puller
+from oca_sms_async._waiting import Priority
 
 Send = Callable[[Sms, Call], Awaitable[SendReceipt]]
 

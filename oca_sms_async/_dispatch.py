@@ -10,7 +10,6 @@ import httpx
 
 from oca_sms_async._connections import Connections
 from oca_sms_async._errors import ApiError, ExpiredError, RateLimitedError
-from oca_sms_async._lanes import Slots
 from oca_sms_async._limiter import RateLimiter
 from oca_sms_async._log import log
 from oca_sms_async._retry import Call, RetryPolicy, repeated
@@ -18,6 +17,7 @@ from oca_sms_async._scrub import scrub
 from oca_sms_async._statistics import Counts
 from oca_sms_async._transport import Client, UnderWay, exchange
 from oca_sms_async._version import __version__
+from oca_sms_async._waiting import PrioritySemaphore
 from oca_sms_async._wire import Request
 
 MAX_IN_FLIGHT: Final = 256
@@ -46,7 +46,7 @@ class Dispatcher:
         self._base_url = base_url
         self._limiter = limiter
         self._retry = retry
-        self._slots = Slots(MAX_IN_FLIGHT)
+        self._slots = PrioritySemaphore(MAX_IN_FLIGHT)
         self.counts = Counts()
         self._owned = lent is None
         self._client: Client = Connections(httpx.URL(base_url)) if lent is None else lent

@@ -8,9 +8,9 @@ import tenacity
 from attrs import Attribute, define, field, frozen
 
 from oca_sms_async._errors import ConnectionFailedError, ExpiredError, InternalError, OcaSmsError, RateLimitedError
-from oca_sms_async._lanes import Priority
 from oca_sms_async._log import log
 from oca_sms_async._settings import is_finite
+from oca_sms_async._waiting import Priority
 
 _T = TypeVar("_T")
 

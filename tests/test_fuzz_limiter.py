@@ -279,8 +279,8 @@ class Bucket(RuleBasedStateMachine):
         self.turn(2)  # who comes just now has come
         self._give_up()
         assert self.bucket.statistics().waiting == 0
-        assert self.bucket._lanes._timer is None
-        assert self.bucket._lanes._bounded == 0
+        assert self.bucket._queue._timer is None
+        assert self.bucket._queue._bounded == 0
         self.timeline.loop.close()
 
 

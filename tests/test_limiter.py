@@ -39,20 +39,20 @@ class WatchedBucket(TokenBucket):
 
     def __init__(self, rate: float = 22.0, capacity: float = 1.0) -> None:
         super().__init__(rate, capacity)
-        self._on_timer = self._lanes._on_timer
-        self._lanes._on_timer = self._watched_timer  # type: ignore[method-assign] # this is how it is watched
-        self._lanes._ready_at = self._watched_ready_at
+        self._on_timer = self._queue._on_timer
+        self._queue._on_timer = self._watched_timer  # type: ignore[method-assign] # this is how it is watched
+        self._queue._ready_at = self._watched_ready_at
 
     def _watched_ready_at(self, at: float) -> float:
         self.asked, self.asked_at = (self.asked + 1 if at == self.asked_at else 0), at
         assert self.asked <= 10 * self.most_firings, "a waiter spins"
-        return self._level.ready_at(at)
+        return self._state.ready_at(at)
 
     def _watched_timer(self) -> None:
         self.fired += 1
         assert self.fired <= self.most_firings, "the loop spins"  # the timer is not set again, so the test ends
         # A timer may fire early by the resolution of the loop's clock; then it is set again.
-        token = self._level.has_token(now())
+        token = self._state.has_token(now())
         if token:
             self.wakes += 1
             self.before_wake()
@@ -64,9 +64,9 @@ class WatchedBucket(TokenBucket):
 def assert_empty(bucket: TokenBucket) -> None:
     """Assert that nobody waits, by its own account and inside, and that no timer is left."""
     assert bucket.statistics().waiting == 0
-    assert not any(bucket._lanes._queues)
-    assert bucket._lanes._bounded == 0
-    assert bucket._lanes._timer is None
+    assert not any(bucket._queue._queues)
+    assert bucket._queue._bounded == 0
+    assert bucket._queue._timer is None
 
 
 def figures(bucket: TokenBucket) -> tuple[float, ...]:
@@ -472,7 +472,7 @@ def test_waiters_cancelled_one_after_the_other_as_each_wakes_lose_nothing(start:
         await bucket.acquire()
         doomed = [queue.join(number) for number in range(5)]
         heir = queue.join("heir")
-        wake, left = bucket._lanes._wake, list(doomed)
+        wake, left = bucket._queue._wake, list(doomed)
 
         def wake_and_cancel() -> None:
             wake()
@@ -481,7 +481,7 @@ def test_waiters_cancelled_one_after_the_other_as_each_wakes_lose_nothing(start:
 
         await settle()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(bucket._lanes, "_wake", wake_and_cancel)
+            patch.setattr(bucket._queue, "_wake", wake_and_cancel)
             await heir
         assert not left
         assert all(task.cancelled() for task in doomed)
@@ -720,7 +720,7 @@ LOOPS = [(1000.0, 1000.0), (1e6, 0.0), (0.0, 1e6), (1000.0, 5.0)]
 
 
 @pytest.mark.parametrize(("first", "second"), LOOPS)
-def test_the_level_carries_over_from_loop_to_loop(first: float, second: float) -> None:
+def test_the_state_carries_over_from_loop_to_loop(first: float, second: float) -> None:
     """What one loop took is missing in the next one, whatever that one's clock says, and what it left is there."""
     bucket = TokenBucket(rate=2, capacity=4)
     queue = Queue(bucket)

@@ -46,8 +46,8 @@ from oca_sms_async import (
     UserNotFoundError,
 )
 from oca_sms_async._dispatch import MAX_IN_FLIGHT
-from oca_sms_async._lanes import Slots
 from oca_sms_async._retry import Call, repeated
+from oca_sms_async._waiting import PrioritySemaphore
 from oca_sms_async._wire import send_request
 
 PHONE = "+6281234567890"
@@ -666,7 +666,7 @@ def test_a_back_off_holds_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         gateway = Gateway(refused(500, 13), taken, taken)
         client = client_of(gateway, retry=RetryPolicy(initial_wait=8))
-        monkeypatch.setattr(client._dispatcher, "_slots", Slots(1))
+        monkeypatch.setattr(client._dispatcher, "_slots", PrioritySemaphore(1))
         waiting = asyncio.create_task(client.send(PHONE, TEXT))
         await asyncio.sleep(1)
         assert (await client.send(PHONE, TEXT)).attempts == 1

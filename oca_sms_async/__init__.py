@@ -26,7 +26,6 @@ from oca_sms_async._errors import (
     UserNotFoundError,
 )
 from oca_sms_async._journal import Journal
-from oca_sms_async._lanes import Priority
 from oca_sms_async._limiter import LimiterStatistics, RateLimiter, TokenBucket, Unlimited
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
 from oca_sms_async._outcomes import BulkReport, Failed, Outcome, ReconcileReport, Sent, Skipped
@@ -34,6 +33,7 @@ from oca_sms_async._retry import RetryPolicy
 from oca_sms_async._segments import Advice, Segments, check_message, segments
 from oca_sms_async._statistics import Statistics
 from oca_sms_async._version import __version__
+from oca_sms_async._waiting import Priority
 
 __all__ = [
     "AccountError",

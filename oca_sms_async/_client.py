@@ -14,7 +14,6 @@ from oca_sms_async._bulk import Bulk
 from oca_sms_async._dispatch import Dispatcher
 from oca_sms_async._errors import NotFoundError
 from oca_sms_async._journal import Journal
-from oca_sms_async._lanes import Priority
 from oca_sms_async._limiter import RateLimiter, TokenBucket
 from oca_sms_async._log import log
 from oca_sms_async._messages import check_number, check_text, deadline_at, deadline_in
@@ -26,6 +25,7 @@ from oca_sms_async._recording import Recording
 from oca_sms_async._retry import Call, RetryPolicy
 from oca_sms_async._settings import ENVIRONMENT, check_base_url, check_credentials, options_from, positive_seconds
 from oca_sms_async._statistics import Statistics
+from oca_sms_async._waiting import Priority
 
 _T = TypeVar("_T")
 

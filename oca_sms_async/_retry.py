@@ -12,6 +12,7 @@ from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._errors import ConnectionFailedError, ExpiredError, InternalError, OcaSmsError, RateLimitedError
 from oca_sms_async._log import log
 from oca_sms_async._settings import is_finite
+from oca_sms_async._waiting import Priority
 
 _T = TypeVar("_T")
 

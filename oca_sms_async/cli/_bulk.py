@@ -27,6 +27,7 @@ from oca_sms_async import (
     TokenBucket,
 )
 from oca_sms_async._ledger import Standing
+from oca_sms_async._limiter import DEFAULT_RATE
 from oca_sms_async._recording import known
 from oca_sms_async.cli._account import client_of_account
 from oca_sms_async.cli._campaign import Campaign, Ending
@@ -58,7 +59,9 @@ class Options:
         Path | None, Parameter(help="What was sent and what is in doubt: the same file again goes on from there.")
     ] = None
     out: Annotated[Path | None, Parameter(help="What became of each row, one JSON object a line.")] = None
-    rate: Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1e6), help="Requests per second.")] = 22.0
+    rate: Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1e6), help="Requests per second.")] = (
+        DEFAULT_RATE
+    )
     concurrency: Annotated[int, Parameter(validator=validators.Number(gte=1), help="Messages under way at once.")] = 32
     retry_unsent: Annotated[bool, _switch("Repeat what certainly was not sent: no connection, or rate limit.")] = False
     skip_invalid: Annotated[bool, _switch("Go on without the rows that cannot be sent.")] = False

@@ -16,8 +16,8 @@ from oca_sms_async._errors import (
     OcaSmsError,
     UnexpectedResponseError,
 )
+from oca_sms_async._journal import Lookup
 from oca_sms_async._lanes import Priority
-from oca_sms_async._ledger import Entry
 from oca_sms_async._log import log
 from oca_sms_async._models import SendReceipt, Sms
 from oca_sms_async._outcomes import BulkReport, Failed, Outcome, Sent, Skipped
@@ -102,6 +102,11 @@ class Bulk(AsyncIterator[Outcome]):
             raise StopAsyncIteration
         return numbered[1]
 
+    @property
+    def resent(self) -> int:
+        """The number of doubtful messages that this run sent again."""
+        return 0 if self._recording is None else self._recording.resent
+
     async def report(self) -> BulkReport:
         """Return all outcomes that are still to come, in the order of their messages."""
         numbered = list[tuple[int, Outcome]]()
@@ -136,7 +141,7 @@ class Bulk(AsyncIterator[Outcome]):
             self._bug = self._bug or bug
             self._abort()
 
-    async def _pull(self) -> tuple[int, Sms, Awaitable[Entry] | None] | None:
+    async def _pull(self) -> tuple[int, Sms, Awaitable[Lookup] | None] | None:
         await self._room.acquire()
         async with self._one_at_a_time:  # an asynchronous generator must not be asked twice at once
             try:
@@ -153,7 +158,7 @@ class Bulk(AsyncIterator[Outcome]):
             entered = None if self._recording is None else self._recording.enter(sms)
             return self._pulled - 1, sms, entered
 
-    async def _outcome(self, sms: Sms, call: Call, entered: Awaitable[Entry] | None) -> Outcome:
+    async def _outcome(self, sms: Sms, call: Call, entered: Awaitable[Lookup] | None) -> Outcome:
         """Return what becomes of one message; what the journal cannot keep is told as a later run will see it."""
         if self._recording is None or entered is None:
             return await self._sent(sms, call)

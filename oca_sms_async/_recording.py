@@ -8,8 +8,7 @@ from typing import Final, Self
 from attrs import evolve
 
 from oca_sms_async._errors import DeliveryUnknownError, InvalidMessageError, JournalError
-from oca_sms_async._journal import Journal
-from oca_sms_async._ledger import Entry, Standing
+from oca_sms_async._journal import Answer, Journal, JournalEntry, Lookup, Status
 from oca_sms_async._messages import check_key, check_text
 from oca_sms_async._models import SendReceipt, Sms
 from oca_sms_async._outcomes import Failed, Outcome, Sent, Skipped
@@ -29,6 +28,7 @@ class Recording:
         self._journal = journal
         self._number = number
         self._resend_unknown = resend_unknown
+        self.resent = 0
 
     async def __aenter__(self) -> Self:
         await self._journal.begin_run()
@@ -39,7 +39,7 @@ class Recording:
     ) -> None:
         await self._journal.end_run()
 
-    def enter(self, sms: Sms) -> Awaitable[Entry]:
+    def enter(self, sms: Sms) -> Awaitable[Lookup]:
         """Look the run's next message up; the order of these calls is the order in which equal messages are counted."""
         try:
             number = self._number(sms.phone)
@@ -50,9 +50,9 @@ class Recording:
             refused.set_exception(error.with_traceback(None))
             refused.exception()  # seen, whether or not anybody comes to ask
             return refused
-        return self._journal.perform(lambda ledger: ledger.enter(sms.key, number, sms.message))
+        return self._journal.lookup_next(sms.key, number, sms.message)
 
-    async def entries(self, messages: Iterable[Sms] | AsyncIterable[Sms]) -> AsyncIterator[tuple[Sms, Entry]]:
+    async def entries(self, messages: Iterable[Sms] | AsyncIterable[Sms]) -> AsyncIterator[tuple[Sms, Lookup]]:
         """Yield each valid message with what is known of it; nothing is sent."""
         pull = puller(messages)
         while chunk := [sms for _ in range(_CHUNK) if (sms := await pull()) is not None]:
@@ -64,7 +64,7 @@ class Recording:
                 yield sms, entry
 
     async def outcome(
-        self, sms: Sms, call: Call, entered: Awaitable[Entry], send: Callable[[Sms, Call], Awaitable[Outcome]]
+        self, sms: Sms, call: Call, entered: Awaitable[Lookup], send: Callable[[Sms, Call], Awaitable[Outcome]]
     ) -> Outcome:
         """Return what the journal knows of the message, or send it and note what becomes of it before it is told."""
         call.recording = True
@@ -74,20 +74,21 @@ class Recording:
             return Failed(sms, error.with_traceback(None))
         finally:
             call.recording = False
-        resent = self._resend_unknown and entry.standing is Standing.DOUBTFUL
+        resent = self._resend_unknown and entry.answer is Answer.STORED and entry.entry.status is Status.DOUBTFUL
         if not resent and (outcome := known(sms, entry)) is not None:
             return outcome
         if resent:
             call.doubt, call.last = True, _left_in_doubt(entry)
         admit = call.admit
-        intent: asyncio.Future[None] | None = None
+        intent: asyncio.Future[bool] | None = None
 
         async def intend() -> None:
             nonlocal intent
             await admit()
-            intent = self._journal.perform(lambda ledger: ledger.intend(entry), durable=True)
-            await asyncio.shield(intent)  # how it ends counts, even for who is cancelled meanwhile
-            self._journal.resent += resent
+            intent = asyncio.ensure_future(self._journal.intend(entry))
+            if not await asyncio.shield(intent):  # let the write finish even if this task is cancelled
+                raise JournalError("another run took this message")
+            self.resent += resent
 
         call.admit = intend
         try:
@@ -98,12 +99,12 @@ class Recording:
             raise
         return outcome if intent is None else await self._kept(entry, call, outcome, intent)
 
-    async def _kept(self, entry: Entry, call: Call, outcome: Outcome, intent: asyncio.Future[None]) -> Outcome:
+    async def _kept(self, entry: Lookup, call: Call, outcome: Outcome, intent: asyncio.Future[bool]) -> Outcome:
         """Return the outcome of an intended message when it is on the disk."""
         call.recording = True
         receipt = None
         if isinstance(outcome, Sent):
-            receipt = evolve(outcome.receipt, attempts=entry.attempts + outcome.receipt.attempts)
+            receipt = evolve(outcome.receipt, attempts=entry.entry.attempts + outcome.receipt.attempts)
             outcome = Sent(outcome.sms, receipt)
         try:
             await self._settle(entry, call, receipt)
@@ -112,38 +113,37 @@ class Recording:
             raise
         return outcome
 
-    def find(self, entry: Entry, receipt: SendReceipt) -> Awaitable[bool]:
+    def find(self, entry: Lookup, receipt: SendReceipt) -> Awaitable[bool]:
         """Note that a doubtful message was sent, unless another one has its id already; return whether it was noted."""
-        return self._journal.perform(lambda ledger: ledger.find(entry, receipt), durable=True)
+        return self._journal.find(entry, receipt)
 
-    def _settle(self, entry: Entry, call: Call, receipt: SendReceipt | None) -> Awaitable[None]:
+    def _settle(self, entry: Lookup, call: Call, receipt: SendReceipt | None) -> Awaitable[None]:
         """Note, and make durable, what became of an intended message."""
         if receipt is not None:
-            standing, attempts = Standing.SENT, receipt.attempts
+            outcome = JournalEntry(Status.SENT, receipt, receipt.attempts)
         elif call.doubt:
-            standing, attempts = Standing.DOUBTFUL, entry.attempts + call.attempts
+            outcome = JournalEntry(Status.DOUBTFUL, attempts=entry.entry.attempts + call.attempts)
         else:
-            standing, attempts = Standing.UNSENT, 0
-        return self._journal.perform(lambda ledger: ledger.settle(entry, standing, attempts, receipt), durable=True)
+            outcome = JournalEntry(Status.UNSENT)
+        return asyncio.ensure_future(self._journal.settle(entry, outcome))
 
 
-def known(sms: Sms, entry: Entry) -> Outcome | None:
+def known(sms: Sms, entry: Lookup) -> Outcome | None:
     """Return the outcome of a message that is not to be sent (again), or None for one that is."""
-    match entry.standing:
-        case Standing.SENT:
-            return Skipped(sms, None, entry.receipt)
-        case Standing.REPEATED:
+    match entry.answer, entry.entry.status:
+        case Answer.REPEATED, _:
             return Skipped(sms, None)
-        case Standing.CONTRADICTED:
+        case Answer.KEY_CONFLICT, _:
             return Failed(sms, InvalidMessageError("key names a message of another number or text already"))
-        case Standing.DOUBTFUL:
+        case Answer.STORED, Status.SENT:
+            return Skipped(sms, None, entry.entry.receipt)
+        case Answer.STORED, Status.DOUBTFUL:
             return Failed(sms, _left_in_doubt(entry))
-        case Standing.UNSENT:
-            return None
+    return None
 
 
-def _left_in_doubt(entry: Entry) -> DeliveryUnknownError:
+def _left_in_doubt(entry: Lookup) -> DeliveryUnknownError:
     return DeliveryUnknownError(
         "an earlier run left in doubt whether this message was sent: reconcile, or resend_unknown=True sends it again",
-        attempts=entry.attempts,
+        attempts=entry.entry.attempts,
     )

@@ -40,7 +40,6 @@ from oca_sms_async import (
     BulkReport,
     Failed,
     FieldError,
-    Journal,
     OcaSmsError,
     ReconcileReport,
     RetryPolicy,
@@ -48,6 +47,7 @@ from oca_sms_async import (
     Skipped,
     Sms,
     SmsRecord,
+    SqliteJournal,
     TokenBucket,
     Unlimited,
 )
@@ -254,7 +254,7 @@ async def test_no_error_and_no_log_shows_a_secret(answer: str, lent: str, listen
 
 async def invalid(folder: Path) -> list[OcaSmsError]:
     """Give numbers, texts, keys and dates that cannot be."""
-    async with client_at("http://127.0.0.1:1") as client, Journal(folder / "journal") as journal:
+    async with client_at("http://127.0.0.1:1") as client, SqliteJournal(folder / "journal") as journal:
         naive = Sms(PHONE, TEXT, KEY, datetime(2030, 1, 1))  # noqa: DTZ001 - that is what is wrong with it
         refused = [
             Sms(f"{PHONE} marker", TEXT, KEY),
@@ -298,7 +298,7 @@ async def limiter_away(_: Path) -> list[OcaSmsError]:
 async def journal_broken(folder: Path) -> list[OcaSmsError]:
     """Have a journal that is none, and holds what looks like secrets."""
     (folder / "broken").write_text(ECHO * 100)
-    async with client_at("http://127.0.0.1:1") as client, Journal(folder / "broken") as journal:
+    async with client_at("http://127.0.0.1:1") as client, SqliteJournal(folder / "broken") as journal:
         return await error_of(client.send_many([Sms(PHONE, TEXT, KEY)], journal=journal))
 
 
@@ -444,7 +444,7 @@ def contents(folder: Path) -> dict[str, str]:
 async def test_the_journal_holds_no_secret(answer: str, tmp_path: Path) -> None:
     """Neither its file nor the log beside it: while it is used, and when it is closed."""
     async with answering(ANSWERS[answer]) as gateway, client_at(gateway.base_url) as client:
-        async with Journal(tmp_path / "journal") as journal:
+        async with SqliteJournal(tmp_path / "journal") as journal:
             await client.send_many([Sms(PHONE, TEXT, KEY), Sms(PHONE, TEXT)], journal=journal)
             used = contents(tmp_path)
         closed = contents(tmp_path)

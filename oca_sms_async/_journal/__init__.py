@@ -1,0 +1,7 @@
+"""The journal of a bulk: its values, the protocol of a store, and the store in a file."""
+
+from oca_sms_async._journal._protocol import Journal
+from oca_sms_async._journal._sqlite import SqliteJournal
+from oca_sms_async._journal._values import Answer, JournalEntry, Lookup, Status
+
+__all__ = ["Answer", "Journal", "JournalEntry", "Lookup", "SqliteJournal", "Status"]

@@ -20,7 +20,7 @@ from typing import Any, cast
 from table import show
 from workload import peak
 
-from oca_sms_async import AsyncOcaSms, Journal, Outcome, SendReceipt, Sms
+from oca_sms_async import AsyncOcaSms, Journal, Outcome, SendReceipt, Sms, SqliteJournal
 from oca_sms_async._bulk import Bulk
 from oca_sms_async._recording import Recording
 from oca_sms_async._retry import Call
@@ -58,7 +58,7 @@ async def measure(count: int) -> dict[str, float | None]:
         journal_path, before = Path(folder) / "journal", peak()
         figures: dict[str, float | None] = {"resume": None}
         with path.open("rb") as stream:
-            async with Journal(journal_path) as journal:
+            async with SqliteJournal(journal_path) as journal:
                 campaign = Campaign(stream, None, journal)
                 started = time.perf_counter()
                 async for _ in campaign.entries():

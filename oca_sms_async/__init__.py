@@ -25,7 +25,7 @@ from oca_sms_async._errors import (
     UnexpectedResponseError,
     UserNotFoundError,
 )
-from oca_sms_async._journal import Journal
+from oca_sms_async._journal import Journal, SqliteJournal
 from oca_sms_async._limiter import LimiterStatistics, RateLimiter, TokenBucket, Unlimited
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
 from oca_sms_async._outcomes import BulkReport, Failed, Outcome, ReconcileReport, Sent, Skipped
@@ -71,6 +71,7 @@ __all__ = [
     "Skipped",
     "Sms",
     "SmsRecord",
+    "SqliteJournal",
     "Statistics",
     "TokenBucket",
     "UnexpectedResponseError",

@@ -20,7 +20,7 @@ from oca_sms_async._messages import check_number, check_text, deadline_at, deadl
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
 from oca_sms_async._outcomes import BulkReport, Outcome, ReconcileReport
 from oca_sms_async._phone import check_region
-from oca_sms_async._reconcile import earliest, reconciled
+from oca_sms_async._reconcile import earliest, reconcile
 from oca_sms_async._recording import Recording
 from oca_sms_async._retry import Call, RetryPolicy
 from oca_sms_async._settings import ENVIRONMENT, check_base_url, check_credentials, options_from, positive_seconds
@@ -223,7 +223,7 @@ class AsyncOcaSms:
         in doubt: the history may lag or be incomplete. Errors as those of `history`, and `JournalError`; they change
         nothing.
         """
-        return await reconciled(Recording(journal, self._number), messages, self._number, self.history)
+        return await reconcile(Recording(journal, self._number), messages, self._number, self.history)
 
     def statistics(self) -> Statistics:
         """Return what this client has sent and what waits in it, as a frozen value."""

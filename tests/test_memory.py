@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any, cast
 
-from oca_sms_async import AsyncOcaSms, Journal, Outcome, SendReceipt, Sms
+from oca_sms_async import AsyncOcaSms, Outcome, SendReceipt, Sms, SqliteJournal
 from oca_sms_async._bulk import Bulk
 from oca_sms_async._recording import Recording
 from oca_sms_async._retry import Call
@@ -19,7 +19,7 @@ from oca_sms_async.cli._out import OutcomesFile
 class Instant:
     """Has a client's `bulk`, whose sends succeed at once."""
 
-    def bulk(self, messages: Any, *, concurrency: int, journal: Journal, resend_unknown: bool) -> Any:
+    def bulk(self, messages: Any, *, concurrency: int, journal: SqliteJournal, resend_unknown: bool) -> Any:
         """Return a bulk with that journal."""
         recording = Recording(journal, lambda phone: phone, resend_unknown=resend_unknown)
         return cast(
@@ -41,7 +41,7 @@ async def peak(folder: Path, rows: int) -> int:
     gc.collect()
     start = most = sys.getallocatedblocks()
     with path.open("rb") as stream, closing(OutcomesFile(folder / f"{rows}.out", show_numbers=False)) as out:
-        async with Journal(folder / f"{rows}.journal") as journal:
+        async with SqliteJournal(folder / f"{rows}.journal") as journal:
             campaign = Campaign(stream, None, journal)
 
             def note(outcome: Outcome) -> None:

@@ -40,7 +40,6 @@ from oca_sms_async import (
     BulkReport,
     Failed,
     FieldError,
-    Journal,
     OcaSmsError,
     ReconcileReport,
     RetryPolicy,
@@ -48,6 +47,7 @@ from oca_sms_async import (
     Skipped,
     Sms,
     SmsRecord,
+    SqliteJournal,
     TokenBucket,
     Unlimited,
 )
@@ -254,7 +254,7 @@ async def test_no_error_and_no_log_shows_a_secret(answer: str, lent: str, listen
 
 async def send_invalid(folder: Path) -> list[OcaSmsError]:
     """Send impossible numbers, texts, keys and dates."""
-    async with client_at("http://127.0.0.1:1") as client, Journal(folder / "journal") as journal:
+    async with client_at("http://127.0.0.1:1") as client, SqliteJournal(folder / "journal") as journal:
         naive = Sms(PHONE, TEXT, KEY, datetime(2030, 1, 1))  # noqa: DTZ001 - a naive date is the fault
         refused = [
             Sms(f"{PHONE} marker", TEXT, KEY),
@@ -298,7 +298,7 @@ async def send_without_limiter(_: Path) -> list[OcaSmsError]:
 async def send_without_journal(folder: Path) -> list[OcaSmsError]:
     """Open a file that is no journal and holds the markers."""
     (folder / "broken").write_text(ECHO * 100)
-    async with client_at("http://127.0.0.1:1") as client, Journal(folder / "broken") as journal:
+    async with client_at("http://127.0.0.1:1") as client, SqliteJournal(folder / "broken") as journal:
         return await error_of(client.send_many([Sms(PHONE, TEXT, KEY)], journal=journal))
 
 
@@ -444,7 +444,7 @@ def contents(folder: Path) -> dict[str, str]:
 async def test_the_journal_holds_no_secret(answer: str, tmp_path: Path) -> None:
     """Neither the journal nor the log beside it holds a secret, in use and closed."""
     async with serve_answer(ANSWERS[answer]) as gateway, client_at(gateway.base_url) as client:
-        async with Journal(tmp_path / "journal") as journal:
+        async with SqliteJournal(tmp_path / "journal") as journal:
             await client.send_many([Sms(PHONE, TEXT, KEY), Sms(PHONE, TEXT)], journal=journal)
             used = contents(tmp_path)
         closed = contents(tmp_path)

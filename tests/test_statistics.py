@@ -19,7 +19,6 @@ from virtual_time import in_virtual_time, run
 
 from oca_sms_async import (
     AsyncOcaSms,
-    Journal,
     JournalError,
     LimiterUnavailableError,
     OcaSmsError,
@@ -28,6 +27,7 @@ from oca_sms_async import (
     RetryPolicy,
     SendReceipt,
     Sms,
+    SqliteJournal,
     Statistics,
     TokenBucket,
     Unlimited,
@@ -339,7 +339,7 @@ async def test_messages_that_the_journal_answers_for_are_not_counted(tmp_path: A
     messages = [Sms(number(index), TEXT) for index in range(2)]
     for expected in ({"sent": 1, "failed": {"DeliveryUnknownError": 1}, "unknown": 1}, {}):
         client = client_of(Gateway({number(0): ["lost"]}, takes=0))
-        async with Journal(tmp_path / "journal") as journal:
+        async with SqliteJournal(tmp_path / "journal") as journal:
             report = await client.send_many(messages, journal=journal)
         assert len(report.unknown) == 1
         assert nonzero_counts(client) == expected
@@ -353,9 +353,9 @@ async def test_a_journal_that_fails_at_the_intent_fails_the_send(
     def fail(*_: object) -> None:
         raise JournalError("the disk is full")
 
-    monkeypatch.setattr("oca_sms_async._ledger.Ledger.intend", fail)
+    monkeypatch.setattr("oca_sms_async._journal._store.Store.intend", fail)
     client = client_of(Gateway(takes=0))
-    async with Journal(tmp_path / "journal") as journal:
+    async with SqliteJournal(tmp_path / "journal") as journal:
         report = await client.send_many([Sms(number(0), TEXT)], journal=journal)
     assert len(report.skipped) == 1
     assert nonzero_counts(client) == {"failed": {"JournalError": 1}}

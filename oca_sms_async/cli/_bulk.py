@@ -20,13 +20,13 @@ from oca_sms_async import (
     AsyncOcaSms,
     Failed,
     InvalidMessageError,
-    Journal,
     JournalError,
     Outcome,
     RetryPolicy,
+    SqliteJournal,
     TokenBucket,
 )
-from oca_sms_async._ledger import Standing
+from oca_sms_async._journal import Answer, Status
 from oca_sms_async._limiter import DEFAULT_RATE
 from oca_sms_async._recording import known
 from oca_sms_async.cli._account import client_of_account
@@ -145,7 +145,7 @@ def _stamp(stream: BinaryIO) -> tuple[int, int] | None:
 
 async def _bulk(stream: BinaryIO, path: Path, client: AsyncOcaSms | None, options: Options) -> None:
     before = _stamp(stream)
-    async with Journal(path) as journal, client or contextlib.nullcontext():
+    async with SqliteJournal(path) as journal, client or contextlib.nullcontext():
         campaign = Campaign(stream, options.template, journal)
         with while_asking():
             survey = await _surveyed(campaign, options)
@@ -195,9 +195,9 @@ def _tell_plan(survey: Survey, options: Options) -> None:
         [
             ("rows", survey.rows),
             ("cannot be sent", survey.unsendable),
-            ("sent earlier", survey.standings[Standing.SENT]),
-            ("in doubt", survey.standings[Standing.DOUBTFUL]),
-            ("repeated", survey.standings[Standing.REPEATED]),
+            ("sent earlier", survey.standings[Status.SENT]),
+            ("in doubt", survey.standings[Status.DOUBTFUL]),
+            ("repeated", survey.standings[Answer.REPEATED]),
             ("to send", survey.to_send),
             ("recipients", survey.recipients),
             ("segments", survey.segments),

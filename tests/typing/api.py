@@ -52,6 +52,7 @@ from oca_sms_async import (
     Skipped,
     Sms,
     SmsRecord,
+    SqliteJournal,
     Statistics,
     TokenBucket,
     UnexpectedResponseError,
@@ -177,11 +178,11 @@ async def send_them(client: AsyncOcaSms, path: Path) -> None:
     assert_type((report.sent, report.retried), tuple[tuple[Sent, ...], tuple[Sent, ...]])
     assert_type((report.failed, report.unknown), tuple[tuple[Failed, ...], tuple[Failed, ...]])
     assert_type((report.skipped, report.stopped_by), tuple[tuple[Skipped, ...], OcaSmsError | None])
-    async with Journal(path) as journal, client.bulk(messages(), journal=journal, resend_unknown=True):
-        assert_type(journal, Journal)
-        assert_type(journal.resent, int)
-    await Journal("bulk.journal").aclose()
-    await client.send_many(messages_in_time(), journal=journal, resend_unknown=True)
+    async with SqliteJournal(path) as journal, client.bulk(messages(), journal=journal, resend_unknown=True):
+        assert_type(journal, SqliteJournal)
+        accepted: Journal = journal
+    await SqliteJournal("bulk.journal").aclose()
+    await client.send_many(messages_in_time(), journal=accepted, resend_unknown=True)
     settled = await client.reconcile(journal, messages_in_time())
     assert_type(settled, ReconcileReport)
     assert_type((settled.found, settled.doubtful), tuple[tuple[Sent, ...], tuple[Sms, ...]])

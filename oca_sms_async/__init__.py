@@ -2,6 +2,7 @@
 sent.
 """
 
+from oca_sms_async._bulk import BulkRun
 from oca_sms_async._client import AsyncOcaSms
 from oca_sms_async._errors import (
     AccountError,
@@ -42,6 +43,7 @@ __all__ = [
     "ApiError",
     "AsyncOcaSms",
     "BulkReport",
+    "BulkRun",
     "ConnectionFailedError",
     "DeliveryUnknownError",
     "ExpiredError",

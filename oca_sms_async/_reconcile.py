@@ -6,10 +6,9 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from oca_sms_async._journal import Answer, Lookup, Status
+from oca_sms_async._journal import Answer, JournalRun, Lookup, Status
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
 from oca_sms_async._outcomes import ReconcileReport, Sent
-from oca_sms_async._journal import JournalRun
 
 _CLOCK_SKEW: Final = timedelta(minutes=2)
 _LAG: Final = timedelta(hours=1)  # between the last news of a message and the date of its record

@@ -48,13 +48,12 @@ from oca_sms_async import (
     SqliteJournal,
     Unlimited,
 )
-from oca_sms_async._bulk import Bulk
-from oca_sms_async._journal import JournalEntry, Status
+from oca_sms_async._bulk import BulkRun
+from oca_sms_async._journal import JournalEntry, Status, JournalRun
 from oca_sms_async._journal import _store as store_module
 from oca_sms_async._journal._store import Store
 from oca_sms_async._messages import check_number
-from oca_sms_async._recording import Recording
-from oca_sms_async._retry import Call
+from oca_sms_async._call import CallState
 from oca_sms_async.sandbox import Sandbox
 
 WITHOUT_WAITS = RetryPolicy(initial_wait=0, max_wait=0)
@@ -175,7 +174,7 @@ async def resend(path: Path, gateway: Gateway, messages: Iterable[Sms], **option
     """Return the report of a run that sends doubtful messages again, and how many of those it sent."""
     async with SqliteJournal(path) as journal:
         bulk = in_memory(gateway, **options).bulk(messages, journal=journal, resend_unknown=True)
-        assert isinstance(bulk, Bulk)
+        assert isinstance(bulk, BulkRun)
         async with bulk:
             return await bulk.report(), bulk.resent
 
@@ -861,7 +860,7 @@ async def test_an_end_in_any_phase_leaves_the_truth(
     client = in_memory(gateway, limiter=scene.limiter, retry=RetryPolicy(initial_wait=1000, max_wait=1000))
     journal = SqliteJournal(path)
     bulk = client.bulk(smses(2), concurrency=2, journal=journal)
-    assert isinstance(bulk, Bulk)
+    assert isinstance(bulk, BulkRun)
     leave = asyncio.Event()
 
     async def use() -> None:
@@ -920,7 +919,7 @@ async def test_a_block_is_left_when_everything_is_written(path: Path, disk: Disk
 
     async with SqliteJournal(path) as journal:
         bulk = in_memory(Gateway(then=then_held)).bulk(smses(1), journal=journal)
-        assert isinstance(bulk, Bulk)
+        assert isinstance(bulk, BulkRun)
 
         async def use() -> None:
             async with bulk:
@@ -1293,7 +1292,7 @@ async def test_a_stopped_message_of_which_that_cannot_be_kept_is_told_as_in_doub
     gateway, limiter = Gateway(), Turns(0)
     async with SqliteJournal(path) as journal:
         bulk = in_memory(gateway, limiter=limiter).bulk(smses(1), journal=journal)
-        assert isinstance(bulk, Bulk)
+        assert isinstance(bulk, BulkRun)
         async with bulk:
             await until(lambda: limiter.asked)
             disk.hold()
@@ -1512,10 +1511,10 @@ class Life:
         """Where the journal goes on after a crash."""
         return self.path.with_name(self.path.name + "+")
 
-    async def send(self, sms: Sms, call: Call) -> SendReceipt:
+    async def send(self, sms: Sms, call: CallState) -> SendReceipt:
         """Do what the next end says, as the client's own send would."""
         await asyncio.sleep(0)
-        await call.admit()
+        await call.before_first_send()
         call.attempts += 1
         call.on_wire = True
         await asyncio.sleep(0)
@@ -1539,8 +1538,8 @@ class Life:
         self.part, self.ends, self.events, self.crashed = part, iter(part.ends), 0, False
         source = Source(self.messages)
         async with SqliteJournal(self.path) as journal:
-            recording = Recording(journal, number, resend_unknown=part.resend)
-            async with Bulk(self.send, source, self.history.concurrency, recording) as bulk:
+            recording = JournalRun(journal, number, resend_unknown=part.resend)
+            async with BulkRun(self.send, source, self.history.concurrency, recording) as bulk:
                 report = await bulk.report()
         if self.crashed:
             self.path = self.next_path

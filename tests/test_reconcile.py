@@ -35,13 +35,12 @@ from oca_sms_async import (
     UnexpectedResponseError,
     Unlimited,
 )
-from oca_sms_async._bulk import Bulk
-from oca_sms_async._journal import JournalEntry, Lookup, Status
+from oca_sms_async._bulk import BulkRun
+from oca_sms_async._journal import JournalEntry, Lookup, Status, JournalRun
 from oca_sms_async._journal._store import Store
 from oca_sms_async._messages import check_number
 from oca_sms_async._reconcile import reconcile
-from oca_sms_async._recording import Recording
-from oca_sms_async._retry import Call
+from oca_sms_async._call import CallState
 from oca_sms_async.sandbox import Sandbox
 
 PHONE, TEXT = "+6281234500000", "Acme: your parcel is here"
@@ -97,8 +96,8 @@ async def journal(tmp_path: Path) -> AsyncIterator[SqliteJournal]:
 
 async def known(journal: SqliteJournal, messages: Iterable[Sms]) -> list[Lookup]:
     """Return what a run is told of these messages."""
-    async with Recording(journal, number) as recording:
-        return [lookup async for _, lookup in recording.entries(messages)]
+    async with JournalRun(journal, number) as recording:
+        return [lookup async for _, lookup in recording.lookups(messages)]
 
 
 async def test_what_the_gateway_took_is_found_and_nothing_else(
@@ -291,13 +290,13 @@ async def test_a_journal_is_not_reconciled_while_a_run_uses_it(
 async def leave_in_doubt(journal: SqliteJournal, messages: Iterable[Sms]) -> tuple[datetime, datetime]:
     """Have a run leave these messages in doubt; return a moment right before it and one right after it."""
 
-    async def send(sms: Sms, call: Call) -> SendReceipt:
-        await call.admit()
+    async def send(sms: Sms, call: CallState) -> SendReceipt:
+        await call.before_first_send()
         call.attempts, call.doubt = 1, True
         raise call.settled(DeliveryUnknownError("lost"))
 
     before = datetime.now(UTC)
-    async with Bulk(send, messages, 1, Recording(journal, number)) as bulk:
+    async with BulkRun(send, messages, 1, JournalRun(journal, number)) as bulk:
         assert all(isinstance(outcome, Failed) for outcome in (await bulk.report()).outcomes)
     return before, datetime.now(UTC)
 
@@ -313,7 +312,7 @@ async def looked_up(journal: SqliteJournal, messages: Iterable[Sms], records: Se
     async def history() -> list[SmsRecord]:
         return list(records)
 
-    return await reconcile(Recording(journal, number), messages, number, history)
+    return await reconcile(JournalRun(journal, number), messages, number, history)
 
 
 @pytest.mark.parametrize(
@@ -353,8 +352,8 @@ async def test_the_time_of_a_message_reaches_from_its_first_request_to_its_last(
     first, _ = await leave_in_doubt(journal, [sms])
     a_day_later = (first + 24 * HOUR).timestamp()
     monkeypatch.setattr("oca_sms_async._journal._store.time.time", lambda: a_day_later)
-    async with Recording(journal, number) as recording:
-        (lookup,) = [lookup async for _, lookup in recording.entries([sms])]
+    async with JournalRun(journal, number) as recording:
+        (lookup,) = [lookup async for _, lookup in recording.lookups([sms])]
         assert await journal.intend(lookup)
     assert (await looked_up(journal, [sms], [record(sms, first - 3 * MINUTE)])).found == ()
     assert (await looked_up(journal, [sms], [record(sms, first + 26 * HOUR)])).found == ()
@@ -393,12 +392,12 @@ async def test_an_id_that_the_journal_holds_settles_nothing(journal: SqliteJourn
     """Neither one of a receipt nor one that was found, be it in this look or an earlier one."""
     sms = Sms(PHONE, TEXT)
 
-    async def send(_: Sms, call: Call) -> SendReceipt:
-        await call.admit()
+    async def send(_: Sms, call: CallState) -> SendReceipt:
+        await call.before_first_send()
         call.attempts = 1
         return SendReceipt("held", "sent")
 
-    async with Bulk(send, [sms], 1, Recording(journal, number)) as bulk:
+    async with BulkRun(send, [sms], 1, JournalRun(journal, number)) as bulk:
         await bulk.report()
     doubtful = [evolve(sms, key=key) for key in "abc"]
     _, after = await leave_in_doubt(journal, doubtful)
@@ -424,7 +423,7 @@ async def test_a_long_list_is_looked_up_in_its_order_and_past_what_is_invalid(jo
     async def history() -> list[SmsRecord]:
         return records[::-1]
 
-    report = await reconcile(Recording(journal, number), given_slowly(), number, history)
+    report = await reconcile(JournalRun(journal, number), given_slowly(), number, history)
     assert [found.sms.message for found in report.found] == [str(it) for it in range(600) if it % 3]
     assert [sms.message for sms in report.doubtful] == [str(it) for it in range(0, 600, 3)]
     assert repr(report) == "ReconcileReport(found=400, doubtful=200)"
@@ -439,7 +438,7 @@ async def test_a_found_message_is_skipped_with_the_records_words(journal: Sqlite
     async def send(_: Sms, __: Call) -> SendReceipt:
         raise AssertionError
 
-    async with Bulk(send, [sms], 1, Recording(journal, number)) as bulk:
+    async with BulkRun(send, [sms], 1, JournalRun(journal, number)) as bulk:
         assert (await bulk.report()).outcomes == (Skipped(sms, None, SendReceipt("\ud83d", "a word\0", 1)),)
 
 
@@ -492,7 +491,7 @@ class Row:
     minute: int | None
 
 
-class Remembering(Recording):
+class Remembering(JournalRun):
     """A recording without a file."""
 
     def __init__(self, entries: Sequence[Lookup], held: Iterable[str]) -> None:

@@ -26,9 +26,8 @@ from oca_sms_async import (
     SqliteJournal,
     TokenBucket,
 )
-from oca_sms_async._journal import Answer, Status
+from oca_sms_async._journal import Answer, Status, earlier_outcome
 from oca_sms_async._limiter import DEFAULT_RATE
-from oca_sms_async._recording import known
 from oca_sms_async.cli._account import client_of_account
 from oca_sms_async.cli._campaign import Campaign, Ending
 from oca_sms_async.cli._console import complain, quoted, show, show_pairs
@@ -180,7 +179,7 @@ async def _surveyed(campaign: Campaign, options: Options) -> Survey:
 
         async for sms, entry in campaign.entries(bad):
             earlier = survey.note(sms, entry)
-            match known(sms, entry):
+            match earlier_outcome(sms, entry):
                 case Failed(error=InvalidMessageError() as error):
                     complain(f"row {sms.row}: {error}")
             if earlier is not None and survey.respelt <= _RESPELT_SHOWN:

@@ -292,8 +292,11 @@ async def leave_in_doubt(journal: SqliteJournal, messages: Iterable[Sms]) -> tup
 
     async def send(sms: Sms, call: CallState) -> SendReceipt:
         await call.before_first_send()
-        call.attempts, call.doubt = 1, True
-        raise call.settled(DeliveryUnknownError("lost"))
+        call.started()
+        call.left_wire()
+        error = DeliveryUnknownError("lost")
+        call.failed(error)
+        raise call.conclude(error)
 
     before = datetime.now(UTC)
     async with BulkRun(send, messages, 1, JournalRun(journal, number)) as bulk:
@@ -394,7 +397,8 @@ async def test_an_id_that_the_journal_holds_settles_nothing(journal: SqliteJourn
 
     async def send(_: Sms, call: CallState) -> SendReceipt:
         await call.before_first_send()
-        call.attempts = 1
+        call.started()
+        call.left_wire()
         return SendReceipt("held", "sent")
 
     async with BulkRun(send, [sms], 1, JournalRun(journal, number)) as bulk:
@@ -435,7 +439,7 @@ async def test_a_found_message_is_skipped_with_the_records_words(journal: Sqlite
     _, after = await leave_in_doubt(journal, [sms])
     await looked_up(journal, [sms], [record(sms, after, msg_uid="\ud83d", status="a word\0")])
 
-    async def send(_: Sms, __: Call) -> SendReceipt:
+    async def send(_: Sms, __: CallState) -> SendReceipt:
         raise AssertionError
 
     async with BulkRun(send, [sms], 1, JournalRun(journal, number)) as bulk:
@@ -504,7 +508,7 @@ class Remembering(JournalRun):
     async def __aexit__(self, *_: object) -> None:
         pass
 
-    async def entries(self, messages: Any) -> AsyncIterator[tuple[Sms, Lookup]]:
+    async def lookups(self, messages: Any) -> AsyncIterator[tuple[Sms, Lookup]]:
         """Yield what is known."""
         for sms, entry in zip(messages, self.all, strict=True):
             yield sms, entry

@@ -23,6 +23,7 @@ from oca_sms_async._errors import (
     QuotaExhaustedError,
     RateLimitedError,
     UnexpectedResponseError,
+    UnsupportedError,
     UserNotFoundError,
 )
 from oca_sms_async._journal import Journal
@@ -34,6 +35,7 @@ from oca_sms_async._retry import RetryPolicy
 from oca_sms_async._segments import Advice, Segments, check_message, segments
 from oca_sms_async._statistics import Statistics
 from oca_sms_async._version import __version__
+from oca_sms_async._wire import RegularV1
 
 __all__ = [
     "AccountError",
@@ -64,6 +66,7 @@ __all__ = [
     "RateLimitedError",
     "RateLimiter",
     "ReconcileReport",
+    "RegularV1",
     "RetryPolicy",
     "Segments",
     "SendReceipt",
@@ -75,6 +78,7 @@ __all__ = [
     "TokenBucket",
     "UnexpectedResponseError",
     "Unlimited",
+    "UnsupportedError",
     "UserNotFoundError",
     "__version__",
     "check_message",

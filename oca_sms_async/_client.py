@@ -5,11 +5,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, 
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar, Unpack, overload
 
 import httpx
 
-from oca_sms_async import _wire
 from oca_sms_async._bulk import Bulk
 from oca_sms_async._dispatch import Dispatcher
 from oca_sms_async._errors import NotFoundError
@@ -19,13 +18,15 @@ from oca_sms_async._limiter import RateLimiter, TokenBucket
 from oca_sms_async._log import log
 from oca_sms_async._messages import check_number, check_text, deadline_at, deadline_in
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
+from oca_sms_async._options import ClientOptions, EnvironmentOptions, options_from
 from oca_sms_async._outcomes import BulkReport, Outcome, ReconcileReport
 from oca_sms_async._phone import check_region
 from oca_sms_async._reconcile import earliest, reconciled
 from oca_sms_async._recording import Recording
 from oca_sms_async._retry import Call, RetryPolicy
-from oca_sms_async._settings import ENVIRONMENT, check_base_url, check_credentials, options_from, positive_seconds
+from oca_sms_async._settings import ENVIRONMENT, Environment, check_base_url, positive_seconds
 from oca_sms_async._statistics import Statistics
+from oca_sms_async._wire import Api, RegularV1
 
 _T = TypeVar("_T")
 
@@ -44,12 +45,19 @@ class AsyncOcaSms:
     read, because `SSL_CERT_FILE` leads nowhere, are an `OSError`.
     """
 
+    @overload
+    def __init__(self, username: str, password: str, **options: Unpack[ClientOptions]) -> None: ...
+
+    @overload
+    def __init__(self, *, api: Api, **options: Unpack[ClientOptions]) -> None: ...
+
     def __init__(
         self,
-        username: str,
-        password: str,
+        username: str | None = None,
+        password: str | None = None,
         *,
-        base_url: str = _wire.BASE_URL,
+        api: Api | None = None,
+        base_url: str | None = None,
         limiter: RateLimiter | None = None,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - a frozen value
         timeout: float = 10.0,
@@ -57,27 +65,34 @@ class AsyncOcaSms:
         allow_http: bool = False,
         region: str = "ID",
     ) -> None:
-        check_credentials(username, password)
+        if api is None:
+            api = RegularV1(username, password)  # type: ignore[arg-type] # which refuses None, and names the field
+        elif username is not None or password is not None:
+            raise ValueError("api must stand alone: it holds its credentials")
+        del username, password
         check_region(region)
+        self._api = api
         self._region = region
         self._timeout = positive_seconds("timeout", timeout)
         self._dispatcher = Dispatcher(
-            check_base_url(base_url, allow_http=allow_http),
-            authorization=_wire.authorization(username, password),
+            check_base_url(api.base_url if base_url is None else base_url, allow_http=allow_http),
+            api=api,
             limiter=TokenBucket() if limiter is None else limiter,
             retry=retry,
             lent=http_client,
         )
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = ENVIRONMENT, **options: Any) -> Self:
+    def from_env(cls, environ: Mapping[str, str] = ENVIRONMENT, **options: Unpack[EnvironmentOptions]) -> Self:
         """Return a client with what the environment says, and with `options` for the rest; an option given wins.
 
         `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` are needed; `OCA_SMS_BASE_URL` and `OCA_SMS_ALLOW_HTTP` (1, true,
         yes, on, or their opposites) may be there. `ValueError` names the variable that is missing, or the field that
         is wrong.
         """
-        return cls(**options_from(environ, options))
+        variables = Environment(environ)
+        del environ  # an error tracker would serialise all of it if the next line raises
+        return cls(**options_from(variables, options))
 
     async def __aenter__(self) -> Self:
         self._dispatcher.check_open()
@@ -119,13 +134,13 @@ class AsyncOcaSms:
         """
         seconds = positive_seconds("timeout", timeout)
         self._dispatcher.check_open()
-        return await self._dispatcher.request(_wire.history_request(), _query(), seconds=seconds)
+        return await self._dispatcher.request(self._api.history(), _query(), seconds=seconds)
 
     async def status(self, msg_uid: str) -> SmsRecord:
         """Return the record of one message; `NotFoundError` if there is none, or not yet, any other `OcaSmsError` if
         the gateway does not say, `ValueError` for a blank id.
         """
-        request = _wire.status_request(msg_uid)
+        request = self._api.status(msg_uid)
         self._dispatcher.check_open()
         return await self._dispatcher.request(request, _query(), seconds=self._timeout)
 
@@ -247,7 +262,7 @@ class AsyncOcaSms:
             call.deadline = deadline(expiry)
             call.number = self._number(phone)
             check_text(message)
-            request = _wire.send_request(call.number, message)
+            request = self._api.send(call.number, message)
             receipt = await self._dispatcher.request(request, call, seconds=self._timeout)
         except BaseException as end:
             self._dispatcher.counts.note_failed(call, end)

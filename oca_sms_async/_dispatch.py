@@ -18,7 +18,7 @@ from oca_sms_async._scrub import scrub
 from oca_sms_async._statistics import Counts
 from oca_sms_async._transport import Client, UnderWay, exchange
 from oca_sms_async._version import __version__
-from oca_sms_async._wire import Request
+from oca_sms_async._wire import Api, Request
 
 MAX_IN_FLIGHT: Final = 256
 _LARGE: Final = 2**20
@@ -34,7 +34,7 @@ class Dispatcher:
         self,
         base_url: str,
         *,
-        authorization: str,
+        api: Api,
         limiter: RateLimiter,
         retry: RetryPolicy,
         lent: httpx.AsyncClient | None,
@@ -54,11 +54,14 @@ class Dispatcher:
         ours = {
             "Accept": "application/json",
             "Accept-Encoding": "gzip",
-            "Authorization": authorization,
             "User-Agent": f"oca-sms-async/{__version__}",
         }
         ours["Host"] = httpx.URL(base_url).netloc.decode("ascii")
-        self._headers = httpx.Headers({**(lent.headers if lent else {}), **httpx.Headers(ours)}).raw
+        headers = httpx.Headers({**(lent.headers if lent else {}), **httpx.Headers(ours)})
+        for name in api.headers():
+            headers.pop(name, None)
+        self._api = api
+        self._headers = headers.raw
         self._url = functools.lru_cache(maxsize=8)(lambda path: httpx.URL(base_url + path))
         self._under_way = UnderWay()
         self._closed = False
@@ -151,7 +154,7 @@ class Dispatcher:
 
     def _http(self, request: Request[_T]) -> httpx.Request:
         """Return a request whose headers are complete already; httpx would put them together anew each time."""
-        headers = list(self._headers)
+        headers = [*self._headers, *httpx.Headers(self._api.headers()).raw]
         if request.body is not None:
             headers += [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(request.body))]
         http = httpx.Request(

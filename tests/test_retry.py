@@ -43,12 +43,12 @@ from oca_sms_async import (
     TokenBucket,
     UnexpectedResponseError,
     Unlimited,
+    UnsupportedError,
     UserNotFoundError,
 )
 from oca_sms_async._dispatch import MAX_IN_FLIGHT
 from oca_sms_async._lanes import Slots
 from oca_sms_async._retry import Call, repeated
-from oca_sms_async._wire import send_request
 
 PHONE = "+6281234567890"
 TEXT = "Acme: 482913 is your code"
@@ -151,6 +151,7 @@ TABLE: list[tuple[BaseException, str]] = [
     (ExpiredError(), NEVER),
     (LimiterUnavailableError(), NEVER),
     (JournalError(), NEVER),
+    (UnsupportedError(), NEVER),
     (InvalidRequestError(406, 39), NEVER),
     (NotFoundError(404), NEVER),
     (AccountError(403), NEVER),
@@ -753,7 +754,7 @@ async def test_the_hook_is_awaited_once_after_the_first_token_and_before_the_fir
 
     client = client_of(Gateway(*[answer] * 3), Logged())
     call = Call(Priority.BULK, admit=admit)
-    await client._dispatcher.request(send_request(PHONE, TEXT), call, seconds=10)
+    await client._dispatcher.request(client._api.send(PHONE, TEXT), call, seconds=10)
     assert log == ["token", "hook", "wire", "token", "wire", "token", "wire"]
 
 
@@ -771,7 +772,7 @@ async def test_a_hook_that_refuses_leaves_nothing_taken() -> None:
 
     call = Call(Priority.BULK, admit=refuse)
     with pytest.raises(RefusalError):
-        await client._dispatcher.request(send_request(PHONE, TEXT), call, seconds=10)
+        await client._dispatcher.request(client._api.send(PHONE, TEXT), call, seconds=10)
     assert (call.attempts, call.doubt, call.on_wire) == (0, False, False)
     assert client._dispatcher._slots._free == MAX_IN_FLIGHT
 
@@ -791,7 +792,7 @@ async def test_a_call_knows_whether_it_is_on_the_wire() -> None:
         return await (refused(500, 13) if len(seen) < 4 else taken)(request)
 
     client = client_of(Gateway(answer, answer), Logged())
-    await client._dispatcher.request(send_request(PHONE, TEXT), call, seconds=10)
+    await client._dispatcher.request(client._api.send(PHONE, TEXT), call, seconds=10)
     assert seen == [("token", False), ("wire", True)] * 2
     assert not call.on_wire
     assert call.doubt

@@ -14,6 +14,7 @@ What a secret may be seen in, because that is what it is there for, or because i
 """
 
 import asyncio
+import base64
 import copy
 import json
 import logging
@@ -27,6 +28,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import attrs
 import httpx
 import pytest
 import trustme
@@ -43,6 +45,7 @@ from oca_sms_async import (
     Journal,
     OcaSmsError,
     ReconcileReport,
+    RegularV1,
     RetryPolicy,
     Sent,
     Skipped,
@@ -53,7 +56,6 @@ from oca_sms_async import (
 )
 from oca_sms_async._retry import Call
 from oca_sms_async._scrub import chain
-from oca_sms_async._wire import authorization
 from oca_sms_async.aiohttp import _Stream, aiohttp_client
 from oca_sms_async.cli._app import run
 from oca_sms_async.redis import RedisTokenBucket
@@ -66,7 +68,7 @@ TEXT = f"marker-text {CODE}"
 KEY = "marker-key"
 HEADER = "marker-header"
 UID = "uid-of-a-receipt"
-BASIC = authorization(USERNAME, PASSWORD).removeprefix("Basic ")
+BASIC = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
 MARKERS = ("marker", CODE, PHONE[1:], PHONE[3:], "81475159", BASIC)
 
 ECHO = f"marker-echo {PHONE} {TEXT} {BASIC}"
@@ -319,6 +321,21 @@ async def unreachable(_: Path) -> list[OcaSmsError]:
     return errors
 
 
+class Premium(RegularV1):
+    """An account at an API that has no history."""
+
+    _dialect = attrs.evolve(RegularV1._dialect, history_path=None)
+
+
+async def without_history(_: Path) -> list[OcaSmsError]:
+    """Ask an API for a history that it does not have."""
+    try:
+        Premium(USERNAME, PASSWORD).history()
+    except OcaSmsError as error:
+        return [error]
+    return []
+
+
 def answered(answer: str) -> Callable[[Path], Awaitable[list[OcaSmsError]]]:
     """Return what asks a gateway that answers so, to send and for a status."""
 
@@ -332,6 +349,7 @@ def answered(answer: str) -> Callable[[Path], Awaitable[list[OcaSmsError]]]:
 WAYS: dict[str, Callable[[Path], Awaitable[list[OcaSmsError]]]] = {
     "InvalidMessageError": invalid,
     "ExpiredError": expired,
+    "UnsupportedError": without_history,
     "LimiterUnavailableError": limiter_away,
     "JournalError": journal_broken,
     "ConnectionFailedError": unreachable,

@@ -24,6 +24,7 @@ from oca_sms_async._errors import (
     QuotaExhaustedError,
     RateLimitedError,
     UnexpectedResponseError,
+    UnsupportedError,
     UserNotFoundError,
 )
 from oca_sms_async._journal import Journal, SqliteJournal
@@ -35,6 +36,7 @@ from oca_sms_async._segments import Advice, Segments, check_message, segments
 from oca_sms_async._statistics import Statistics
 from oca_sms_async._version import __version__
 from oca_sms_async._waiting import Priority
+from oca_sms_async._wire import RegularV1
 
 __all__ = [
     "AccountError",
@@ -66,6 +68,7 @@ __all__ = [
     "RateLimitedError",
     "RateLimiter",
     "ReconcileReport",
+    "RegularV1",
     "RetryPolicy",
     "Segments",
     "SendReceipt",
@@ -78,6 +81,7 @@ __all__ = [
     "TokenBucket",
     "UnexpectedResponseError",
     "Unlimited",
+    "UnsupportedError",
     "UserNotFoundError",
     "__version__",
     "check_message",

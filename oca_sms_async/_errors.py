@@ -3,6 +3,7 @@
 OcaSmsError                          the root, never raised itself
 ├── InvalidMessageError              (ValueError) the message cannot be sent as it is; nothing went out
 ├── ExpiredError                     (TimeoutError) its time ran out before it was answered
+├── UnsupportedError                 the API has no history; nothing was asked
 ├── LimiterUnavailableError          the server of a shared limiter does not answer
 ├── JournalError                     the journal cannot be used
 ├── ConnectionFailedError            proof that no byte left
@@ -56,6 +57,10 @@ class InvalidMessageError(OcaSmsError, ValueError):
 
 class ExpiredError(OcaSmsError, TimeoutError):
     """The message's `expires_in` or `expires_at` passed, or would pass before its turn or its next attempt."""
+
+
+class UnsupportedError(OcaSmsError):
+    """The account's API has no history. The client asked for nothing and sent nothing."""
 
 
 class LimiterUnavailableError(OcaSmsError):

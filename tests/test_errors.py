@@ -28,11 +28,11 @@ from oca_sms_async import (
     JournalError,
     LimiterUnavailableError,
     OcaSmsError,
+    RegularV1,
     UnexpectedResponseError,
     _errors,
 )
 from oca_sms_async._scrub import chain, mask_digits, scrub
-from oca_sms_async._wire import parse_receipt
 
 ERRORS: dict[str, type[OcaSmsError]] = {
     name: kind
@@ -101,7 +101,7 @@ def test_codes_in_the_tree_are_the_gateways() -> None:
     assert sorted(codes.values()) == [9, 13, 17, 19, 39, 41, 51, 55]
     for name, code in codes.items():
         with pytest.raises(ERRORS[name]) as caught:
-            parse_receipt(500, {}, json.dumps({"errors": [{"code": code}]}).encode())
+            RegularV1("user", "secret").send("", "").parse(500, {}, json.dumps({"errors": [{"code": code}]}).encode())
         assert type(caught.value) is ERRORS[name]
 
 

@@ -14,6 +14,7 @@ A secret may be seen in these places. They exist for it, or belong to another li
 """
 
 import asyncio
+import base64
 import copy
 import json
 import logging
@@ -27,6 +28,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import attrs
 import httpx
 import pytest
 import trustme
@@ -42,6 +44,7 @@ from oca_sms_async import (
     FieldError,
     OcaSmsError,
     ReconcileReport,
+    RegularV1,
     RetryPolicy,
     Sent,
     Skipped,
@@ -53,7 +56,6 @@ from oca_sms_async import (
 )
 from oca_sms_async._retry import Call
 from oca_sms_async._scrub import chain
-from oca_sms_async._wire import authorization
 from oca_sms_async.aiohttp import _Stream, aiohttp_client
 from oca_sms_async.cli._app import run
 from oca_sms_async.redis import RedisTokenBucket
@@ -66,7 +68,7 @@ TEXT = f"marker-text {CODE}"
 KEY = "marker-key"
 HEADER = "marker-header"
 UID = "uid-of-a-receipt"
-BASIC = authorization(USERNAME, PASSWORD).removeprefix("Basic ")
+BASIC = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
 MARKERS = ("marker", CODE, PHONE[1:], PHONE[3:], "81475159", BASIC)
 
 ECHO = f"marker-echo {PHONE} {TEXT} {BASIC}"
@@ -319,6 +321,21 @@ async def send_nowhere(_: Path) -> list[OcaSmsError]:
     return errors
 
 
+class Premium(RegularV1):
+    """An account at an API that has no history."""
+
+    _dialect = attrs.evolve(RegularV1._dialect, history_path=None)
+
+
+async def ask_without_history(_: Path) -> list[OcaSmsError]:
+    """Ask an API for a history that it does not have."""
+    try:
+        Premium(USERNAME, PASSWORD).history()
+    except OcaSmsError as error:
+        return [error]
+    return []
+
+
 def ask_gateway(answer: str) -> Callable[[Path], Awaitable[list[OcaSmsError]]]:
     """Return a function that sends to a gateway with this answer, and asks it for a status."""
 
@@ -332,6 +349,7 @@ def ask_gateway(answer: str) -> Callable[[Path], Awaitable[list[OcaSmsError]]]:
 WAYS: dict[str, Callable[[Path], Awaitable[list[OcaSmsError]]]] = {
     "InvalidMessageError": send_invalid,
     "ExpiredError": send_expired,
+    "UnsupportedError": ask_without_history,
     "LimiterUnavailableError": send_without_limiter,
     "JournalError": send_without_journal,
     "ConnectionFailedError": send_nowhere,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from oca_sms_async._phone import normalize_phone
-from oca_sms_async._settings import check_credentials
+from oca_sms_async._wire import RegularV1
 
 Validator = Callable[[Any, Any, Any], None]
 
@@ -25,7 +25,7 @@ def _require(condition: Callable[[Any], bool], wish: str) -> Validator:
 def _is_possible(username: str, password: str) -> bool:
     """Tell whether HTTP Basic can carry them. The client asks the same."""
     try:
-        check_credentials(username, password)
+        RegularV1(username, password)
     except ValueError:
         return False
     return True
@@ -47,7 +47,9 @@ def at_least(least: int, of: str) -> Validator:
 
 
 USERNAME: Final = _require(lambda it: _is_possible(it, "-"), "not be empty nor hold a colon or a control character")
-PASSWORD: Final = _require(lambda it: _is_possible("-", it), "not be empty, and a str that UTF-8 can carry")
+PASSWORD: Final = _require(
+    lambda it: _is_possible("-", it), "not be empty nor hold a control character, and UTF-8 must carry it"
+)
 PATTERN: Final = _require(_is_regular_expression, "be a regular expression, or None")
 DURATION: Final = _require(lambda it: it >= 0, "be 0 or more seconds")
 SHARE: Final = _require(lambda it: 0 <= it <= 1, "be a share between 0 and 1")

@@ -5,7 +5,7 @@ An `assert_type` that no longer holds is an error of mypy, and so is an ignore b
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,6 +45,7 @@ from oca_sms_async import (
     RateLimitedError,
     RateLimiter,
     ReconcileReport,
+    RegularV1,
     RetryPolicy,
     Segments,
     SendReceipt,
@@ -57,6 +58,7 @@ from oca_sms_async import (
     TokenBucket,
     UnexpectedResponseError,
     Unlimited,
+    UnsupportedError,
     UserNotFoundError,
     check_message,
     segments,
@@ -107,13 +109,24 @@ async def make() -> None:
     assert_type(AsyncOcaSms.from_env(), AsyncOcaSms)
     assert_type(AsyncOcaSms.from_env(os.environ, timeout=5.0), AsyncOcaSms)
     assert_type(AsyncOcaSms.from_env({"OCA_SMS_USERNAME": "user"}, http_client=aiohttp_client()), AsyncOcaSms)
-    AsyncOcaSms("user")  # type: ignore[call-arg] # no password
-    AsyncOcaSms("user", "secret", "https://sms.example.com")  # type: ignore[call-arg] # options are named
-    AsyncOcaSms("user", "secret", timeout="5")  # type: ignore[arg-type] # seconds are numbers
-    AsyncOcaSms("user", "secret", timeout=timedelta(seconds=5))  # type: ignore[arg-type] # as above
-    AsyncOcaSms("user", "secret", limiter=Pauseless())  # type: ignore[arg-type] # half of a limiter is none
-    AsyncOcaSms("user", "secret", http_client=httpx.Client())  # type: ignore[arg-type] # of the other colour
-    AsyncOcaSms("user", "secret", retries=3)  # type: ignore[call-arg] # there is no such option
+    regular = RegularV1("user", "secret")
+    assert_type(AsyncOcaSms(api=regular, timeout=5), AsyncOcaSms)
+    assert_type((regular.base_url, regular.has_history), tuple[str, bool])
+    assert_type(regular.codes, Mapping[int, type[ApiError]])
+    assert_type(regular.headers(), Mapping[str, str])
+    assert_type(regular.send(PHONE, TEXT).method, str)
+    assert_type(regular.history().parse(200, {}, b"[]"), list[SmsRecord])
+    assert_type(regular.status("uid").parse(200, {}, b"{}"), SmsRecord)
+    AsyncOcaSms("user", "secret", api=regular)  # type: ignore[call-overload] # an API has its own credentials
+    AsyncOcaSms.from_env(retries=3)  # type: ignore[call-arg] # as of the constructor
+    AsyncOcaSms.from_env(timeout="5")  # type: ignore[arg-type] # as of the constructor
+    AsyncOcaSms("user")  # type: ignore[call-overload] # no password
+    AsyncOcaSms("user", "secret", "https://sms.example.com")  # type: ignore[call-overload] # options are named
+    AsyncOcaSms("user", "secret", timeout="5")  # type: ignore[call-overload] # seconds are numbers
+    AsyncOcaSms("user", "secret", timeout=timedelta(seconds=5))  # type: ignore[call-overload] # as above
+    AsyncOcaSms("user", "secret", limiter=Pauseless())  # type: ignore[call-overload] # half of a limiter is none
+    AsyncOcaSms("user", "secret", http_client=httpx.Client())  # type: ignore[call-overload] # of the other colour
+    AsyncOcaSms("user", "secret", retries=3)  # type: ignore[call-overload] # there is no such option
 
 
 async def send(client: AsyncOcaSms) -> None:
@@ -234,6 +247,7 @@ class Kinds:
         JournalError,
         LimiterUnavailableError,
         UnexpectedResponseError,
+        UnsupportedError,
     )
     refusals: tuple[type[ApiError], ...] = (
         AccountError,

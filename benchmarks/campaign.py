@@ -22,8 +22,8 @@ from workload import peak
 
 from oca_sms_async import AsyncOcaSms, Journal, Outcome, SendReceipt, Sms, SqliteJournal
 from oca_sms_async._bulk import BulkRun
-from oca_sms_async._journal import JournalRun
 from oca_sms_async._call import CallState
+from oca_sms_async._journal import JournalRun
 from oca_sms_async.cli._campaign import Campaign
 from oca_sms_async.cli._out import OutcomesFile
 
@@ -37,7 +37,9 @@ class Instant:
     def bulk(self, messages: Any, *, concurrency: int, journal: Journal, resend_unknown: bool) -> Any:
         """Return a bulk with that journal."""
         recording = JournalRun(journal, lambda phone: phone, resend_unknown=resend_unknown)
-        return cast(AbstractAsyncContextManager[AsyncIterator[Outcome]], BulkRun(send, messages, concurrency, recording))
+        return cast(
+            AbstractAsyncContextManager[AsyncIterator[Outcome]], BulkRun(send, messages, concurrency, recording)
+        )
 
 
 async def send(sms: Sms, call: CallState) -> SendReceipt:

@@ -17,7 +17,8 @@ class BulkRun(AsyncIterator[Outcome]):
     """One run of a bulk. `AsyncOcaSms.bulk` makes it, `async with` starts and ends it, `async for` yields outcomes.
 
     Each message that was pulled has exactly one outcome. When the outcomes end, look at `stopped_by`: it is the error
-    that stopped the run, or `None`.
+    that stopped the run, or `None`. `ValueError` for a `concurrency` below 1, `TypeError` for messages that are not
+    iterable.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class BulkRun(AsyncIterator[Outcome]):
         return 0 if self._journal is None else self._journal.resent
 
     async def __aenter__(self) -> Self:
+        """Start the run. `RuntimeError` for a second time, `JournalError` if the journal cannot be used."""
         if self._pool.is_started:
             raise RuntimeError("a bulk is entered once: call bulk() again for another run")
         if self._journal is not None:

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
+from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar, Unpack, overload
+from typing import Self, Unpack, overload
 
 import httpx
 
@@ -27,8 +28,6 @@ from oca_sms_async._settings import ENVIRONMENT, Environment, check_base_url, po
 from oca_sms_async._statistics import Statistics
 from oca_sms_async._waiting import Priority
 from oca_sms_async._wire import Api, RegularV1
-
-_T = TypeVar("_T")
 
 
 class AsyncOcaSms:
@@ -125,7 +124,7 @@ class AsyncOcaSms:
         that does not exist is a `ValueError`.
         """
         self._dispatcher.check_open()
-        return await self._send(phone, message, CallState(), Priority(priority), deadline_in, expires_in)
+        return await self._send(phone, message, CallState(), Priority(priority), partial(deadline_in, expires_in))
 
     async def history(self, *, timeout: float = 60.0) -> list[SmsRecord]:  # noqa: ASYNC109 - of one attempt, as the client's
         """Return all that the gateway keeps, in its order; an `OcaSmsError` if that does not come. `timeout` is in
@@ -218,6 +217,7 @@ class AsyncOcaSms:
         `InvalidMessageError`, its repetition within a run is `Skipped`. `JournalError` if the journal cannot be used,
         `ValueError` for `resend_unknown` without one.
         """
+        self._dispatcher.check_open()
         return BulkRun(self._send_sms, messages, concurrency, self._journal_run(journal, resend_unknown=resend_unknown))
 
     async def send_many(
@@ -229,9 +229,7 @@ class AsyncOcaSms:
         resend_unknown: bool = False,
     ) -> BulkReport:
         """Send all messages as `bulk` does and return every outcome, in input order; errors as those of `bulk`."""
-        async with self.bulk(
-            messages, concurrency=concurrency, journal=journal, resend_unknown=resend_unknown
-        ) as run:
+        async with self.bulk(messages, concurrency=concurrency, journal=journal, resend_unknown=resend_unknown) as run:
             return await run.report()
 
     async def reconcile(self, journal: Journal, messages: Iterable[Sms] | AsyncIterable[Sms]) -> ReconcileReport:
@@ -257,7 +255,7 @@ class AsyncOcaSms:
         return None
 
     async def _send_sms(self, sms: Sms, call: CallState) -> SendReceipt:
-        return await self._send(sms.phone, sms.message, call, Priority.BULK, deadline_at, sms.expires_at)
+        return await self._send(sms.phone, sms.message, call, Priority.BULK, partial(deadline_at, sms.expires_at))
 
     async def _send(
         self,
@@ -265,13 +263,12 @@ class AsyncOcaSms:
         message: str,
         call: CallState,
         priority: Priority,
-        deadline: Callable[[_T], float | None],
-        expiry: _T,
+        deadline: Callable[[], float | None],
     ) -> SendReceipt:
         """Send one message; every send begins and ends here."""
         number: str | None = None
         try:
-            until = deadline(expiry)
+            until = deadline()
             number = self._number(phone)
             check_text(message)
             options = CallOptions(priority, self._timeout, until, number)

@@ -11,7 +11,7 @@ from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._connections import own_client
 from oca_sms_async._errors import (
     ApiError,
-    ConnectionFailedError,
+    ClientClosedError,
     DeliveryUnknownError,
     ExpiredError,
     LimiterUnavailableError,
@@ -79,9 +79,9 @@ class Dispatcher:
         return f"{self._base_url} {'closed' if self._closed else 'open'}"
 
     def check_open(self) -> None:
-        """Raise `RuntimeError` once there is nothing left to send with."""
+        """Raise `ClientClosedError` once there is nothing left to send with."""
         if reason := self._reason_closed():
-            raise RuntimeError(reason)
+            raise ClientClosedError(reason)
 
     async def aclose(self) -> None:
         """Close the connections, those under a request too, unless they were lent."""
@@ -148,7 +148,7 @@ class Dispatcher:
             await self._limiter.acquire(priority=options.priority, deadline=options.deadline)
         except (OcaSmsError, TimeoutError):
             raise
-        except Exception as error:  # a user's own limiter may raise anything
+        except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
             line = f"the limiter failed ({type(error).__name__}): nobody knows whether a request is within the limit"
             raise LimiterUnavailableError(line) from scrub(error, outer)
         finally:
@@ -160,8 +160,7 @@ class Dispatcher:
             await call.before_first_send()
         elif call.is_cut and call.last_error is not None:
             raise call.last_error  # cut while it waited in a limiter that does not let itself be cancelled
-        if reason := self._reason_closed():
-            raise ConnectionFailedError(reason)
+        self.check_open()
         if options.deadline is not None and asyncio.get_running_loop().time() >= options.deadline:
             raise ExpiredError("the message expired before its request was started")
         http = self._http(request)

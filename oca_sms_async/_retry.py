@@ -12,7 +12,6 @@ from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._errors import ConnectionFailedError, ExpiredError, InternalError, OcaSmsError, RateLimitedError
 from oca_sms_async._log import log
 from oca_sms_async._settings import is_finite
-from oca_sms_async._waiting import Priority
 
 _T = TypeVar("_T")
 
@@ -48,7 +47,7 @@ class RetryPolicy:
         return isinstance(error, InternalError) or (self.retry_unsent and unsent)
 
     def _retrying(self) -> tenacity.AsyncRetrying:
-        """Return tenacity's policy; a fresh one for each call, because calls that share one lose each other's errors."""
+        """Return tenacity's policy. It is a fresh one for each call: calls that share one lose each other's errors."""
         return tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self.max_attempts),
             wait=tenacity.wait_random_exponential(multiplier=self.initial_wait, max=self.max_wait),

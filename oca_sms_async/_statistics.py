@@ -20,8 +20,8 @@ class Statistics:
     messages that its journal answers for are not counted.
 
     The others are about requests of every kind. `in_flight` requests are on the wire now. `waiting` requests wait for
-    their slot, their token or the journal. `limiter_wait` adds up the seconds that requests waited for tokens, even in vain. `status` and
-    `history` send nothing, so they count as requests alone.
+    their slot, their token or the journal. `limiter_wait` adds up the seconds that requests waited for tokens, even in
+    vain. `status` and `history` send nothing, so they count as requests alone.
     """
 
     sent: int

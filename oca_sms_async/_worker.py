@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from attrs import frozen
 
@@ -12,6 +12,7 @@ from oca_sms_async._call import CallState
 from oca_sms_async._errors import (
     AccountError,
     ApiError,
+    ClientClosedError,
     ConnectionFailedError,
     DeliveryUnknownError,
     InvalidMessageError,
@@ -23,6 +24,9 @@ from oca_sms_async._errors import (
 from oca_sms_async._journal import Intent, JournalRun, Lookup
 from oca_sms_async._models import SendReceipt, Sms
 from oca_sms_async._outcomes import Failed, Outcome, Sent, Skipped
+
+# These are not about the message: without a first attempt, it was not attempted.
+_NOT_ITS_OWN: Final = (ClientClosedError, LimiterUnavailableError, JournalError)
 
 Send = Callable[[Sms, CallState], Awaitable[SendReceipt]]
 
@@ -102,7 +106,7 @@ class Worker:
             try:
                 outcome = await self._outcome(pulled, call)
             except Exception:
-                # It is a bug in a user's code or ours, and comes out of the run. This message has an outcome all the same.
+                # A bug, in a user's code or in ours. It comes out of the run, after this message's outcome.
                 self._hand_over(pulled.number, self._end_without_answer(pulled.sms, call))
                 raise
             finally:
@@ -150,9 +154,7 @@ class Worker:
             receipt = await self._send(sms, call)
         except OcaSmsError as error:
             self._judge(error)
-            if isinstance(error, LimiterUnavailableError | JournalError) and not (
-                error.attempts or call.may_have_been_sent
-            ):
+            if isinstance(error, _NOT_ITS_OWN) and not (error.attempts or call.may_have_been_sent):
                 return Skipped(sms, self._run.stopped_by)
             error.may_have_been_sent = error.may_have_been_sent or call.may_have_been_sent  # of an earlier run, perhaps
             return Failed(sms, error.with_traceback(None))  # its frames would keep the request alive
@@ -187,7 +189,7 @@ class Worker:
 
     def _judge(self, error: OcaSmsError) -> None:
         match error:
-            case AccountError() | LimiterUnavailableError() | JournalError():
+            case AccountError() | ClientClosedError() | LimiterUnavailableError() | JournalError():
                 self._run.stop(error)
             case ConnectionFailedError() if self._run.outage.failed():
                 self._run.stop(error)

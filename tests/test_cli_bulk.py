@@ -700,7 +700,7 @@ def test_options_reach_the_client(
 
     def spied(self: AsyncOcaSms, *given: Any, **options: Any) -> Any:
         limiter: Any = self._dispatcher._limiter
-        seen.append((limiter.rate, self._dispatcher._retry, options["concurrency"]))
+        seen.append((limiter.rate, self._dispatcher._policy, options["concurrency"]))
         return original(self, *given, **options)
 
     monkeypatch.setattr(AsyncOcaSms, "bulk", spied)

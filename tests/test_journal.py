@@ -49,11 +49,11 @@ from oca_sms_async import (
     Unlimited,
 )
 from oca_sms_async._bulk import BulkRun
-from oca_sms_async._journal import JournalEntry, Status, JournalRun
+from oca_sms_async._call import CallState
+from oca_sms_async._journal import JournalEntry, JournalRun, Status
 from oca_sms_async._journal import _store as store_module
 from oca_sms_async._journal._store import Store
 from oca_sms_async._messages import check_number
-from oca_sms_async._call import CallState
 from oca_sms_async.sandbox import Sandbox
 
 WITHOUT_WAITS = RetryPolicy(initial_wait=0, max_wait=0)

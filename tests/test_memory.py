@@ -10,8 +10,8 @@ from typing import Any, cast
 
 from oca_sms_async import AsyncOcaSms, Outcome, SendReceipt, Sms, SqliteJournal
 from oca_sms_async._bulk import BulkRun
-from oca_sms_async._journal import JournalRun
 from oca_sms_async._call import CallState
+from oca_sms_async._journal import JournalRun
 from oca_sms_async.cli._campaign import Campaign
 from oca_sms_async.cli._out import OutcomesFile
 

@@ -36,11 +36,11 @@ from oca_sms_async import (
     Unlimited,
 )
 from oca_sms_async._bulk import BulkRun
-from oca_sms_async._journal import JournalEntry, Lookup, Status, JournalRun
+from oca_sms_async._call import CallState
+from oca_sms_async._journal import JournalEntry, JournalRun, Lookup, Status
 from oca_sms_async._journal._store import Store
 from oca_sms_async._messages import check_number
 from oca_sms_async._reconcile import reconcile
-from oca_sms_async._call import CallState
 from oca_sms_async.sandbox import Sandbox
 
 PHONE, TEXT = "+6281234500000", "Acme: your parcel is here"

@@ -45,10 +45,10 @@ from oca_sms_async import (
     Unlimited,
     UserNotFoundError,
 )
-from oca_sms_async._dispatch import MAX_IN_FLIGHT
-from oca_sms_async._waiting import PrioritySemaphore
 from oca_sms_async._call import CallOptions, CallState
+from oca_sms_async._dispatch import MAX_IN_FLIGHT
 from oca_sms_async._retry import retry
+from oca_sms_async._waiting import PrioritySemaphore
 from oca_sms_async._wire import RegularV1
 
 PHONE = "+6281234567890"

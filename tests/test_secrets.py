@@ -54,7 +54,7 @@ from oca_sms_async import (
     TokenBucket,
     Unlimited,
 )
-from oca_sms_async._retry import Call
+from oca_sms_async._call import CallOptions
 from oca_sms_async._scrub import chain
 from oca_sms_async.aiohttp import _Stream, aiohttp_client
 from oca_sms_async.cli._app import run
@@ -346,6 +346,13 @@ def ask_gateway(answer: str) -> Callable[[Path], Awaitable[list[OcaSmsError]]]:
     return ask
 
 
+async def send_after_close(_: Path) -> list[OcaSmsError]:
+    """Send through a client that is closed."""
+    async with client_at("http://127.0.0.1:1") as client:
+        pass
+    return await error_of(client.send(PHONE, TEXT))
+
+
 WAYS: dict[str, Callable[[Path], Awaitable[list[OcaSmsError]]]] = {
     "InvalidMessageError": send_invalid,
     "ExpiredError": send_expired,
@@ -353,6 +360,7 @@ WAYS: dict[str, Callable[[Path], Awaitable[list[OcaSmsError]]]] = {
     "LimiterUnavailableError": send_without_limiter,
     "JournalError": send_without_journal,
     "ConnectionFailedError": send_nowhere,
+    "ClientClosedError": send_after_close,
     "DeliveryUnknownError": ask_gateway("hang up"),
     "UnexpectedResponseError": ask_gateway("not json"),
     "ApiError": ask_gateway("html"),
@@ -443,7 +451,7 @@ def test_values_do_not_show_what_they_hold() -> None:
         Skipped(sms, error),
         BulkReport((Failed(sms, error),), error),
         ReconcileReport((sent,), (sms,)),
-        Call(oca_sms_async.Priority.BULK, number=PHONE),
+        CallOptions(oca_sms_async.Priority.BULK, 10.0, number=PHONE),
         RedisTokenBucket("redis://marker-user:marker-password@127.0.0.1:1/0", name="acme"),
     ]
     assert find_markers(map(repr, values)) == []

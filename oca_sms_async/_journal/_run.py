@@ -80,9 +80,7 @@ class JournalRun:
         return self._journal.find(lookup, receipt)
 
     def _resends(self, lookup: Lookup) -> bool:
-        return (
-            self._resend_unknown and lookup.answer is Answer.STORED and lookup.entry.status is Status.DOUBTFUL
-        )
+        return self._resend_unknown and lookup.answer is Answer.STORED and lookup.entry.status is Status.DOUBTFUL
 
 
 class Intent:
@@ -131,9 +129,9 @@ class Intent:
             return
         try:
             await settled
-        except JournalError as error:
+        except JournalError as lost:
             if self._recorded.done() and not self._recorded.cancelled() and self._recorded.exception() is None:
-                self._call.doubt(error)  # a later run will see it so
+                self._call.doubt(lost)  # a later run will see it so
             raise
 
     def _entry(self) -> JournalEntry:

@@ -23,6 +23,8 @@ from oca_sms_async import (
     ApiError,
     AsyncOcaSms,
     BulkReport,
+    BulkRun,
+    ClientClosedError,
     ConnectionFailedError,
     DeliveryUnknownError,
     ExpiredError,
@@ -179,12 +181,15 @@ async def messages_in_time() -> AsyncIterator[Sms]:
 async def send_them(client: AsyncOcaSms, path: Path) -> None:
     """Send many messages."""
     run = client.bulk(messages())
-    assert_type(run, AbstractAsyncContextManager[AsyncIterator[Outcome]])
-    async with client.bulk(messages_in_time(), concurrency=8) as outcomes:
-        async for outcome in outcomes:
+    assert_type(run, AbstractAsyncContextManager[BulkRun])
+    async with client.bulk(messages_in_time(), concurrency=8) as entered:
+        async for outcome in entered:
             assert_type(outcome, Sent | Failed | Skipped)
             assert_type(outcome.sms, Sms)
             assert_type(told(outcome), str)
+        assert_type((entered.pulled, entered.resent), tuple[int, int])
+        assert_type(entered.stopped_by, OcaSmsError | None)
+        assert_type(await entered.report(), BulkReport)
     report = await client.send_many([Sms(PHONE, TEXT)], concurrency=8)
     assert_type(report, BulkReport)
     assert_type(report.outcomes, tuple[Outcome, ...])
@@ -238,6 +243,8 @@ class Kinds:
 
     values: type[ValueError] = InvalidMessageError
     times: type[TimeoutError] = ExpiredError
+    unsent: type[ConnectionFailedError] = ClientClosedError
+    misused: type[RuntimeError] = ClientClosedError
     ours: tuple[type[OcaSmsError], ...] = (
         ApiError,
         ConnectionFailedError,

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 import httpx
 
-from oca_sms_async._connections import Connections
+from oca_sms_async._connections import own_client
 from oca_sms_async._errors import ApiError, ExpiredError, RateLimitedError
 from oca_sms_async._lanes import Slots
 from oca_sms_async._limiter import RateLimiter
@@ -16,7 +16,7 @@ from oca_sms_async._log import log
 from oca_sms_async._retry import Call, RetryPolicy, repeated
 from oca_sms_async._scrub import scrub
 from oca_sms_async._statistics import Counts
-from oca_sms_async._transport import Client, UnderWay, exchange
+from oca_sms_async._transport import UnderWay, exchange
 from oca_sms_async._version import __version__
 from oca_sms_async._wire import Request
 
@@ -49,7 +49,7 @@ class Dispatcher:
         self._slots = Slots(MAX_IN_FLIGHT)
         self.counts = Counts()
         self._owned = lent is None
-        self._client: Client = Connections(httpx.URL(base_url)) if lent is None else lent
+        self._client = own_client(httpx.URL(base_url)) if lent is None else lent
         # What a lent client always sends goes with ours.
         ours = {
             "Accept": "application/json",
@@ -70,7 +70,7 @@ class Dispatcher:
         """Raise `RuntimeError` once there is nothing left to send with."""
         if self._closed:
             raise RuntimeError("this client is closed")
-        if isinstance(self._client, httpx.AsyncClient) and self._client.is_closed:
+        if self._client.is_closed:
             raise RuntimeError("the http_client that was lent to this client is closed")
 
     async def aclose(self) -> None:

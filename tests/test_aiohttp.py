@@ -66,7 +66,7 @@ async def raised(base_url: str, lent: httpx.AsyncClient) -> OcaSmsError:
 async def test_only_a_connection_that_did_not_come_about_is_proof(
     trouble: Exception, proof: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Aiohttp's connector errors and its time-out for connecting prove that nothing left; nothing else does."""
+    """The connector errors of aiohttp and its time-out for connecting prove that nothing left; nothing else does."""
 
     async def fail(*_: object, **__: object) -> None:
         raise trouble
@@ -143,19 +143,40 @@ def test_options_that_would_be_ignored_are_refused(name: str) -> None:
         aiohttp_client(**dict[str, Any]({name: None}))
 
 
-@pytest.mark.parametrize("options", [{}, {"trust_env": False}, {"proxy": "http://localhost:1"}])
+@pytest.mark.parametrize(("options", "proxied"), [({}, True), ({"trust_env": False}, False)])
 async def test_the_environments_proxies_serve_unless_told_otherwise(
-    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], proxied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`trust_env=False` and a `proxy` of one's own keep them out, as with httpx."""
-    monkeypatch.setenv("HTTPS_PROXY", "http://localhost:2")
-    async with aiohttp_client(**options) as lent:
-        proxy = lent._transport_for_url(httpx.URL("https://gateway.test")).proxy  # type: ignore[attr-defined] # ours
-        assert (proxy and str(proxy.url)) == options.get("proxy", None if options else "http://localhost:2")
+    """The proxy of the environment is asked, and `trust_env=False` turns that off."""
+    async with RawGateway().serve() as gateway, RawGateway().serve() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://localhost:{proxy.port}")
+        async with client_on(gateway.base_url, aiohttp_client(**options)) as client:
+            await client.send(PHONE, TEXT)
+        assert (len(gateway.requests), len(proxy.requests)) == ((0, 1) if proxied else (1, 0))
+
+
+async def test_a_proxy_that_is_given_serves_before_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`proxy=` wins over `HTTP_PROXY`, as with httpx, and needs no request that the environment permits."""
+    async with RawGateway().serve() as gateway, RawGateway().serve() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", "http://localhost:1")
+        monkeypatch.setenv("NO_PROXY", "*")
+        async with client_on(gateway.base_url, aiohttp_client(proxy=f"http://localhost:{proxy.port}")) as client:
+            await client.send(PHONE, TEXT)
+        assert (len(gateway.requests), len(proxy.requests)) == (0, 1)
+
+
+async def test_mounts_are_honoured() -> None:
+    """A client with a mount, or with a transport of the user's own, does not go past it."""
+    mock = httpx.MockTransport(lambda _: httpx.Response(200, json={"status": "sent", "msg_uid": "mounted"}))
+    async with RawGateway().serve() as gateway:
+        for options in ({"mounts": {"http://localhost": mock}}, {"transport": mock}):
+            async with client_on(gateway.base_url, aiohttp_client(**options)) as client:
+                assert (await client.send(PHONE, TEXT)).msg_uid == "mounted"
+        assert gateway.accepted == 0
 
 
 async def test_hooks_are_called() -> None:
-    """Whoever gives the client hooks sees its requests and answers, on this transport too."""
+    """Event hooks see each request and answer on this transport, too."""
     seen = list[object]()
 
     async def see(it: object) -> None:

@@ -467,7 +467,7 @@ async def test_a_thousand_cancelled_sends_leave_the_client_healthy() -> None:
             for _ in range(10):
                 await asyncio.gather(*(cancelled() for _ in range(100)))
             assert gateway.accepted > 100  # else the cancellations came before anything happened
-            connections = client._dispatcher._client
+            connections = client._dispatcher._client._transport
             assert not isinstance(connections, Connections) or connections._busy == set()
             gateway.behaviour = receipt
             receipts = await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(300)))
@@ -521,6 +521,25 @@ async def test_redirects_are_not_followed(status: str) -> None:
             assert (caught.value.status_code, caught.value.may_have_been_sent) == (int(status[:3]), True)
             assert len(gateway.requests) == 1
         assert other.accepted == 0
+
+
+async def test_a_redirect_to_a_url_that_cannot_be_read_is_the_same_error(transport: str) -> None:
+    """The status is the error, however odd the Location."""
+    for location in ("http://[", "http://\xb2", "x" * 70_000):
+        redirect = http(b"", "302 Found", f"location: {location}\r\n")
+        async with RawGateway(says(redirect)).serve() as gateway, client_of(gateway.base_url) as client:
+            expected = DeliveryUnknownError if transport == "aiohttp" and len(location) > 8190 else ApiError
+            with pytest.raises(expected):
+                await client.send(PHONE, TEXT)
+
+
+async def test_no_cookie_is_kept() -> None:
+    """A cookie of one answer does not go with the next request: it would tie messages to each other."""
+    answer = http(RECEIPT, headers="set-cookie: session=1\r\n")
+    async with RawGateway(says(answer)).serve() as gateway, client_of(gateway.base_url) as client:
+        for _ in range(2):
+            await client.send(PHONE, TEXT)
+        assert not any(b"cookie" in request.lower() for request in gateway.requests)
 
 
 def padded(size: int) -> bytes:

@@ -18,7 +18,7 @@ KEEPALIVE: Final = 2.5
 
 
 def own_client(base_url: httpx.URL) -> httpx.AsyncClient:
-    """Return the client of an `AsyncOcaSms` that was lent none.
+    """Return the client of an `AsyncOcaSms` without a lent one.
 
     It is an `httpx.AsyncClient` like any other, so mocks, hooks and tracing tools see its requests. It keeps no
     cookies, follows no redirect, adds no credentials, and reads nothing from the environment but the proxy for this

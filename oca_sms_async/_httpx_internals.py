@@ -21,7 +21,7 @@ def report_lost(guard: str) -> None:
 def transport_of(client: httpx.AsyncClient, url: httpx.URL) -> httpx.AsyncBaseTransport | None:
     """Return the transport with which a client requests this URL.
 
-    It decides whether `httpx.PoolTimeout` and its kin prove that nothing left, so it is asked after a failure only.
+    It is asked after a failure only: httpx's own transport proves with `httpx.PoolTimeout` that nothing left.
     When its name moves, such an error leaves the message in doubt unless the trace has the proof.
     """
     try:
@@ -34,8 +34,8 @@ def transport_of(client: httpx.AsyncClient, url: httpx.URL) -> httpx.AsyncBaseTr
 def is_silent(transport: httpx.AsyncHTTPTransport) -> bool:
     """Tell whether the one idle connection of a transport still stands and has received nothing after its last answer.
 
-    Bytes that came later are no answer to a request of ours. httpcore looks for them in the socket alone. It would take
-    bytes that were read together with the last answer for the next answer: the receipt of another message.
+    Later bytes do not answer a request of ours. httpcore looks for them in the socket alone. If they were read together
+    with the last answer, it would take them for the next one: the receipt of another message.
     When a name moves, no connection is used twice.
     """
     try:

@@ -12,7 +12,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class EnvironmentProxies:
-    """The values of `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` when this object was made.
+    """`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` at the time when this object was made.
 
     The rules are those of httpx, with two additions. An entry of `NO_PROXY` may be a network such as `127.0.0.0/8`
     or `fe80::/10`, and an IPv6 address may stand in brackets. httpx has no public function for this, and refuses to

@@ -59,7 +59,7 @@ class _Trace:
     """The `trace` extension of a request: httpcore calls it with each step, and so does our aiohttp transport.
 
     `connecting` is True once the request waits for its connection, `sent` once part of it may have left. Other
-    transports call it with nothing.
+    transports do not call it.
     """
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class _Bound:
 
 
 class _Verdict:
-    """A context manager that turns each exception of a request into the one error that says whether it left."""
+    """A context manager that turns an exception of a request into the error that says whether it left."""
 
     bound: asyncio.Timeout
 

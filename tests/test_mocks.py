@@ -1,4 +1,4 @@
-"""A tool that patches httpx sees each request of the default client, and a mocked test sends nothing for real."""
+"""A tool that patches httpx sees each request of the default client, and a mocked test does not send for real."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -40,7 +40,7 @@ async def test_respx_catches_each_request_in_each_of_its_modes(mode: str) -> Non
 
 @pytest.mark.parametrize("mode", ["httpcore", "httpx"])
 async def test_a_request_that_a_mock_does_not_know_is_not_sent(mode: str) -> None:
-    """Respx fails such a request, and so does the send, whichever error it ends in."""
+    """Respx fails the request, and so the send fails too."""
     async with RawGateway().serve() as gateway, client_of(gateway.base_url) as client:
         with respx.mock(using=mode, assert_all_called=False), pytest.raises((OcaSmsError, AssertionError)):
             await client.send(PHONE, TEXT)

@@ -1,6 +1,6 @@
 """CPU per message as messages, messages at once and waiters at the limiter grow tenfold, each to the row before.
 
-In microseconds, the best of three. The send takes one turn of the loop; the waiters wait for their tokens on a clock
+In microseconds, the best of three. The send takes one turn of the loop. The waiters wait for their tokens on a clock
 that jumps.
 """
 

@@ -1,4 +1,4 @@
-"""What several benchmarks share: messages, a send that takes no time, a clock that jumps, and the peak of memory."""
+"""Parts that several benchmarks share: messages, a send that takes no time, a clock that jumps, and peak memory."""
 
 import asyncio
 import resource
@@ -31,8 +31,9 @@ async def send(sms: Sms, call: Call) -> SendReceipt:
 
 
 def peak() -> float:
-    """Return the most memory that this process ever had, in MB; on Linux not by `ru_maxrss`, which begins with the
-    parent's.
+    """Return the peak memory of this process in MB.
+
+    On Linux `ru_maxrss` begins with the parent's, so `/proc` is read instead.
     """
     if _STATUS.exists():
         return next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if "VmHWM" in line) / 1024

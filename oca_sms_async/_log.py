@@ -11,6 +11,7 @@
 | `limiter.restored` | INFO | limiter | Redis is back, and decides again |
 | `bulk.stopped` | WARNING | pulled, error, status, code | a bulk stopped by itself; `stopped_by` has the error |
 | `journal.doubtful` | WARNING | journal, doubtful | a journal was opened in which an earlier run left doubt |
+| `transport.guard_lost` | WARNING | guard | a check relies on a private name of httpx or aiohttp that is gone |
 
 Each field is an attribute of the record; `record.event` is the name. The record's message is the name, the fields and a
 sentence. `phone` shows three digits. `attempt` is the number of the next request, or of the last one. `wait` is in
@@ -35,6 +36,7 @@ EVENTS: Final = {
     "limiter.restored": (logging.INFO, "Redis is back"),
     "bulk.stopped": (logging.WARNING, "nothing more is pulled"),
     "journal.doubtful": (logging.WARNING, "an earlier run left messages in doubt"),
+    "transport.guard_lost": (logging.WARNING, "a private name has moved: the safe way is taken instead"),
 }
 
 _logger: Final = logging.getLogger("oca_sms_async")

@@ -33,7 +33,7 @@ from oca_sms_async import (
     Unlimited,
     _dispatch,
 )
-from oca_sms_async._connections import Honest
+from oca_sms_async._connections import ExactConnectErrors
 
 TEXT = "Acme: 482913 is your code"
 NOTHING = Statistics(sent=0, retried=0, failed={}, unknown=0, in_flight=0, waiting=0, limiter_wait=0.0)
@@ -82,7 +82,7 @@ KINDS = {
 
 
 @define
-class Gateway(Honest):
+class Gateway(ExactConnectErrors):
     """Answers each number by its script: one word an attempt, and «ok» after the last.
 
     Each answer takes `takes` seconds. Lookups get the next word of `questions`, or else 404.

@@ -3,13 +3,20 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import tenacity
 from attrs import Attribute, field, frozen
 
 from oca_sms_async._call import CallOptions, CallState
-from oca_sms_async._errors import ConnectionFailedError, ExpiredError, InternalError, OcaSmsError, RateLimitedError
+from oca_sms_async._errors import (
+    ClientClosedError,
+    ConnectionFailedError,
+    ExpiredError,
+    InternalError,
+    OcaSmsError,
+    RateLimitedError,
+)
 from oca_sms_async._log import log
 from oca_sms_async._settings import is_finite
 
@@ -43,6 +50,8 @@ class RetryPolicy:
 
     def _repeats(self, error: BaseException) -> bool:
         """Decide about the error of one attempt, before the attempts before it change its answer."""
+        if isinstance(error, ClientClosedError):  # it stays closed
+            return False
         unsent = isinstance(error, ConnectionFailedError | RateLimitedError) and not error.may_have_been_sent
         return isinstance(error, InternalError) or (self.retry_unsent and unsent)
 
@@ -79,7 +88,7 @@ async def retry(
                     retrying.begin()
                     state = tenacity.RetryCallState(retrying, None, (), {})
                 state.set_exception(sys.exc_info())  # type: ignore[arg-type] # within an except block it is complete
-            wait = await retrying.iter(state)  # it raises the error that is not tried again
+            wait = cast(float, await retrying.iter(state))  # it raises the error that is not tried again
             if options.deadline is not None and asyncio.get_running_loop().time() + wait >= options.deadline:
                 raise ExpiredError("the message would expire before its next attempt") from call.last_error
             event = "send.retry" if call.sends else "lookup.retry"

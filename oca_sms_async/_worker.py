@@ -166,10 +166,9 @@ class Worker:
             if is_task_cancelled():
                 raise
             # This worker was not cancelled: a transport or a limiter raised it by itself, and the message is not lost.
-            error = DeliveryUnknownError(
-                "the send was cancelled from within", may_have_been_sent=call.may_have_been_sent
-            )
-            return Failed(sms, call.conclude(error))
+            doubt = call.may_have_been_sent
+            cancelled = DeliveryUnknownError("the send was cancelled from within", may_have_been_sent=doubt)
+            return Failed(sms, call.conclude(cancelled))
         self._run.outage.answered()
         return Sent(sms, receipt)
 

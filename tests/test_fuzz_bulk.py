@@ -358,7 +358,7 @@ class Campaign(RuleBasedStateMachine):
 
         async def main(journal: SqliteJournal) -> None:
             async with client(gateway) as opened:
-                bulk = opened.bulk(source, concurrency=concurrency, journal=journal, resend_unknown=resend)
+                bulk: Any = opened.bulk(source, concurrency=concurrency, journal=journal, resend_unknown=resend)
                 with contextlib.suppress(KeyError):
                     async with bulk as outcomes:
                         await take(outcomes)

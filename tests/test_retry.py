@@ -22,6 +22,7 @@ from oca_sms_async import (
     AccountExpiredError,
     ApiError,
     AsyncOcaSms,
+    ClientClosedError,
     ConnectionFailedError,
     DeliveryUnknownError,
     ExpiredError,
@@ -43,6 +44,7 @@ from oca_sms_async import (
     TokenBucket,
     UnexpectedResponseError,
     Unlimited,
+    UnsupportedError,
     UserNotFoundError,
 )
 from oca_sms_async._call import CallOptions, CallState
@@ -141,6 +143,8 @@ def test_a_policy_is_a_frozen_value() -> None:
 
 ALWAYS, IF_UNSENT_IS, NEVER = "always", "with retry_unsent", "never"
 TABLE: list[tuple[BaseException, str]] = [
+    (ClientClosedError(), NEVER),
+    (UnsupportedError(), NEVER),
     (InternalError(500, 13), ALWAYS),
     (ConnectionFailedError(), IF_UNSENT_IS),
     (RateLimitedError(429, 9), IF_UNSENT_IS),

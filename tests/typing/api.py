@@ -287,6 +287,7 @@ async def limit(client: redis.asyncio.Redis) -> None:
         await limiter.acquire(priority=Priority.BULK, deadline=asyncio.get_running_loop().time() + 5)
         assert_type(limiter.pause(1), None)
     bucket = TokenBucket()
+    assert_type(await bucket.start(), bool)
     now = bucket.statistics()
     assert_type(now, LimiterStatistics)
     assert_type((now.granted, now.refused, now.waiting), tuple[int, int, int])

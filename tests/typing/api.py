@@ -210,6 +210,7 @@ def told(outcome: Outcome) -> str:
 def go_wrong(error: OcaSmsError) -> NoReturn:
     """Ask an error what it knows."""
     assert_type((error.may_have_been_sent, error.attempts), tuple[bool, int])
+    assert_type(type(error)(*error.args), OcaSmsError)  # as task queues do
     error.status_code  # type: ignore[attr-defined] # noqa: B018 - not every error is the gateway's
     if isinstance(error, ApiError):
         assert_type((error.status_code, error.code, error.text), tuple[int, int | None, str])

@@ -15,7 +15,7 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 def check_number(phone: str, region: str) -> str:
     """Return a recipient's number as E.164. `region` is the country of a number without country code."""
     try:
-        return normalize_phone(phone, region)
+        return normalize_phone(phone, region=region)
     except ValueError as error:
         reason = str(error)
     raise InvalidMessageError(reason)  # outside the handler: the frames of the ValueError hold the number

@@ -153,7 +153,7 @@ class When:
 
 def when(scripts: Scripts, phone: str | None) -> When:
     """Return what is to be told how sends to `phone` (any spelling; None: any number) are answered."""
-    return When(scripts, None if phone is None else normalize_phone(phone, "ID"))
+    return When(scripts, None if phone is None else normalize_phone(phone))
 
 
 def _scripted(status: Any, body: Any, headers: Mapping[str, str]) -> Fault:

@@ -58,6 +58,8 @@ from oca_sms_async import (
     Unlimited,
     UserNotFoundError,
     check_message,
+    mask_phone,
+    normalize_phone,
     segments,
 )
 from oca_sms_async.aiohttp import aiohttp_client
@@ -291,6 +293,9 @@ def measure() -> None:
     assert_type([(it.code, it.text) for it in advice], list[tuple[str, str]])
     check_message(TEXT, "Acme")  # type: ignore[call-arg] # options are named
     segments(TEXT.encode())  # type: ignore[arg-type] # characters, no bytes
+    assert_type(normalize_phone(PHONE), str)
+    assert_type(mask_phone(normalize_phone("9123 4567", region="SG")), str)
+    normalize_phone(PHONE, "ID")  # type: ignore[call-arg] # options are named
 
 
 async def practise() -> None:

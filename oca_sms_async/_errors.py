@@ -3,9 +3,11 @@
 OcaSmsError                          the root, never raised itself
 ├── InvalidMessageError              (ValueError) the message cannot be sent as it is; nothing went out
 ├── ExpiredError                     (TimeoutError) its time ran out before it was answered
+├── UnsupportedError                 the API has no history; nothing was asked
 ├── LimiterUnavailableError          the server of a shared limiter does not answer
 ├── JournalError                     the journal cannot be used
 ├── ConnectionFailedError            proof that no byte left
+│   └── ClientClosedError            (RuntimeError) the client was closed before the request
 ├── DeliveryUnknownError             trouble once a request may have been on its way
 ├── UnexpectedResponseError          a success that the gateway does not document
 └── ApiError                         the gateway refused
@@ -72,6 +74,10 @@ class ExpiredError(OcaSmsError, TimeoutError):
     """The message's `expires_in` or `expires_at` passed, or would pass before its turn or its next attempt."""
 
 
+class UnsupportedError(OcaSmsError):
+    """The account's API has no history. The client asked for nothing and sent nothing."""
+
+
 class LimiterUnavailableError(OcaSmsError):
     """The server of a shared limiter does not answer. A request might exceed the limit, so it is not made."""
 
@@ -85,6 +91,10 @@ class JournalError(OcaSmsError):
 
 class ConnectionFailedError(OcaSmsError):
     """No connection to the gateway was made. This proves that no byte of the request left."""
+
+
+class ClientClosedError(ConnectionFailedError, RuntimeError):
+    """The client, or the `http_client` that was lent to it, was closed before the request started."""
 
 
 class DeliveryUnknownError(OcaSmsError):

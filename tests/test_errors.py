@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import oca_sms_async
 from oca_sms_async import (
     ApiError,
+    ClientClosedError,
     ConnectionFailedError,
     DeliveryUnknownError,
     ExpiredError,
@@ -29,12 +30,12 @@ from oca_sms_async import (
     JournalError,
     LimiterUnavailableError,
     OcaSmsError,
+    RegularV1,
     UnexpectedResponseError,
     _errors,
 )
 from oca_sms_async._errors import safe_code
 from oca_sms_async._scrub import chain, mask_digits, scrub
-from oca_sms_async._wire import parse_receipt
 
 ERRORS: dict[str, type[OcaSmsError]] = {
     name: kind
@@ -103,14 +104,18 @@ def test_codes_in_the_tree_are_the_gateways() -> None:
     assert sorted(codes.values()) == [9, 13, 17, 19, 39, 41, 51, 55]
     for name, code in codes.items():
         with pytest.raises(ERRORS[name]) as caught:
-            parse_receipt(500, {}, json.dumps({"errors": [{"code": code}]}).encode())
+            RegularV1("user", "secret").send("", "").parse(500, {}, json.dumps({"errors": [{"code": code}]}).encode())
         assert type(caught.value) is ERRORS[name]
 
 
 @each_error
 def test_builtin_bases(kind: type[OcaSmsError]) -> None:
-    """An impossible message is a ValueError, an expired one a TimeoutError. No other error is either."""
-    builtin = {InvalidMessageError: (ValueError,), ExpiredError: (TimeoutError, OSError)}.get(kind, ())
+    """An impossible message is a ValueError, an expired one a TimeoutError, a closed client a RuntimeError."""
+    builtin = {
+        InvalidMessageError: (ValueError,),
+        ExpiredError: (TimeoutError, OSError),
+        ClientClosedError: (RuntimeError,),
+    }.get(kind, ())
     assert (
         tuple(base for base in (ValueError, TimeoutError, OSError, RuntimeError) if issubclass(kind, base)) == builtin
     )

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from oca_sms_async import ApiError, AsyncOcaSms, OcaSmsError, RetryPolicy, SendReceipt, Unlimited
-from oca_sms_async import _wire as wire
+from oca_sms_async import ApiError, AsyncOcaSms, OcaSmsError, RegularV1, RetryPolicy, SendReceipt, Unlimited
 
 PHONE, TEXT = "+6281381475159", "Acme: 482913 is your code"
+API: Final = RegularV1("a@example.com", "secret")
 PATIENCE: Final = 30  # seconds, after which something hangs
 MANY: Final = 2**20
 # Shared, because loading certificates for each example would take most of the time.
@@ -154,7 +154,11 @@ HOSTILE: Final[dict[str, bytes]] = {
     "a date of colons": (RECORD % ("2020-01-01T" + ":" * MANY)).encode(),
     "many records, the last one none": filled("[", RECORD % "2020-1-1" + ", ", "{}]"),
 }
-PARSERS: Final[list[Callable[..., Any]]] = [wire.parse_receipt, wire.parse_history, wire.parse_record]
+PARSERS: Final[list[Callable[..., Any]]] = [
+    API.send(PHONE, TEXT).parse,
+    API.history().parse,
+    API.status("a").parse,
+]
 
 
 @contextlib.contextmanager
@@ -213,6 +217,6 @@ asked |= st.sampled_from(["9" * 5000, "Wed, 3 Apr " + "9" * 5000, ":" * 5000, "(
 def test_any_wait_is_some_seconds_or_none(value: str, name: str) -> None:
     """Whatever stands where a wait is asked for, dates in pieces above all, it is 0 to 60 seconds or nothing."""
     with pytest.raises(OcaSmsError) as caught:
-        wire.parse_receipt(429, {name: value}, json.dumps({"errors": [{"code": 9}]}).encode())
+        API.send(PHONE, TEXT).parse(429, {name: value}, json.dumps({"errors": [{"code": 9}]}).encode())
     wait = getattr(caught.value, "retry_after")  # noqa: B009 - the root of the errors has none
     assert wait is None or 0 <= wait <= 60

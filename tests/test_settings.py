@@ -74,9 +74,15 @@ def test_username(username: object) -> None:
     assert str(refused(username=username)).startswith("username ")
 
 
-@pytest.mark.parametrize("password", ["", None, 5, b"Quagga", ["Quagga"], "Quagga\udce9"])
+@pytest.mark.parametrize(
+    "password",
+    [
+        *("", None, 5, b"Quagga", ["Quagga"], "Quagga\udce9"),
+        *("Quagga\n", "Quagga\r\n", "Quagga\r", "Qua\tgga", "\x00Quagga", "Quagga\x7f", "Quagga\x85"),
+    ],
+)
 def test_password(password: object) -> None:
-    """A password is a text that is not empty and has a UTF-8 form, which a byte in the environment may lack."""
+    """A password is a text with a UTF-8 form and without a control character, such as the line end of its file."""
     assert str(refused(password=password)).startswith("password ")
 
 
@@ -130,7 +136,6 @@ def test_repr_shows_no_credentials() -> None:
         "file:///Quagga",
         "file://localhost/Quagga",
         "httpss://Quagga.test",
-        None,
         5,
         ["https://Quagga.test"],
     ],
@@ -331,7 +336,7 @@ def test_other_options_go_to_the_constructor() -> None:
     assert str(refused_environment(ENVIRON, timeout=0)).startswith("timeout ")
     assert str(refused_environment(ENVIRON, region="zz")).startswith("region ")
     with pytest.raises(TypeError, match="tiemout"):
-        AsyncOcaSms.from_env(ENVIRON, tiemout=5)
+        AsyncOcaSms.from_env(ENVIRON, tiemout=5)  # type: ignore[call-arg] # this is the point
 
 
 def test_subclass_makes_its_own_kind() -> None:
@@ -363,11 +368,12 @@ any_text = st.text(st.characters(exclude_categories=()), max_size=10) | st.text(
 @given(any_text, any_text)
 def test_any_credentials_are_taken_or_refused(username: str, password: str) -> None:
     """Any two texts make a client, or a ValueError that names one of them."""
-    odd = {":", *map(chr, range(32)), *map(chr, range(127, 160))}
+    odd = {*map(chr, range(32)), *map(chr, range(127, 160))}
     if (
         username
         and password
-        and not set(username) & odd
+        and ":" not in username
+        and not set(username + password) & odd
         and not any("\ud800" <= c <= "\udfff" for c in username + password)
     ):
         AsyncOcaSms(username, password)

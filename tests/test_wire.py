@@ -29,25 +29,26 @@ from oca_sms_async import (
     OcaSmsError,
     QuotaExhaustedError,
     RateLimitedError,
+    RegularV1,
     SendReceipt,
     SmsRecord,
     UnexpectedResponseError,
     UserNotFoundError,
-    _wire,
 )
 from oca_sms_async._scrub import chain
-from oca_sms_async._wire import BASE_URL, Request, authorization, history_request, send_request, status_request
+from oca_sms_async._wire import Request, _dialect
 
 SAMPLES = sorted((Path(__file__).parent / "samples").glob("*.json"))
 UID = "d3a9255c1f0e4b7a8d6c3b5e9f102f2d"
 PHONE = "+6281381475159"
 TEXT = "Acme: 482913 is your code"
+API = RegularV1("ann@acme.test", "tops3cret")
 MARKER = "Quagga"  # stands for what the gateway may echo: it must never show
 NOW = 1_700_000_000.0
 REQUESTS: dict[str, Request[Any]] = {
-    "send": send_request(PHONE, TEXT),
-    "history": history_request(),
-    "status": status_request(UID),
+    "send": API.send(PHONE, TEXT),
+    "history": API.history(),
+    "status": API.status(UID),
 }
 LISTED: dict[int, type[ApiError]] = {
     9: RateLimitedError,
@@ -80,7 +81,7 @@ each_request = pytest.mark.parametrize("what", REQUESTS)
 @pytest.fixture(autouse=True)
 def fresh_converter() -> None:
     """Have each test make the converter anew, so that none is about what an earlier one had made."""
-    _wire._structure.cache_clear()
+    _dialect._converter_of.cache_clear()
 
 
 def read(what: str, status: int, body: object, headers: Mapping[str, str] | None = None) -> Any:
@@ -177,10 +178,10 @@ def test_sample(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "method", "path", "body", "max_body"),
     [
-        (lambda: send_request(PHONE, TEXT), "POST", "/sms", {"phone": PHONE, "message": TEXT}, 2**20),
-        (lambda: send_request(PHONE, "é 😀\n"), "POST", "/sms", {"phone": PHONE, "message": "é 😀\n"}, 2**20),
-        (history_request, "GET", "/sms", None, 64 * 2**20),
-        (lambda: status_request(UID), "GET", f"/sms/status/{UID}", None, 2**20),
+        (lambda: API.send(PHONE, TEXT), "POST", "/sms", {"phone": PHONE, "message": TEXT}, 2**20),
+        (lambda: API.send(PHONE, "é 😀\n"), "POST", "/sms", {"phone": PHONE, "message": "é 😀\n"}, 2**20),
+        (API.history, "GET", "/sms", None, 64 * 2**20),
+        (lambda: API.status(UID), "GET", f"/sms/status/{UID}", None, 2**20),
     ],
 )
 def test_request(
@@ -194,7 +195,7 @@ def test_request(
 
 def test_base_url_is_the_published_one() -> None:
     """The gateway of this version is where the vendor says."""
-    assert BASE_URL == "https://sms.ocatelkom.co.id/api/v1"
+    assert API.base_url == "https://sms.ocatelkom.co.id/api/v1"
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_base_url_is_the_published_one() -> None:
 )
 def test_authorization(username: str, password: str, value: str) -> None:
     """The credentials go out as HTTP Basic in UTF-8."""
-    assert authorization(username, password) == value
+    assert RegularV1(username, password).headers() == {"Authorization": value}
 
 
 # Ids in a path
@@ -236,16 +237,16 @@ def test_authorization(username: str, password: str, value: str) -> None:
 )
 def test_msg_uid_is_quoted(msg_uid: str, segment: str) -> None:
     """An id is one segment of the path, whatever it holds, and httpx leaves it as it is."""
-    path = status_request(msg_uid).path
+    path = API.status(msg_uid).path
     assert path == f"/sms/status/{segment}"
-    assert httpx.Request("GET", BASE_URL + path).url.raw_path == f"/api/v1/sms/status/{segment}".encode()
+    assert httpx.Request("GET", API.base_url + path).url.raw_path == f"/api/v1/sms/status/{segment}".encode()
 
 
 @unhurried
 @given(st.text(st.characters(exclude_categories=()), min_size=1, max_size=50).filter(str.strip))
 def test_any_msg_uid_comes_back_from_its_path(msg_uid: str) -> None:
     """Any id is the last segment of the URL that goes out, and unquoting it gives the id again."""
-    sent = httpx.Request("GET", BASE_URL + status_request(msg_uid).path).url.raw_path.decode("ascii")
+    sent = httpx.Request("GET", API.base_url + API.status(msg_uid).path).url.raw_path.decode("ascii")
     *before, segment = sent.split("/")
     assert before == ["", "api", "v1", "sms", "status"]
     assert unquote(segment, errors="surrogatepass") == msg_uid
@@ -257,15 +258,15 @@ def test_any_msg_uid_comes_back_from_its_path(msg_uid: str) -> None:
 def test_what_cannot_be_an_id_is_refused(msg_uid: Any) -> None:
     """What is no text, blank or without end is refused before any request, and not shown."""
     with pytest.raises(ValueError, match=r"^msg_uid must be") as caught:
-        status_request(msg_uid)
+        API.status(msg_uid)
     assert "482913" not in str(caught.value)
 
 
 def test_longest_msg_uid() -> None:
     """An id may have a thousand characters."""
-    assert status_request("é" * 1000).path.endswith("%C3%A9" * 1000)
+    assert API.status("é" * 1000).path.endswith("%C3%A9" * 1000)
     with pytest.raises(ValueError, match=r"^msg_uid must be"):
-        status_request("é" * 1001)
+        API.status("é" * 1001)
 
 
 # Successes
@@ -629,7 +630,7 @@ def test_code_13_in_any_form() -> None:
 
 def test_a_word_beside_a_null_is_taken() -> None:
     """The word of a receipt is where there is one."""
-    receipt = send_request("+6281381475159", "x").parse(200, {}, b'{"status": null, "success": "sent", "msg_uid": "a"}')
+    receipt = API.send("+6281381475159", "x").parse(200, {}, b'{"status": null, "success": "sent", "msg_uid": "a"}')
     assert receipt == SendReceipt("a", "sent")
 
 

@@ -13,6 +13,7 @@ from oca_sms_async import (
     JournalError,
     LimiterUnavailableError,
     OcaSmsError,
+    UnsupportedError,
 )
 
 _LOOK_IT_UP: Final = "look it up with `oca-sms history` before you send it again"
@@ -84,7 +85,7 @@ def _about_message(error: OcaSmsError) -> CommandError:
 
 def _status(error: OcaSmsError) -> ExitStatus:
     match error:
-        case InvalidMessageError() | JournalError():
+        case InvalidMessageError() | JournalError() | UnsupportedError():
             return ExitStatus.USAGE
         case AccountError() | ConnectionFailedError() | LimiterUnavailableError():
             return ExitStatus.STOPPED

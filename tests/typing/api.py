@@ -5,7 +5,7 @@ An `assert_type` that no longer holds is an error of mypy, and so is an ignore b
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +23,8 @@ from oca_sms_async import (
     ApiError,
     AsyncOcaSms,
     BulkReport,
+    BulkRun,
+    ClientClosedError,
     ConnectionFailedError,
     DeliveryUnknownError,
     ExpiredError,
@@ -45,6 +47,7 @@ from oca_sms_async import (
     RateLimitedError,
     RateLimiter,
     ReconcileReport,
+    RegularV1,
     RetryPolicy,
     Segments,
     SendReceipt,
@@ -52,10 +55,12 @@ from oca_sms_async import (
     Skipped,
     Sms,
     SmsRecord,
+    SqliteJournal,
     Statistics,
     TokenBucket,
     UnexpectedResponseError,
     Unlimited,
+    UnsupportedError,
     UserNotFoundError,
     check_message,
     mask_phone,
@@ -108,13 +113,24 @@ async def make() -> None:
     assert_type(AsyncOcaSms.from_env(), AsyncOcaSms)
     assert_type(AsyncOcaSms.from_env(os.environ, timeout=5.0), AsyncOcaSms)
     assert_type(AsyncOcaSms.from_env({"OCA_SMS_USERNAME": "user"}, http_client=aiohttp_client()), AsyncOcaSms)
-    AsyncOcaSms("user")  # type: ignore[call-arg] # no password
-    AsyncOcaSms("user", "secret", "https://sms.example.com")  # type: ignore[call-arg] # options are named
-    AsyncOcaSms("user", "secret", timeout="5")  # type: ignore[arg-type] # seconds are numbers
-    AsyncOcaSms("user", "secret", timeout=timedelta(seconds=5))  # type: ignore[arg-type] # as above
-    AsyncOcaSms("user", "secret", limiter=Pauseless())  # type: ignore[arg-type] # half of a limiter is none
-    AsyncOcaSms("user", "secret", http_client=httpx.Client())  # type: ignore[arg-type] # of the other colour
-    AsyncOcaSms("user", "secret", retries=3)  # type: ignore[call-arg] # there is no such option
+    regular = RegularV1("user", "secret")
+    assert_type(AsyncOcaSms(api=regular, timeout=5), AsyncOcaSms)
+    assert_type((regular.base_url, regular.has_history), tuple[str, bool])
+    assert_type(regular.codes, Mapping[int, type[ApiError]])
+    assert_type(regular.headers(), Mapping[str, str])
+    assert_type(regular.send(PHONE, TEXT).method, str)
+    assert_type(regular.history().parse(200, {}, b"[]"), list[SmsRecord])
+    assert_type(regular.status("uid").parse(200, {}, b"{}"), SmsRecord)
+    AsyncOcaSms("user", "secret", api=regular)  # type: ignore[call-overload] # an API has its own credentials
+    AsyncOcaSms.from_env(retries=3)  # type: ignore[call-arg] # as of the constructor
+    AsyncOcaSms.from_env(timeout="5")  # type: ignore[arg-type] # as of the constructor
+    AsyncOcaSms("user")  # type: ignore[call-overload] # no password
+    AsyncOcaSms("user", "secret", "https://sms.example.com")  # type: ignore[call-overload] # options are named
+    AsyncOcaSms("user", "secret", timeout="5")  # type: ignore[call-overload] # seconds are numbers
+    AsyncOcaSms("user", "secret", timeout=timedelta(seconds=5))  # type: ignore[call-overload] # as above
+    AsyncOcaSms("user", "secret", limiter=Pauseless())  # type: ignore[call-overload] # half of a limiter is none
+    AsyncOcaSms("user", "secret", http_client=httpx.Client())  # type: ignore[call-overload] # of the other colour
+    AsyncOcaSms("user", "secret", retries=3)  # type: ignore[call-overload] # there is no such option
 
 
 async def send(client: AsyncOcaSms) -> None:
@@ -167,23 +183,26 @@ async def messages_in_time() -> AsyncIterator[Sms]:
 async def send_them(client: AsyncOcaSms, path: Path) -> None:
     """Send many messages."""
     run = client.bulk(messages())
-    assert_type(run, AbstractAsyncContextManager[AsyncIterator[Outcome]])
-    async with client.bulk(messages_in_time(), concurrency=8) as outcomes:
-        async for outcome in outcomes:
+    assert_type(run, AbstractAsyncContextManager[BulkRun])
+    async with client.bulk(messages_in_time(), concurrency=8) as entered:
+        async for outcome in entered:
             assert_type(outcome, Sent | Failed | Skipped)
             assert_type(outcome.sms, Sms)
             assert_type(told(outcome), str)
+        assert_type((entered.pulled, entered.resent), tuple[int, int])
+        assert_type(entered.stopped_by, OcaSmsError | None)
+        assert_type(await entered.report(), BulkReport)
     report = await client.send_many([Sms(PHONE, TEXT)], concurrency=8)
     assert_type(report, BulkReport)
     assert_type(report.outcomes, tuple[Outcome, ...])
     assert_type((report.sent, report.retried), tuple[tuple[Sent, ...], tuple[Sent, ...]])
     assert_type((report.failed, report.unknown), tuple[tuple[Failed, ...], tuple[Failed, ...]])
     assert_type((report.skipped, report.stopped_by), tuple[tuple[Skipped, ...], OcaSmsError | None])
-    async with Journal(path) as journal, client.bulk(messages(), journal=journal, resend_unknown=True):
-        assert_type(journal, Journal)
-        assert_type(journal.resent, int)
-    await Journal("bulk.journal").aclose()
-    await client.send_many(messages_in_time(), journal=journal, resend_unknown=True)
+    async with SqliteJournal(path) as journal, client.bulk(messages(), journal=journal, resend_unknown=True):
+        assert_type(journal, SqliteJournal)
+        accepted: Journal = journal
+    await SqliteJournal("bulk.journal").aclose()
+    await client.send_many(messages_in_time(), journal=accepted, resend_unknown=True)
     settled = await client.reconcile(journal, messages_in_time())
     assert_type(settled, ReconcileReport)
     assert_type((settled.found, settled.doubtful), tuple[tuple[Sent, ...], tuple[Sms, ...]])
@@ -227,6 +246,8 @@ class Kinds:
 
     values: type[ValueError] = InvalidMessageError
     times: type[TimeoutError] = ExpiredError
+    unsent: type[ConnectionFailedError] = ClientClosedError
+    misused: type[RuntimeError] = ClientClosedError
     ours: tuple[type[OcaSmsError], ...] = (
         ApiError,
         ConnectionFailedError,
@@ -236,6 +257,7 @@ class Kinds:
         JournalError,
         LimiterUnavailableError,
         UnexpectedResponseError,
+        UnsupportedError,
     )
     refusals: tuple[type[ApiError], ...] = (
         AccountError,

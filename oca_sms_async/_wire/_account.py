@@ -1,0 +1,60 @@
+"""An account: credentials for one API, in that API's dialect."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from attrs import field, frozen
+
+from oca_sms_async._errors import ApiError
+from oca_sms_async._models import SendReceipt, SmsRecord
+from oca_sms_async._wire._api import Request
+from oca_sms_async._wire._converter import Submission
+from oca_sms_async._wire._dialect import Dialect
+
+
+def _raise_refused(authorization: str | ValueError) -> str:
+    if isinstance(authorization, ValueError):
+        raise authorization
+    return authorization
+
+
+@frozen(init=False)
+class Account:
+    """Credentials for one API. It keeps only the header's value, which is in no repr."""
+
+    _dialect: ClassVar[Dialect]
+    _authorization: str = field(repr=False, converter=_raise_refused)
+
+    def __attrs_pre_init__(self) -> None:
+        self._dialect.prepare()
+
+    @property
+    def base_url(self) -> str:
+        """The URL that the vendor documents."""
+        return self._dialect.base_url
+
+    @property
+    def codes(self) -> Mapping[int, type[ApiError]]:
+        """The error that each of the gateway's codes stands for."""
+        return self._dialect.codes
+
+    @property
+    def has_history(self) -> bool:
+        """True if the API can list the messages that it took."""
+        return self._dialect.history_path is not None
+
+    def headers(self) -> Mapping[str, str]:
+        """Return the headers that carry the credentials."""
+        return {"Authorization": self._authorization}
+
+    def send(self, phone: str, message: str) -> Request[SendReceipt]:
+        """Return the request that sends `message` to `phone`, an E.164 number."""
+        return self._dialect.send(Submission(phone, message))
+
+    def history(self) -> Request[list[SmsRecord]]:
+        """Return the request for all records; `UnsupportedError` if the API has no history."""
+        return self._dialect.history()
+
+    def status(self, msg_uid: str) -> Request[SmsRecord]:
+        """Return the request for one message's record; `ValueError` for a blank id."""
+        return self._dialect.status(msg_uid)

@@ -32,6 +32,7 @@ from oca_sms_async._journal import Journal, SqliteJournal
 from oca_sms_async._limiter import LimiterStatistics, RateLimiter, TokenBucket, Unlimited
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
 from oca_sms_async._outcomes import BulkReport, Failed, Outcome, ReconcileReport, Sent, Skipped
+from oca_sms_async._phone import mask_phone, normalize_phone
 from oca_sms_async._retry import RetryPolicy
 from oca_sms_async._segments import Advice, Segments, check_message, segments
 from oca_sms_async._statistics import Statistics
@@ -87,5 +88,7 @@ __all__ = [
     "UserNotFoundError",
     "__version__",
     "check_message",
+    "mask_phone",
+    "normalize_phone",
     "segments",
 ]

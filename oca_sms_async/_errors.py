@@ -24,6 +24,9 @@ OcaSmsError                          the root, never raised itself
 
 `str`, `repr` and `args` hold only words of this library. The gateway's own words are in `ApiError.text` and
 `FieldError.msg` alone.
+
+Task queues such as Celery and Taskiq keep the `args` of an exception as JSON. They rebuild it by `type(error)(*args)`.
+So `args` hold the whole answer, and every constructor takes them in this order.
 """
 
 from typing import Any, ClassVar
@@ -41,15 +44,26 @@ class OcaSmsError(Exception):
     may_have_been_sent: bool = False
     attempts: int = 0
 
-    def __init__(self, message: str = "", *, may_have_been_sent: bool | None = None, attempts: int = 0) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        may_have_been_sent: bool | None = None,  # noqa: FBT001 - positional for `args`
+        attempts: int = 0,
+    ) -> None:
         super().__init__(message)
-        if may_have_been_sent is not None:
-            self.may_have_been_sent = may_have_been_sent
+        if may_have_been_sent is None:
+            may_have_been_sent = type(self).may_have_been_sent
+        self.may_have_been_sent = may_have_been_sent
         self.attempts = attempts
 
+    @property
+    def args(self) -> tuple[Any, ...]:  # type: ignore[override] # Exception's can be set, and would not follow the answer
+        """The arguments that rebuild the error with its present answer: nothing but JSON's types, and no secret."""
+        return str(self), self.may_have_been_sent, self.attempts
+
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default calls the class with `args` alone, and the constructors below would misread them.
-        return _restore, (type(self), self.args, self.__dict__)
+        # Not by `args`: they leave the gateway's words out, and a user's subclass may take other arguments.
+        return _restore, (type(self), str(self), self.__dict__)
 
 
 class InvalidMessageError(OcaSmsError, ValueError):
@@ -118,28 +132,31 @@ class ApiError(OcaSmsError):
 
     _meaning: ClassVar[str] = "the gateway refused the request"
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - positional for `args`
         self,
         status_code: int,
         code: int | None = None,
         text: str = "",
         fields: tuple[FieldError, ...] = (),
-        *,
         retry_after: float | None = None,
-        may_have_been_sent: bool | None = None,
+        may_have_been_sent: bool | None = None,  # noqa: FBT001 - as above
         attempts: int = 0,
     ) -> None:
         coded = "" if safe_code(code) is None else f", code {code}"
         if may_have_been_sent is None:
             may_have_been_sent = not 400 <= status_code < 500 or status_code in {408, 499}
-        super().__init__(
-            f"{self._meaning} (HTTP {status_code}{coded})", may_have_been_sent=may_have_been_sent, attempts=attempts
-        )
+        super().__init__(f"{self._meaning} (HTTP {status_code}{coded})", may_have_been_sent, attempts)
         self.status_code = status_code
         self.code = code
         self.text = text
-        self.fields = fields
+        self.fields = tuple(fields)  # JSON makes a list of it
         self.retry_after = retry_after
+
+    @property
+    def args(self) -> tuple[Any, ...]:  # type: ignore[override] # as above
+        """The arguments that rebuild the error, without the gateway's words and without a code that may be a number."""
+        answer = (self.may_have_been_sent, self.attempts)
+        return self.status_code, safe_code(self.code), "", (), self.retry_after, *answer
 
 
 class InternalError(ApiError):
@@ -210,8 +227,8 @@ def safe_code(code: int | None) -> int | None:
     return code if code is not None and -1000 < code < 1000 else None
 
 
-def _restore(cls: type[OcaSmsError], args: tuple[Any, ...], state: dict[str, Any]) -> OcaSmsError:
+def _restore(cls: type[OcaSmsError], sentence: str, state: dict[str, Any]) -> OcaSmsError:
     error = cls.__new__(cls)
-    error.args = args
-    error.__dict__.update(state)
+    OcaSmsError.__init__(error, sentence)
+    vars(error).update(state)
     return error

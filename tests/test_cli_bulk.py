@@ -234,7 +234,7 @@ BAD_ROWS = [
     row(5),
 ]
 REASONS = {
-    2: "phone may hold digits, a leading '+', spaces and '-', '.', '(', ')', nothing else",
+    2: "phone has a letter at the end: it may hold digits, a leading '+', spaces and '-', '.', '(', ')', nothing else",
     3: "message must be a str that is not blank",
     4: "the row has 5 fields, the first line 3: put a text with commas in quotes",
 }

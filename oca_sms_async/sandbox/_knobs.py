@@ -58,6 +58,6 @@ SHARE: Final = _require(lambda it: 0 <= it <= 1, "be a share between 0 and 1")
 def read_numbers(refused_numbers: Collection[str]) -> frozenset[str]:
     """Return numbers in any spelling as E.164."""
     try:
-        return frozenset(normalize_phone(number, "ID") for number in refused_numbers)
+        return frozenset(normalize_phone(number) for number in refused_numbers)
     except ValueError as error:
         raise ValueError(f"refused_numbers must hold possible numbers: {error}") from None

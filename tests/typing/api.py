@@ -63,6 +63,8 @@ from oca_sms_async import (
     UnsupportedError,
     UserNotFoundError,
     check_message,
+    mask_phone,
+    normalize_phone,
     segments,
 )
 from oca_sms_async.aiohttp import aiohttp_client
@@ -229,6 +231,7 @@ def told(outcome: Outcome) -> str:
 def go_wrong(error: OcaSmsError) -> NoReturn:
     """Ask an error what it knows."""
     assert_type((error.may_have_been_sent, error.attempts), tuple[bool, int])
+    assert_type(type(error)(*error.args), OcaSmsError)  # as task queues do
     error.status_code  # type: ignore[attr-defined] # noqa: B018 - not every error is the gateway's
     if isinstance(error, ApiError):
         assert_type((error.status_code, error.code, error.text), tuple[int, int | None, str])
@@ -313,6 +316,9 @@ def measure() -> None:
     assert_type([(it.code, it.text) for it in advice], list[tuple[str, str]])
     check_message(TEXT, "Acme")  # type: ignore[call-arg] # options are named
     segments(TEXT.encode())  # type: ignore[arg-type] # characters, no bytes
+    assert_type(normalize_phone(PHONE), str)
+    assert_type(mask_phone(normalize_phone("9123 4567", region="SG")), str)
+    normalize_phone(PHONE, "ID")  # type: ignore[call-arg] # options are named
 
 
 async def practise() -> None:

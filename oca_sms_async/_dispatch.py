@@ -123,7 +123,7 @@ class Dispatcher:
         outer = sys.exception()
         self.counts.under_way += 1
         try:
-            async with self._slots.held(options.priority, options.deadline):
+            async with self._slots.held(options.priority, options.until):
                 await self._token(options)
                 reply = await self._exchange(request, options, call)
         except TimeoutError as refusal:  # of a slot or a limiter; exchange raises errors of ours alone
@@ -145,7 +145,7 @@ class Dispatcher:
         clock, outer = asyncio.get_running_loop().time, sys.exception()
         since = clock()
         try:
-            await self._limiter.acquire(priority=options.priority, deadline=options.deadline)
+            await self._limiter.acquire(priority=options.priority, deadline=options.until)
         except (OcaSmsError, TimeoutError):
             raise
         except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
@@ -162,7 +162,7 @@ class Dispatcher:
             raise call.last_error  # cut while it waited in a limiter that does not let itself be cancelled
         await self._start(options)
         self.check_open()
-        if options.deadline is not None and asyncio.get_running_loop().time() >= options.deadline:
+        if options.deadline is not None and options.deadline.has_passed():
             raise ExpiredError("the message expired before its request was started")
         http = self._http(request)
         self.counts.in_flight += 1
@@ -172,7 +172,7 @@ class Dispatcher:
                 self._client,
                 http,
                 seconds=options.seconds,
-                deadline=options.deadline,
+                deadline=options.until,
                 max_body=request.max_body,
                 under_way=self._under_way,
             )

@@ -1,10 +1,8 @@
 """Checks of a message before it is sent: number, text, key, expiry. A fault is an `InvalidMessageError`."""
 
 import re
-from datetime import datetime, timedelta
 from typing import Final
 
-from oca_sms_async._deadline import find_deadline
 from oca_sms_async._errors import InvalidMessageError
 from oca_sms_async._phone import normalize_phone
 
@@ -32,15 +30,3 @@ def check_key(key: str | None) -> None:
     """Refuse an empty key, which identifies nothing."""
     if key is not None and not (isinstance(key, str) and key):
         raise InvalidMessageError("key must be a str that is not empty, or None")
-
-
-def deadline_in(expires_in: float | timedelta | None) -> float | None:
-    """Return the deadline in loop time, counted from now. `ExpiredError` if it has passed."""
-    deadline = find_deadline(expires_in=expires_in)
-    return None if deadline is None else deadline.loop_time
-
-
-def deadline_at(expires_at: datetime | None) -> float | None:
-    """Return the deadline in loop time for an aware datetime. `ExpiredError` if it has passed."""
-    deadline = find_deadline(expires_at=expires_at)
-    return None if deadline is None else deadline.loop_time

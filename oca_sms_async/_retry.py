@@ -89,7 +89,7 @@ async def retry(
                     state = tenacity.RetryCallState(retrying, None, (), {})
                 state.set_exception(sys.exc_info())  # type: ignore[arg-type] # within an except block it is complete
             wait = cast(float, await retrying.iter(state))  # it raises the error that is not tried again
-            if options.deadline is not None and asyncio.get_running_loop().time() + wait >= options.deadline:
+            if options.until is not None and asyncio.get_running_loop().time() + wait >= options.until:
                 raise ExpiredError("the message would expire before its next attempt") from call.last_error
             event = "send.retry" if call.sends else "lookup.retry"
             number, last = call.attempts + 1, call.last_error

@@ -48,6 +48,7 @@ from oca_sms_async import (
     UserNotFoundError,
 )
 from oca_sms_async._call import CallOptions, CallState
+from oca_sms_async._deadline import Deadline
 from oca_sms_async._dispatch import MAX_IN_FLIGHT
 from oca_sms_async._retry import retry
 from oca_sms_async._waiting import PrioritySemaphore
@@ -91,10 +92,10 @@ def tried(
     policy: RetryPolicy,
     call: CallState | None = None,
     *,
-    deadline: float | None = None,
+    deadline: float = math.inf,
 ) -> tuple[object, Attempts]:
     """Return what a call with these attempts ends in, the receipt or the very error, and its attempts."""
-    attempts = Attempts(list(script), call or CallState(), evolve(OPTIONS, deadline=deadline))
+    attempts = Attempts(list(script), call or CallState(), evolve(OPTIONS, deadline=Deadline(deadline, math.inf)))
 
     async def main() -> object:
         try:
@@ -453,7 +454,7 @@ def test_an_expired_back_off_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
 
     async def main() -> None:
-        options = evolve(OPTIONS, deadline=now() + 0.4)
+        options = evolve(OPTIONS, deadline=Deadline(now() + 0.4, math.inf))
         attempts = Attempts([ConnectionFailedError()], CallState(), options)
         begin = now()
         with pytest.raises(ExpiredError) as caught:

@@ -23,7 +23,7 @@ from oca_sms_async._models import SendReceipt, Sms
 from oca_sms_async._outcomes import BulkReport, Failed, Outcome, Sent, Skipped
 from oca_sms_async._recording import Recording
 from oca_sms_async._retry import Call
-from oca_sms_async._sources import puller
+from oca_sms_async._sources import MessageSource
 
 Send = Callable[[Sms, Call], Awaitable[SendReceipt]]
 
@@ -48,7 +48,7 @@ class Bulk(AsyncIterator[Outcome]):
     ) -> None:
         if not (isinstance(concurrency, int) and concurrency >= 1):
             raise ValueError("concurrency must be a whole number of at least 1")
-        self._next = puller(messages)
+        self._next = MessageSource(messages).pull
         self._recording = recording
         self.stopped_by: OcaSmsError | None = None
         self._send = send

@@ -1,4 +1,4 @@
-"""Recipients' numbers: how they are read, how they go out (E.164), and how little of them is ever shown."""
+"""Recipients' numbers: how they are read, how they are sent (E.164), and the three digits that are shown."""
 
 import contextlib
 import re
@@ -7,19 +7,19 @@ from typing import Final
 import phonenumbers
 from phonenumbers import PhoneNumberFormat, PhoneNumberType, ValidationResult
 
-# ASCII only, and a plus only in front. phonenumbers alone would read letters as digits («0812 ABCD EFGH» is somebody's
-# number) and drop an extension without a word; either way the message reaches a stranger.
+# ASCII only, and a plus only in front. phonenumbers alone reads letters as digits: «0812 ABCD EFGH» is a real number.
+# It also drops an extension in silence. Both ways the message reaches a stranger.
 _WRITTEN: Final = re.compile(r"[ (]*+\+?[0-9 .()\-]+")
-# An Indonesian mobile number as it goes out, as most come in. phonenumbers says the same of it, in 25 µs.
+# An Indonesian mobile number in E.164. Most numbers arrive in this form, and phonenumbers takes 25 µs to agree.
 _PLAIN: Final = re.compile(r"\+628[0-9]{8,11}")
 _MOBILE: Final = (PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE_OR_MOBILE)
 
 
 def normalize_phone(phone: str, region: str) -> str:
-    """Return a recipient's number as E.164 with its plus; `ValueError` says what is wrong and never shows the number.
+    """Return a recipient's number as E.164 with its plus. `ValueError` gives the reason and never shows the number.
 
-    `region` (ISO 3166-1 alpha-2) is how a number without country code is read. The length must be possible for a mobile
-    number of its country; prefixes are not looked at, because new ones appear and real customers have them.
+    `region` (ISO 3166-1 alpha-2) is the country of a number without country code. The length must be possible for a
+    mobile number of its country. Prefixes are not checked: new ones appear, and real customers have them.
     """
     if not isinstance(phone, str):
         raise ValueError("phone must be a str, such as '+6281234567890'")  # noqa: TRY004 - bad input is a ValueError
@@ -27,13 +27,13 @@ def normalize_phone(phone: str, region: str) -> str:
         return phone
     if not _WRITTEN.fullmatch(phone):
         raise ValueError("phone may hold digits, a leading '+', spaces and '-', '.', '(', ')', nothing else")
-    number = _parsed(phone, region)
+    number = _parse(phone, region)
     if number is None:
         raise ValueError("phone is not a possible number: give the country code and the whole number")
     if str(number.national_number).startswith(str(number.country_code)) and "+" not in phone:
-        # «62 811 234 567» has as many digits as a number within the country may have, and yet begins with its code. It
-        # is read with the code unless it is a mobile number without it.
-        with_code = _parsed("+" + phone.lstrip(" ("), None)
+        # «62 811 234 567» begins with the country code, and yet is short enough for a number without it. It is read
+        # with the code, unless it is a mobile number without it.
+        with_code = _parse("+" + phone.lstrip(" ("), None)
         if with_code is not None and _is_possible(with_code) and phonenumbers.number_type(number) not in _MOBILE:
             number = with_code
     if not _is_possible(number):
@@ -48,11 +48,11 @@ def check_region(region: str) -> None:
 
 
 def mask_phone(phone: str) -> str:
-    """Return a number of which the last three digits are left, for logs and reprs."""
+    """Star all but the last three digits of a number, for logs and reprs."""
     return "*" * (len(phone) - 3) + phone[-3:] if len(phone) > 7 else "*" * len(phone)
 
 
-def _parsed(phone: str, region: str | None) -> phonenumbers.PhoneNumber | None:
+def _parse(phone: str, region: str | None) -> phonenumbers.PhoneNumber | None:
     with contextlib.suppress(phonenumbers.NumberParseException):
         return phonenumbers.parse(phone, region)
     return None
@@ -64,9 +64,7 @@ def _is_possible(number: phonenumbers.PhoneNumber) -> bool:
 
 
 def _keeps_trunk_zero(number: phonenumbers.PhoneNumber) -> bool:
-    """Tell whether a dialling zero was taken for part of the number, as in «0062 812 …», which Indonesia cannot
-    dial.
-    """
+    """Tell whether a dialling zero was read as part of the number, as in «0062 812 …». Indonesia does not dial 00."""
     region = phonenumbers.region_code_for_country_code(number.country_code or 0)
     country = phonenumbers.PhoneMetadata.metadata_for_region(region, None)
     return bool(number.italian_leading_zero) and country is not None and country.national_prefix == "0"

@@ -14,7 +14,7 @@ from oca_sms_async._messages import check_key, check_text
 from oca_sms_async._models import SendReceipt, Sms
 from oca_sms_async._outcomes import Failed, Outcome, Sent, Skipped
 from oca_sms_async._retry import Call
-from oca_sms_async._sources import puller
+from oca_sms_async._sources import MessageSource
 
 _CHUNK: Final = 256  # messages looked up at once
 
@@ -54,7 +54,7 @@ class Recording:
 
     async def entries(self, messages: Iterable[Sms] | AsyncIterable[Sms]) -> AsyncIterator[tuple[Sms, Entry]]:
         """Yield each valid message with what is known of it; nothing is sent."""
-        pull = puller(messages)
+        pull = MessageSource(messages).pull
         while chunk := [sms for _ in range(_CHUNK) if (sms := await pull()) is not None]:
             for sms, entered in [(sms, self.enter(sms)) for sms in chunk]:
                 try:

@@ -1,4 +1,4 @@
-"""A client's settings, checked at its construction. Each `ValueError` names the field and shows no secret."""
+"""Checks of a client's options. Each `ValueError` names the field and never shows a secret."""
 
 import contextlib
 import ipaddress
@@ -24,7 +24,7 @@ _SWITCHES: Final = {
 
 
 class _ProcessEnvironment(ChainMap[str, str]):
-    """The process' environment. `help()` shows the default of a parameter by its repr, which must hold no secret."""
+    """The environment of the process. As a default it does not show its values in `help()` of a function."""
 
     def __repr__(self) -> str:
         return "os.environ"
@@ -67,7 +67,7 @@ def read_switch(name: str, word: str) -> bool:
 
 
 def check_base_url(base_url: str, *, allow_http: bool) -> str:
-    """Return the base URL without its last slash; `ValueError` unless it is https, or http where that is allowed."""
+    """Return the base URL without its last slash. `ValueError` unless it is https, or http where that is allowed."""
     url, host = None, ""
     with contextlib.suppress(httpx.InvalidURL, TypeError, ValueError):  # their texts may quote the URL
         url = httpx.URL(base_url)
@@ -81,7 +81,7 @@ def check_base_url(base_url: str, *, allow_http: bool) -> str:
         raise ValueError("base_url must hold no query and no fragment")
     if url.scheme == "http" and not (allow_http or is_loopback(host)):
         raise ValueError(
-            "base_url must be https: plain http beyond this machine would show the credentials to the network; "
+            "base_url must be https: plain http beyond this machine shows the credentials to every machine on the way; "
             "allow_http=True permits it all the same"
         )
     if url.scheme not in {"http", "https"}:
@@ -90,20 +90,20 @@ def check_base_url(base_url: str, *, allow_http: bool) -> str:
 
 
 def is_finite(value: object, *, least: float) -> bool:
-    """Tell whether this is a finite number of at least `least`."""
-    # A comparison, because math.isfinite raises an OverflowError for an integer that no float can hold.
+    """Tell whether this is a finite number that is at least `least`."""
+    # Not math.isfinite: it raises OverflowError for an integer that is too large for a float.
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= sys.float_info.max
 
 
 def positive_seconds(name: str, value: float) -> float:
-    """Return a duration; `ValueError` unless it is a number of seconds above 0."""
+    """Return a duration in seconds. `ValueError` unless it is a number above 0."""
     if not is_finite(value, least=0) or not 0 < value < _ENDLESS:
         raise ValueError(f"{name} must be a number of seconds above 0 and below {_ENDLESS:g}")
     return value
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine, by its name or address alone."""
+    """Tell from the name or address alone whether a host is this machine."""
     if host == "localhost":
         return True
     try:

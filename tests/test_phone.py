@@ -1,4 +1,4 @@
-"""Recipients' numbers: every usual spelling goes out as one number, and nothing else goes out at all."""
+"""Recipients' numbers: every usual spelling is sent as one number, and any other text is refused."""
 
 import contextlib
 import re
@@ -40,7 +40,7 @@ unhurried = settings(deadline=None)  # a busy machine must not fail a test
     ],
 )
 def test_spellings(phone: str) -> None:
-    """A number is the same in every usual spelling, and goes out with its plus."""
+    """Every usual spelling becomes the same number, with its plus."""
     assert normalize_phone(phone, "ID") == "+6281381475159"
 
 
@@ -52,12 +52,12 @@ def test_spellings(phone: str) -> None:
         "081123456789",
         "0811234567890",  # 13
         "0800 0000 0000",
-        "0888 8888 8888",  # prefixes that nobody has, as far as anybody knows today
+        "0888 8888 8888",  # prefixes that are not assigned today
         "0899 9999 9999",
     ],
 )
 def test_length_counts_and_prefix_does_not(phone: str) -> None:
-    """A mobile number has 10 to 13 digits with its zero; new prefixes appear, so none is refused."""
+    """A mobile number has 10 to 13 digits with its zero. New prefixes appear, so any prefix passes."""
     assert normalize_phone(phone, "ID") == "+62" + re.sub(r"\D", "", phone)[1:]
 
 
@@ -101,7 +101,7 @@ def test_length_counts_and_prefix_does_not(phone: str) -> None:
     ],
 )
 def test_strange_characters_are_refused(phone: str) -> None:
-    """Letters, extensions, other scripts' digits and a plus elsewhere than in front would reach a stranger."""
+    """A letter, an extension, another script's digit or a misplaced plus would reach a stranger, and is refused."""
     with pytest.raises(ValueError, match=r"^phone "):
         normalize_phone(phone, "ID")
 
@@ -118,25 +118,25 @@ def test_strange_characters_are_refused(phone: str) -> None:
         "+62813456789012345",
         "8" * 250,
         "0" * 12,
-        "0062 813 8147 5159",  # 00 is not what Indonesia dials
+        "0062 813 8147 5159",  # Indonesia does not dial 00
         "001 0813 8147 5159",
         "+620081381475159",
         "+62 00 813 8147 5159",
         "+0813 8147 5159",
         "+999 813 8147 5159",
         "+62",
-        "+800 1234 5678",  # nobody's mobile
+        "+800 1234 5678",  # not a mobile number
     ],
 )
 def test_impossible_numbers_are_refused(phone: str) -> None:
-    """What is too short or too long for its country, or keeps a dialling zero, is no number to send to."""
+    """A number that is too short or too long for its country is refused, and one that keeps a dialling zero."""
     with pytest.raises(ValueError, match=r"^phone is not a possible"):
         normalize_phone(phone, "ID")
 
 
 @pytest.mark.parametrize("phone", [None, 6281381475159, 81381475159.0, b"+6281381475159", ["+6281381475159"], True])
 def test_number_must_be_a_str(phone: Any) -> None:
-    """A number that is no text is refused, an int above all: it has lost its zero and its plus."""
+    """A number must be a str. An int above all is refused: it has lost its zero and its plus."""
     with pytest.raises(ValueError, match=r"^phone must be a str"):
         normalize_phone(phone, "ID")
 
@@ -165,7 +165,7 @@ def test_number_must_be_a_str(phone: Any) -> None:
     ],
 )
 def test_other_countries(phone: str, region: str, number: str | None) -> None:
-    """A country code wins; without one, the region says how a number is read and how long it may be."""
+    """A country code wins. Without one, the region decides how a number is read and how long it may be."""
     if number is None:
         with pytest.raises(ValueError, match=r"^phone is not a possible"):
             normalize_phone(phone, region)
@@ -175,20 +175,20 @@ def test_other_countries(phone: str, region: str, number: str | None) -> None:
 
 @pytest.mark.parametrize("region", ["ID", "SG", "US", "GB"])
 def test_known_regions(region: str) -> None:
-    """A country's code of two capitals is a region."""
+    """A country code of two capitals is a region."""
     check_region(region)
 
 
 @pytest.mark.parametrize("region", ["", "id", "Id", "IDN", "62", "+62", "001", "XX", "ZZ", " ID", None, 62])
 def test_unknown_regions(region: Any) -> None:
-    """Anything else is refused, and the parameter is named."""
+    """Any other value is refused, and the parameter is named."""
     with pytest.raises(ValueError, match=r"^region must be"):
         check_region(region)
 
 
 @pytest.mark.parametrize("phone", ["0813814751591234", "081381475159 quagga", "0813٤٤٤٤75159", 6281381475159])
 async def test_refusal_never_shows_the_number(phone: Any) -> None:
-    """A refused number is somebody's all the same: no part of the error holds it, nor what it came from."""
+    """A refused number belongs to a person too: neither the error nor its causes hold it."""
     with pytest.raises(ValueError, match=r"^phone ") as caught:
         normalize_phone(phone, "ID")
     async with AsyncOcaSms("user", "password") as client:
@@ -207,7 +207,7 @@ gaps = st.sampled_from(["", "", "", " ", "-", ".", " - ", ") ", " (", "  "])
 
 
 @st.composite
-def spelled(draw: st.DrawFn) -> tuple[str, str]:
+def spellings(draw: st.DrawFn) -> tuple[str, str]:
     """Draw an Indonesian mobile number and one of its spellings."""
     national = draw(nationals)
     prefix = draw(st.sampled_from(["+62", "+62", "+620", "62", "620", "0", "", "00862"]))
@@ -219,8 +219,8 @@ def spelled(draw: st.DrawFn) -> tuple[str, str]:
 @unhurried
 @given(st.from_regex(r"\+628[0-9]{6,14}", fullmatch=True), st.sampled_from(["ID", "SG", "US"]))
 def test_the_short_way_says_what_the_long_one_says(phone: str, region: str) -> None:
-    """An Indonesian mobile number that is E.164 already is passed on, and phonenumbers would do the same."""
-    long_way = phone[:3] + " " + phone[3:]  # which only phonenumbers reads
+    """An Indonesian mobile number in E.164 passes unchanged, and phonenumbers agrees."""
+    long_way = phone[:3] + " " + phone[3:]  # only phonenumbers reads this
 
     def read(written: str) -> str | None:
         with contextlib.suppress(ValueError):
@@ -231,9 +231,9 @@ def test_the_short_way_says_what_the_long_one_says(phone: str, region: str) -> N
 
 
 @unhurried
-@given(spelled())
+@given(spellings())
 def test_any_spelling_of_a_mobile_number(number_and_spelling: tuple[str, str]) -> None:
-    """Any mobile number of 10 to 13 digits is the same in any spelling."""
+    """Every spelling of a mobile number of 10 to 13 digits becomes the same number."""
     number, spelling = number_and_spelling
     assert normalize_phone(spelling, "ID") == number
 
@@ -245,7 +245,7 @@ alike = st.text("0123456789+ -.()", max_size=30) | st.from_regex(r"\+[1-9][0-9]{
 @given(st.text(max_size=30) | alike, st.sampled_from(["ID", "SG", "US", "IT", "AT", "RU", "AR"]))
 @example("0062 813 8147 5159", "ID")
 def test_any_text_is_a_number_or_refused(phone: str, region: str) -> None:
-    """Any text is E.164 or a ValueError that shows nothing of it; what comes out goes in again unchanged."""
+    """Any text becomes E.164 or a ValueError that shows nothing of it. A result passes again unchanged."""
     number = refusal = None
     try:
         number = normalize_phone(phone, region)
@@ -256,7 +256,7 @@ def test_any_text_is_a_number_or_refused(phone: str, region: str) -> None:
         return
     assert E164.fullmatch(number)
     assert normalize_phone(number, "ID") == normalize_phone(number, "US") == number
-    # Nothing is made up: the last digits, which no country code and no area's prefix touch, stood in the text.
+    # Nothing is invented: the text holds the last digits, where no country code and no prefix reaches.
     assert re.sub(r"\D", "", phone).endswith(number[-4:])
 
 
@@ -266,7 +266,7 @@ def test_any_text_is_a_number_or_refused(phone: str, region: str) -> None:
 @pytest.mark.parametrize("end", ["", "x", "1", "+", "81381475159"])
 @pytest.mark.parametrize("length", [240, 100_000])
 def test_long_texts_are_refused_at_once(unit: str, end: str, length: int) -> None:
-    """No text, however long and however spaced, keeps the loop busy: a pattern that backtracks would never end."""
+    """Long texts are refused at once: a pattern that backtracks would block the loop for ever."""
     with pytest.raises(ValueError, match=r"^phone "):
         normalize_phone((unit * length)[:length] + end, "ID")
 
@@ -283,13 +283,13 @@ def test_long_texts_are_refused_at_once(unit: str, end: str, length: int) -> Non
     ],
 )
 def test_masked(phone: str, shown: str) -> None:
-    """At most three digits of a number are ever shown, and none of a short one."""
+    """At most three digits of a number are shown, and no digit of a short one."""
     assert mask_phone(phone) == shown
 
 
 @given(st.text(max_size=40))
 def test_masked_shows_three_characters_at_most(phone: str) -> None:
-    """Whatever stands for a number, all but its last three characters are stars, one for each."""
+    """All but the last three characters of any text become stars, one for each."""
     shown = mask_phone(phone)
     assert len(shown) == len(phone)
     kept = 3 if len(phone) > 7 else 0
@@ -298,10 +298,10 @@ def test_masked_shows_three_characters_at_most(phone: str) -> None:
 
 @pytest.mark.parametrize("phone", ["62811234567", "62 811-234-567", "(62) 811 234 567", "+62811234567", "0811234567"])
 def test_sixty_two_and_nine_digits_is_a_number_with_its_code(phone: str) -> None:
-    """Eleven digits could be a number within the country too, but one that begins with its code is read with it."""
+    """Eleven digits may be a number without country code. One that begins with the code is read with it."""
     assert normalize_phone(phone, "ID") == "+62811234567"
 
 
 def test_a_mobile_number_may_begin_like_its_countrys_code() -> None:
-    """Italy's 39 is the beginning of mobile numbers too, and those are not shortened."""
+    """Italian mobile numbers may begin with 39, Italy's code, and keep it."""
     assert normalize_phone("391 234 5678", "IT") == "+393912345678"

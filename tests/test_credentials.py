@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import gc
+import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +15,7 @@ import httpx
 import pytest
 from raw_gateway import RECEIPT, Connection, RawGateway, http
 
-from oca_sms_async import AsyncOcaSms, ConnectionFailedError, OcaSmsError, RetryPolicy, Unlimited
+from oca_sms_async import AsyncOcaSms, ConnectionFailedError, OcaSmsError, RegularV1, RetryPolicy, Unlimited
 from oca_sms_async.aiohttp import aiohttp_client
 
 PHONE = "+6281381475159"
@@ -197,3 +199,70 @@ async def test_a_refused_connection_keeps_no_credentials() -> None:
     gc.collect()
     assert [*holders(needle)] == []
     assert not error.may_have_been_sent
+
+
+# What a traceback shows
+
+
+def serialized(value: object) -> str:
+    """Write a local variable as an error tracker does: containers by their items, anything else by its repr."""
+    if isinstance(value, Mapping):
+        return "".join(f"{serialized(key)}: {serialized(it)}, " for key, it in value.items())
+    if isinstance(value, Sequence | set) and not isinstance(value, str | bytes):
+        return "".join(map(serialized, value))
+    try:
+        return repr(value)
+    except AttributeError:  # of a client that was not made
+        return f"<{type(value).__name__}>"
+
+
+def shown_locals(error: BaseException) -> Iterator[tuple[str, str]]:
+    """Yield function and value of each local variable in the package's frames of a traceback."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals["__name__"].startswith("oca_sms_async"):
+            yield from ((frame.f_code.co_qualname, serialized(value)) for value in frame.f_locals.values())
+
+
+MARKER = "Quagga"
+WRONG: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
+    "no password": ({"OCA_SMS_USERNAME": MARKER}, {}),
+    "no username": ({"OCA_SMS_PASSWORD": MARKER}, {}),
+    "username": ({"OCA_SMS_USERNAME": f"{MARKER}:", "OCA_SMS_PASSWORD": MARKER}, {}),
+    "password": ({"OCA_SMS_USERNAME": MARKER, "OCA_SMS_PASSWORD": f"{MARKER}\n"}, {}),
+    "base URL": ({"OCA_SMS_USERNAME": MARKER, "OCA_SMS_PASSWORD": MARKER}, {"base_url": "http://gateway.test"}),
+    "switch": ({"OCA_SMS_USERNAME": MARKER, "OCA_SMS_PASSWORD": MARKER, "OCA_SMS_ALLOW_HTTP": "perhaps"}, {}),
+    "time-out": ({"OCA_SMS_USERNAME": MARKER, "OCA_SMS_PASSWORD": MARKER}, {"timeout": 0}),
+}
+
+
+@pytest.mark.parametrize("source", ["process", "mapping"])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_no_frame_shows_the_environment(wrong: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `from_env` fails, no local variable of ours holds a credential, or another secret of the environment."""
+    variables, options = WRONG[wrong]
+    for name in ("OCA_SMS_USERNAME", "OCA_SMS_PASSWORD", "OCA_SMS_BASE_URL", "OCA_SMS_ALLOW_HTTP"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**variables, "DATABASE_URL": MARKER}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=r"must|is not set") as caught:
+        AsyncOcaSms.from_env(*([dict(os.environ)] if source == "mapping" else []), **options)
+    found = [*shown_locals(caught.value)]
+    assert "AsyncOcaSms.from_env" in {function for function, _ in found}
+    assert [(function, value) for function, value in found if MARKER in value] == []
+
+
+@pytest.mark.parametrize(("username", "password"), [(f"{MARKER}:", MARKER), (MARKER, f"{MARKER}\n")])
+def test_no_frame_shows_what_an_api_refuses(username: str, password: str) -> None:
+    """Where an API's constructor refuses a credential, no local variable of ours holds one."""
+    with pytest.raises(ValueError, match="must") as caught:
+        RegularV1(username, password)
+    assert [(function, value) for function, value in shown_locals(caught.value) if MARKER in value] == []
+
+
+def test_an_api_value_shows_no_credentials() -> None:
+    """Its repr holds neither a credential nor the header."""
+    api = RegularV1(MARKER, MARKER)
+    assert repr(api) == "RegularV1()"
+    assert api == RegularV1(MARKER, MARKER) != RegularV1(MARKER, "other")
+    request = api.send(PHONE, TEXT)
+    assert not [secret for secret in (PHONE[3:], TEXT, api.headers()["Authorization"]) if secret in repr(request)]

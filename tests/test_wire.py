@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta, timezone
@@ -37,6 +39,7 @@ from oca_sms_async import (
 )
 from oca_sms_async._scrub import chain
 from oca_sms_async._wire import Request, _dialect
+from oca_sms_async._wire._converter import Converter, Shape, make_converter
 
 SAMPLES = sorted((Path(__file__).parent / "samples").glob("*.json"))
 UID = "d3a9255c1f0e4b7a8d6c3b5e9f102f2d"
@@ -858,3 +861,51 @@ def test_long_code_is_not_shown(code: object) -> None:
     error = refusal_of("send", 406, errors(code))
     assert str(error) == "the gateway refused the request (HTTP 406)"
     assert str(code) not in f"{error!r} {error.args}"
+
+
+# When the converter is made
+
+
+READS_ANSWERS = """
+import itertools, sys
+from oca_sms_async import OcaSmsError, RegularV1
+
+assert "cattrs" not in sys.modules
+api = RegularV1("user", "secret")
+before = set(sys.modules)
+receipt = b'\\xef\\xbb\\xbf{"msg_uid": "a", "status": "s"}'
+record = receipt[3:-1] + b', "phone_number": "1", "message_body": "b", "created_at": "2020-06-4T10:00:00Z"}'
+bodies = [receipt, record, b"[" + record + b"]", b'{"errors": [{"code": 9}]}', b"\\xff", None]
+headers = [{}, {"Retry-After": "Wed, 15 Nov 2023 05:13:27 +0700"}, {"X-RateLimit-Reset": "1"}]
+read = 0
+for request in (api.send("+6281381475159", "text"), api.history(), api.status("a")):
+    for answer in itertools.product((200, 404, 429, 500), headers, bodies):
+        try:
+            request.parse(*answer)
+        except OcaSmsError:
+            continue
+        read += 1
+print(read, *(set(sys.modules) - before))
+"""
+
+
+def test_no_answer_imports_anything() -> None:
+    """All modules are there before the first byte: an import fails where no file descriptor is left."""
+    run = subprocess.run([sys.executable, "-c", READS_ANSWERS], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["12"]  # a receipt twice, a record, and a history, each with three headers
+
+
+def test_the_converter_is_made_with_the_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a request nor an answer makes a converter, and a second value of an API shares the first one's."""
+    made = list[Converter]()
+
+    def make(shapes: tuple[Shape, ...]) -> Converter:
+        made.append(make_converter(shapes))
+        return made[-1]
+
+    monkeypatch.setattr(_dialect, "make_converter", make)
+    api = RegularV1("user", "secret")
+    assert len(made) == 1
+    api.send(PHONE, TEXT).parse(200, {}, b'{"msg_uid": "a"}')
+    RegularV1("other", "secret")
+    assert len(made) == 1

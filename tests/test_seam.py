@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 import oca_sms_async
-from oca_sms_async import RegularV1, SendReceipt, Sms, SmsRecord
+from oca_sms_async import PremiumV1, PremiumV2, RegularV1, RegularV2, SendReceipt, Sms, SmsRecord
 from oca_sms_async._settings import Environment
 from oca_sms_async._wire import needed_variables
 from oca_sms_async._wire._account import Account
@@ -22,7 +22,12 @@ ROOMS = [
     for path in sorted(PACKAGE.rglob("*.py"))
     if path.relative_to(PACKAGE).parts[0] != "_wire" and not COUNTERPARTS & {*path.relative_to(PACKAGE).parts}
 ]
-APIS: list[type[Account]] = [RegularV1]
+APIS: list[type[Account]] = [RegularV1, RegularV2, PremiumV1, PremiumV2]
+VARIABLES = {"OCA_SMS_API"} | {
+    variable.name
+    for name in ("regular-v1", "premium-v1", "premium-v2")
+    for variable in needed_variables(Environment({"OCA_SMS_API": name}))
+}
 # Numbers that an HTTP library or a limiter needs for other reasons.
 COMMON_NUMBERS = {5, 9, 13}
 
@@ -48,7 +53,8 @@ def constants(path: Path) -> Iterator[str | int]:
 def test_there_are_particulars_to_look_for() -> None:
     """The sets of this module hold a path, a field's name, a code and a variable, and the rooms are found."""
     assert of_the_wire(RegularV1) >= {"/sms", "/sms/status/", "success", 17, 55}
-    assert {variable.name for variable in needed_variables(Environment({}))} == {"OCA_SMS_USERNAME", "OCA_SMS_PASSWORD"}
+    assert of_the_wire(PremiumV2) >= {"/send-otp", "/otp-status/", "receipent_number", "sender_id", 45}
+    assert len(VARIABLES) == 5
     assert {path.name for path in ROOMS} >= {"_client.py", "_dispatch.py", "_account.py", "_errors.py"}
 
 
@@ -56,6 +62,6 @@ def test_there_are_particulars_to_look_for() -> None:
 def test_no_other_room_knows_the_wire(path: Path) -> None:
     """No room but those of `_wire` holds a path, a field, a code, a variable of one API, or an Authorization."""
     found = [*constants(path)]
-    known = set[Any]().union(*map(of_the_wire, APIS)) | {it.name for it in needed_variables(Environment({}))}
+    known = set[Any]().union(*map(of_the_wire, APIS)) | VARIABLES
     assert [it for it in found if type(it) in {str, int} and it in known] == []
     assert [it for it in found if isinstance(it, str) and it.startswith(("Basic ", "Bearer ", "Authorization"))] == []

@@ -20,10 +20,10 @@ from typing import Any, cast
 from table import show
 from workload import peak
 
-from oca_sms_async import AsyncOcaSms, Journal, Outcome, SendReceipt, Sms
-from oca_sms_async._bulk import Bulk
-from oca_sms_async._recording import Recording
-from oca_sms_async._retry import Call
+from oca_sms_async import AsyncOcaSms, Journal, Outcome, SendReceipt, Sms, SqliteJournal
+from oca_sms_async._bulk import BulkRun
+from oca_sms_async._call import CallState
+from oca_sms_async._journal import JournalRun
 from oca_sms_async.cli._campaign import Campaign
 from oca_sms_async.cli._out import OutcomesFile
 
@@ -36,14 +36,17 @@ class Instant:
 
     def bulk(self, messages: Any, *, concurrency: int, journal: Journal, resend_unknown: bool) -> Any:
         """Return a bulk with that journal."""
-        recording = Recording(journal, lambda phone: phone, resend_unknown=resend_unknown)
-        return cast(AbstractAsyncContextManager[AsyncIterator[Outcome]], Bulk(send, messages, concurrency, recording))
+        recording = JournalRun(journal, lambda phone: phone, resend_unknown=resend_unknown)
+        return cast(
+            AbstractAsyncContextManager[AsyncIterator[Outcome]], BulkRun(send, messages, concurrency, recording)
+        )
 
 
-async def send(sms: Sms, call: Call) -> SendReceipt:
+async def send(sms: Sms, call: CallState) -> SendReceipt:
     """Take the way of a real send, without a slot, a token or a request."""
-    await call.admit()
-    call.attempts += 1
+    await call.before_first_send()
+    call.started()
+    call.left_wire()
     return SendReceipt(sms.phone, "sent")
 
 
@@ -58,7 +61,7 @@ async def measure(count: int) -> dict[str, float | None]:
         journal_path, before = Path(folder) / "journal", peak()
         figures: dict[str, float | None] = {"resume": None}
         with path.open("rb") as stream:
-            async with Journal(journal_path) as journal:
+            async with SqliteJournal(journal_path) as journal:
                 campaign = Campaign(stream, None, journal)
                 started = time.perf_counter()
                 async for _ in campaign.entries():

@@ -1,7 +1,7 @@
 """Refusals by a gateway that takes 25 in any second, for limiters with and without jitter on the way.
 
-All run at once, for half a minute, each with 50 waiters who never run out and a gateway of its own. The share used is
-of what was taken, to 25 a second.
+All limiters run at once, for half a minute, each with its own gateway and 50 waiters that never end. The used share is
+the requests that the gateway took, divided by 25 a second.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ Figures = tuple[int, int, float]
 
 
 def pyrate() -> Acquire:
-    """Return pyrate-limiter's log of what it let through."""
+    """Return pyrate-limiter's limiter, which keeps a log of the requests that got through."""
     return pyrate_limiter.Limiter(pyrate_limiter.Rate(ALLOWED, pyrate_limiter.Duration.SECOND)).try_acquire_async
 
 
@@ -41,7 +41,7 @@ LIMITERS: dict[str, Callable[[], Acquire]] = {
 
 
 class Gateway:
-    """Takes so many in any second, and counts what it refuses."""
+    """Takes so many requests in any second, and counts its refusals."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -61,7 +61,7 @@ class Gateway:
 
 
 async def paced(make: Callable[[], Acquire], jitter: float) -> Figures:
-    """Return how many were taken and refused, and the share of the allowance that was used."""
+    """Return the number of requests taken and refused, and the used share of the allowance."""
     acquire, gateway, loop, draw = make(), Gateway(), asyncio.get_running_loop(), random.Random(1)
 
     async def work() -> None:

@@ -2,11 +2,13 @@
 sent.
 """
 
+from oca_sms_async._bulk import BulkRun
 from oca_sms_async._client import AsyncOcaSms
 from oca_sms_async._errors import (
     AccountError,
     AccountExpiredError,
     ApiError,
+    ClientClosedError,
     ConnectionFailedError,
     DeliveryUnknownError,
     ExpiredError,
@@ -26,8 +28,7 @@ from oca_sms_async._errors import (
     UnsupportedError,
     UserNotFoundError,
 )
-from oca_sms_async._journal import Journal
-from oca_sms_async._lanes import Priority
+from oca_sms_async._journal import Journal, SqliteJournal
 from oca_sms_async._limiter import LimiterStatistics, RateLimiter, TokenBucket, Unlimited
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
 from oca_sms_async._outcomes import BulkReport, Failed, Outcome, ReconcileReport, Sent, Skipped
@@ -35,6 +36,7 @@ from oca_sms_async._retry import RetryPolicy
 from oca_sms_async._segments import Advice, Segments, check_message, segments
 from oca_sms_async._statistics import Statistics
 from oca_sms_async._version import __version__
+from oca_sms_async._waiting import Priority
 from oca_sms_async._wire import PremiumV1, PremiumV2, RegularV1, RegularV2
 
 __all__ = [
@@ -44,6 +46,8 @@ __all__ = [
     "ApiError",
     "AsyncOcaSms",
     "BulkReport",
+    "BulkRun",
+    "ClientClosedError",
     "ConnectionFailedError",
     "DeliveryUnknownError",
     "ExpiredError",
@@ -77,6 +81,7 @@ __all__ = [
     "Skipped",
     "Sms",
     "SmsRecord",
+    "SqliteJournal",
     "Statistics",
     "TokenBucket",
     "UnexpectedResponseError",

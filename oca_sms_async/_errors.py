@@ -7,6 +7,7 @@ OcaSmsError                          the root, never raised itself
 ├── LimiterUnavailableError          the server of a shared limiter does not answer
 ├── JournalError                     the journal cannot be used
 ├── ConnectionFailedError            proof that no byte left
+│   └── ClientClosedError            (RuntimeError) the client was closed before the request
 ├── DeliveryUnknownError             trouble once a request may have been on its way
 ├── UnexpectedResponseError          a success that the gateway does not document
 └── ApiError                         the gateway refused
@@ -76,6 +77,10 @@ class JournalError(OcaSmsError):
 
 class ConnectionFailedError(OcaSmsError):
     """No connection to the gateway was made. This proves that no byte of the request left."""
+
+
+class ClientClosedError(ConnectionFailedError, RuntimeError):
+    """The client, or the `http_client` that was lent to it, was closed before the request started."""
 
 
 class DeliveryUnknownError(OcaSmsError):

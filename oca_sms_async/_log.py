@@ -6,18 +6,21 @@
 | `send.cancelled` | WARNING | phone, attempt | a send was cancelled whose message may have been sent |
 | `lookup.retry` | INFO | attempt, wait, error, status, code | as `send.retry`, of `status` or `history` |
 | `limiter.paused` | WARNING | wait, error, status, code | the gateway's rate limit: no request starts meanwhile |
+| `limiter.failed` | WARNING | reason | a limiter raised an exception when it was told to pause |
 | `limiter.fallback` | WARNING | limiter | Redis does not answer, and the fallback decides |
 | `limiter.restored` | INFO | limiter | Redis is back, and decides again |
 | `bulk.stopped` | WARNING | pulled, error, status, code | a bulk stopped by itself; `stopped_by` has the error |
 | `journal.doubtful` | WARNING | journal, doubtful | a journal was opened in which an earlier run left doubt |
+| `transport.guard_lost` | WARNING | guard | a check relies on a private name of httpx or aiohttp that is gone |
 
 Each field is an attribute of the record; `record.event` is the name. The record's message is the name, the fields and a
 sentence. `phone` shows three digits. `attempt` is the number of the next request, or of the last one. `wait` is in
 seconds. `error` is the name of a class; `status` (HTTP) and `code` follow it if the gateway refused. `limiter` is a
-name and `journal` a path. `pulled` and `doubtful` count messages.
+name and `journal` a path. `reason` is the name of a class. `pulled` and `doubtful` count messages.
 """
 
 import logging
+import traceback
 from typing import Final
 
 from oca_sms_async._errors import ApiError, OcaSmsError, safe_code
@@ -28,10 +31,12 @@ EVENTS: Final = {
     "send.cancelled": (logging.WARNING, "the message may have been sent"),
     "lookup.retry": (logging.INFO, "tried again after the wait"),
     "limiter.paused": (logging.WARNING, "the gateway asks to wait"),
+    "limiter.failed": (logging.WARNING, "the limiter does not pause"),
     "limiter.fallback": (logging.WARNING, "the fallback decides until Redis is back"),
     "limiter.restored": (logging.INFO, "Redis is back"),
     "bulk.stopped": (logging.WARNING, "nothing more is pulled"),
     "journal.doubtful": (logging.WARNING, "an earlier run left messages in doubt"),
+    "transport.guard_lost": (logging.WARNING, "a private name has moved: the safe way is taken instead"),
 }
 
 _logger: Final = logging.getLogger("oca_sms_async")
@@ -50,4 +55,8 @@ def log(event: str, *, phone: str | None = None, error: OcaSmsError | None = Non
         shown |= {"status": error.status_code, "code": safe_code(error.code)}
     # The template of an event is always the same, so that log services can group records by it.
     template = f"{event} {' '.join(f'{name}=%s' for name in shown)}: {sentence}"
-    _logger.log(level, template, *shown.values(), extra={"event": event, **shown}, stacklevel=2)
+    try:
+        _logger.log(level, template, *shown.values(), extra={"event": event, **shown}, stacklevel=2)
+    except Exception:  # noqa: BLE001 - a handler that raises must not change the end of a send
+        if logging.raiseExceptions:  # as logging itself tells of a handler that fails
+            traceback.print_exc()

@@ -1,4 +1,4 @@
-"""Checks of a client's options. Each `ValueError` names the field and never shows a secret."""
+"""A client's settings, checked at its construction. Each `ValueError` names the field and shows no secret."""
 
 import contextlib
 import ipaddress
@@ -24,7 +24,7 @@ _SWITCHES: Final = {
 
 
 class _ProcessEnvironment(ChainMap[str, str]):
-    """The environment of the process. As a default it does not show its values in `help()` of a function."""
+    """The process' environment. `help()` shows the default of a parameter by its repr, which must hold no secret."""
 
     def __repr__(self) -> str:
         return "os.environ"
@@ -81,7 +81,7 @@ def check_base_url(base_url: str, *, allow_http: bool) -> str:
         raise ValueError("base_url must hold no query and no fragment")
     if url.scheme == "http" and not (allow_http or is_loopback(host)):
         raise ValueError(
-            "base_url must be https: plain http beyond this machine shows the credentials to every machine on the way; "
+            "base_url must be https: plain http beyond this machine would show the credentials to the network; "
             "allow_http=True permits it all the same"
         )
     if url.scheme not in {"http", "https"}:

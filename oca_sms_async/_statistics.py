@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from attrs import Factory, define, frozen
 
+from oca_sms_async._call import CallState
 from oca_sms_async._errors import OcaSmsError
-from oca_sms_async._retry import Call
 
 
 @frozen
@@ -20,8 +20,8 @@ class Statistics:
     messages that its journal answers for are not counted.
 
     The others are about requests of every kind. `in_flight` requests are on the wire now. `waiting` requests wait for
-    their slot or token. `limiter_wait` adds up the seconds that requests waited for tokens, even in vain. `status` and
-    `history` send nothing, so they count as requests alone.
+    their slot, their token or the journal. `limiter_wait` adds up the seconds that requests waited for tokens, even in
+    vain. `status` and `history` send nothing, so they count as requests alone.
     """
 
     sent: int
@@ -41,24 +41,24 @@ class Counts:
     retried: int = 0
     failed: Counter[str] = Factory(Counter)
     unknown: int = 0
+    under_way: int = 0  # from the wait for a slot to the end of the exchange
     in_flight: int = 0
-    waiting: int = 0
     limiter_wait: float = 0.0
 
-    def note_sent(self, call: Call) -> None:
+    def note_sent(self, call: CallState) -> None:
         """Count a send that ended in a receipt."""
         self.sent += 1
         self.retried += call.attempts > 1
 
-    def note_failed(self, call: Call, end: BaseException) -> None:
+    def note_failed(self, call: CallState, end: BaseException) -> None:
         """Count a send that failed. A send that a stopping run ended counts as the run reports it, or not at all."""
-        if call.last_attempt and not isinstance(end, OcaSmsError):
-            if call.last is not None:
-                end = call.last
-            elif not call.doubt:
+        if call.is_cut and not isinstance(end, OcaSmsError):
+            if call.last_error is not None:
+                end = call.last_error
+            elif not call.may_have_been_sent:
                 return  # skipped
         self.failed[type(end).__name__] += 1
-        self.unknown += call.doubt
+        self.unknown += call.may_have_been_sent
 
     def statistics(self) -> Statistics:
         """Return a frozen copy."""
@@ -68,6 +68,6 @@ class Counts:
             failed=dict(self.failed),
             unknown=self.unknown,
             in_flight=self.in_flight,
-            waiting=self.waiting,
+            waiting=self.under_way - self.in_flight,
             limiter_wait=self.limiter_wait,
         )

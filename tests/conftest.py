@@ -13,9 +13,9 @@ pytest_plugins = ["pytester"]
 
 @pytest.fixture(params=["httpx", "aiohttp"])
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each of the two transports in turn, as that of every client that is lent none."""
+    """Each of the two transports in turn, for every client without a lent one."""
     if request.param == "aiohttp":
-        monkeypatch.setattr(_dispatch, "Connections", lambda _: aiohttp_client())
+        monkeypatch.setattr(_dispatch, "own_client", lambda _: aiohttp_client())
     return str(request.param)
 
 

@@ -48,12 +48,14 @@ from oca_sms_async import (
     Unlimited,
     UserNotFoundError,
 )
-from oca_sms_async._bulk import Bulk
-from oca_sms_async._retry import Call, repeated
+from oca_sms_async._bulk import BulkRun
+from oca_sms_async._call import CallOptions, CallState
+from oca_sms_async._retry import retry
 from oca_sms_async.sandbox import Sandbox
 
 TEXT = "Acme: 482913 is your code"
 WITHOUT_WAITS = RetryPolicy(initial_wait=0, max_wait=0)
+OPTIONS = CallOptions(Priority.BULK, seconds=10.0)
 ONE_WAIT = RetryPolicy(max_attempts=4, initial_wait=100, max_wait=100)  # random.uniform decides how much of it
 
 
@@ -90,7 +92,7 @@ class Wire:
     plans: Sequence[Plan]
     policy: RetryPolicy = WITHOUT_WAITS
     log: list[tuple[Any, ...]] = field(factory=list)
-    calls: dict[int, Call] = field(factory=dict)
+    calls: dict[int, CallState] = field(factory=dict)
     receipts: dict[int, SendReceipt] = field(factory=dict)
     under_way: int = 0
     most_under_way: int = 0
@@ -99,7 +101,7 @@ class Wire:
         """Return one message for each plan, all equal but for their numbers."""
         return [Sms(str(number), TEXT) for number in range(len(self.plans))]
 
-    async def send(self, sms: Sms, call: Call) -> SendReceipt:
+    async def send(self, sms: Sms, call: CallState) -> SendReceipt:
         """Do what the message's plan says."""
         number = int(sms.phone)
         plan = self.plans[number]
@@ -109,7 +111,9 @@ class Wire:
         try:
             if plan.refused is not None:
                 raise self._end(number, plan.refused())
-            return await repeated(lambda: self._attempt(number, plan, call), policy=self.policy, call=call)
+            return await retry(
+                lambda: self._attempt(number, plan, call), policy=self.policy, options=OPTIONS, call=call
+            )
         except asyncio.CancelledError:
             if self.log[-1:] != [("cut", number)]:
                 self.log.append(("idle", number))
@@ -117,23 +121,21 @@ class Wire:
         finally:
             self.under_way -= 1
 
-    async def _attempt(self, number: int, plan: Plan, call: Call) -> SendReceipt:
+    async def _attempt(self, number: int, plan: Plan, call: CallState) -> SendReceipt:
         await asyncio.sleep(plan.waits)
         if plan.before is not None and not call.attempts:
             raise self._end(number, plan.before())
         if not call.attempts:
-            await call.admit()
-        call.attempts += 1
-        call.on_wire = True
+            await call.before_first_send()
+        call.started()
         self.log.append(("start", number))
         try:
             await asyncio.sleep(plan.takes)
         except asyncio.CancelledError:
-            call.doubt = True
             self.log.append(("cut", number))
             raise
         finally:
-            call.on_wire = False
+            call.left_wire()
         end = plan.ends[min(call.attempts, len(plan.ends)) - 1]
         if end is not None:
             raise self._end(number, end())
@@ -211,13 +213,13 @@ async def report_of(
     wire: Wire, concurrency: int = 32, messages: Iterable[Sms] | AsyncIterator[Sms] | None = None
 ) -> BulkReport:
     """Return what `send_many` would."""
-    async with Bulk(wire.send, wire.messages() if messages is None else messages, concurrency) as bulk:
+    async with BulkRun(wire.send, wire.messages() if messages is None else messages, concurrency) as bulk:
         report = await bulk.report()
     assert_alone()
     return report
 
 
-async def rest_of(bulk: Bulk) -> list[Outcome]:
+async def rest_of(bulk: BulkRun) -> list[Outcome]:
     """Return the outcomes that were not taken before the block was left."""
     return [outcome async for outcome in bulk]
 
@@ -314,7 +316,7 @@ class Run:
         self.source = Source(self.wire.messages(), self.wire.log)
         seconds = scenario.pull_seconds
         messages = self.source if seconds is None else AsyncSource(self.source, seconds)
-        self.bulk = Bulk(self.wire.send, messages, scenario.concurrency)
+        self.bulk = BulkRun(self.wire.send, messages, scenario.concurrency)
         self.taken: list[Outcome] = []
 
     async def main(self) -> None:
@@ -422,7 +424,7 @@ async def test_outcomes_come_as_they_are_known() -> None:
     wire = Wire([Plan(takes=seconds) for seconds in (5, 1, 3)])
     messages = wire.messages()
     seen = []
-    async with Bulk(wire.send, messages, 3) as bulk:
+    async with BulkRun(wire.send, messages, 3) as bulk:
         async for outcome in bulk:
             assert any(outcome.sms is sms for sms in messages)
             seen.append((outcome.sms.phone, now() - 1000))
@@ -442,20 +444,32 @@ async def test_equal_messages_have_outcomes_of_their_own() -> None:
 async def test_nothing_to_send_is_an_empty_report() -> None:
     """An empty input ends at once, and stays at its end."""
     assert await report_of(Wire([])) == BulkReport((), None)
-    async with Bulk(Wire([]).send, iter(()), 4) as bulk:
+    async with BulkRun(Wire([]).send, iter(()), 4) as bulk:
         for _ in range(3):
             with pytest.raises(StopAsyncIteration):
                 await anext(bulk)
 
 
 @in_virtual_time
-async def test_messages_wait_in_the_bulk_lane_and_as_many_at_once_as_asked() -> None:
-    """`concurrency` messages are under way at any time, no more and no fewer, in the lane that lets others pass."""
+async def test_as_many_messages_are_under_way_as_asked() -> None:
+    """`concurrency` messages are under way at any time, no more and no fewer."""
     wire = Wire([Plan()] * 20)
     await report_of(wire, 4)
     assert wire.most_under_way == 4
     assert now() == 1005
-    assert {call.priority for call in wire.calls.values()} == {Priority.BULK}
+
+
+@in_virtual_time
+async def test_a_bulk_waits_in_the_lane_that_lets_others_pass() -> None:
+    """Each message of a bulk asks the limiter for the bulk lane."""
+    lanes: list[Priority] = []
+
+    class Lanes(Unlimited):
+        async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+            lanes.append(priority)
+
+    await in_memory(Gateway(), limiter=Lanes()).send_many(smses(3))
+    assert lanes == [Priority.BULK] * 3
 
 
 @in_virtual_time
@@ -477,7 +491,7 @@ def test_no_more_is_pulled_than_twice_the_concurrency(concurrency: int, pull_sec
         wire = Wire([Plan()] * 1000)
         source = Source(wire.messages(), wire.log)
         messages = source if pull_seconds is None else AsyncSource(source, pull_seconds)
-        async with Bulk(wire.send, messages, concurrency) as bulk:
+        async with BulkRun(wire.send, messages, concurrency) as bulk:
             await asyncio.sleep(1000)
             assert len(source.pulled) == 2 * concurrency
             for taken in range(1, 20):
@@ -495,7 +509,7 @@ async def test_an_endless_source_can_be_broken_off() -> None:
     """An input without end is no problem for one who takes ten outcomes and goes."""
     wire = Wire([Plan()])
     pulled = itertools.count()
-    async with Bulk(wire.send, (Sms("0", str(next(pulled))) for _ in itertools.count()), 5) as bulk:
+    async with BulkRun(wire.send, (Sms("0", str(next(pulled))) for _ in itertools.count()), 5) as bulk:
         async for _ in bulk:
             if now() > 1010:
                 break
@@ -549,7 +563,7 @@ async def test_nothing_is_pulled_before_the_block_is_entered() -> None:
     """Making a bulk asks its source for nothing."""
     wire = Wire([Plan()])
     source = Source(wire.messages(), wire.log)
-    bulk = Bulk(wire.send, source, 4)
+    bulk = BulkRun(wire.send, source, 4)
     await asyncio.sleep(1)
     assert source.pulled == []
     async with bulk:
@@ -559,7 +573,7 @@ async def test_nothing_is_pulled_before_the_block_is_entered() -> None:
 @in_virtual_time
 async def test_a_bulk_is_entered_before_it_is_iterated_and_only_once() -> None:
     """Either mistake is an error that says what to do, where the one would wait for ever and the other mix two runs."""
-    bulk = Bulk(Wire([Plan()]).send, [], 4)
+    bulk = BulkRun(Wire([Plan()]).send, [], 4)
     with pytest.raises(RuntimeError, match="async with"):
         await anext(bulk)
     async with bulk:
@@ -716,7 +730,7 @@ def test_a_stop_skips_who_waits_fails_who_is_between_attempts_and_lets_the_wire_
     async def main() -> None:
         wire = Wire([*plans, *[Plan()] * 50], ONE_WAIT)
         source = Source(wire.messages(), wire.log)
-        async with Bulk(wire.send, source, len(plans)) as bulk:
+        async with BulkRun(wire.send, source, len(plans)) as bulk:
             seen = [(int(outcome.sms.phone), now() - 1000, outcome) async for outcome in bulk]
             assert bulk.stopped_by is wire.errors(0)[0]
         assert_alone()
@@ -794,7 +808,7 @@ def test_leaving_normally_starts_nothing_and_waits_for_the_wire_alone(monkeypatc
     async def main() -> None:
         wire = Wire([*plans, *[Plan(takes=2)] * 50], ONE_WAIT)
         source = Source(wire.messages(), wire.log)
-        async with Bulk(wire.send, source, len(plans)) as bulk:
+        async with BulkRun(wire.send, source, len(plans)) as bulk:
             async for outcome in bulk:
                 assert outcome.sms is source.pulled[0]
                 break
@@ -824,7 +838,7 @@ async def test_leaving_waits_for_the_first_ones_however_tasks_begin(factory: Any
     """A task that begins at once, as Python's eager factory has it, is on the wire before its maker goes on."""
     asyncio.get_running_loop().set_task_factory(factory)
     wire = Wire([Plan(takes=1)] * 9)
-    async with Bulk(wire.send, wire.messages(), 3) as bulk:
+    async with BulkRun(wire.send, wire.messages(), 3) as bulk:
         await asyncio.sleep(0.5)
     assert [type(it) for it in await rest_of(bulk)] == [Sent] * 3
 
@@ -839,7 +853,7 @@ async def test_leaving_normally_waits_for_a_silent_gateway_no_longer_than_an_att
         assert now() == 1001
     assert now() == 1001 + 7.5  # the worker of the outcome that was taken had started its next message
     assert_alone()
-    assert isinstance(bulk, Bulk)
+    assert isinstance(bulk, BulkRun)
     rest = await rest_of(bulk)
     assert [type(outcome.error) for outcome in rest if isinstance(outcome, Failed)] == [DeliveryUnknownError] * 3
     assert len(rest) == 3
@@ -850,7 +864,7 @@ async def test_leaving_at_once_sends_nothing() -> None:
     """A block without a body leaves before its workers have begun."""
     wire = Wire([Plan()] * 10)
     source = Source(wire.messages(), wire.log)
-    async with Bulk(wire.send, source, 4) as bulk:
+    async with BulkRun(wire.send, source, 4) as bulk:
         pass
     assert wire.log == []
     assert await rest_of(bulk) == []
@@ -864,7 +878,7 @@ async def test_leaving_by_an_exception_cancels_the_wire() -> None:
     error = ConsumerError()
 
     async def use() -> None:
-        async with Bulk(wire.send, wire.messages(), 4) as bulk:
+        async with BulkRun(wire.send, wire.messages(), 4) as bulk:
             await anext(bulk)
             raise error
 
@@ -874,7 +888,7 @@ async def test_leaving_by_an_exception_cancels_the_wire() -> None:
     assert now() == 1001
     assert_alone()
     assert set(wire.numbers("cut")) == {1, 2, 3}
-    assert all(wire.calls[number].doubt for number in wire.numbers("cut"))
+    assert all(wire.calls[number].may_have_been_sent for number in wire.numbers("cut"))
 
 
 @pytest.mark.parametrize("leaving", [False, True])
@@ -885,7 +899,7 @@ def test_cancelling_the_consumer_cancels_the_wire(leaving: bool) -> None:
         wire = Wire([Plan(takes=1), *[Plan(takes=100)] * 10])
 
         async def consume() -> None:
-            async with Bulk(wire.send, wire.messages(), 4) as bulk:
+            async with BulkRun(wire.send, wire.messages(), 4) as bulk:
                 async for _ in bulk:
                     if leaving:
                         break
@@ -907,7 +921,7 @@ async def test_no_worker_outlives_the_block_however_often_its_owner_is_cancelled
     """A send that takes its time to end is waited for, through one cancellation after another."""
     ended = []
 
-    async def stubborn(sms: Sms, call: Call) -> SendReceipt:
+    async def stubborn(sms: Sms, call: CallState) -> SendReceipt:
         try:
             return await asyncio.sleep(1000, SendReceipt("uid", "sent"))
         finally:
@@ -915,7 +929,7 @@ async def test_no_worker_outlives_the_block_however_often_its_owner_is_cancelled
             ended.append(now())
 
     async def consume() -> None:
-        async with Bulk(stubborn, [Sms("0", TEXT)], 1) as bulk:
+        async with BulkRun(stubborn, [Sms("0", TEXT)], 1) as bulk:
             await anext(bulk)
 
     consumer = asyncio.create_task(consume())
@@ -978,14 +992,14 @@ def expected_bug(where: str, error: Exception, caught: BaseException) -> bool:
 
 @pytest.mark.parametrize("taken_by", ["the iterator", "the report", "nobody"])
 @pytest.mark.parametrize("where", BUGS)
-def test_a_bug_cancels_the_run_and_comes_out_as_itself(where: str, taken_by: str) -> None:
-    """An exception that is not ours is no outcome: it ends the run, on the wire as well, and is in no group."""
+def test_a_bug_ends_the_run_and_comes_out_as_itself(where: str, taken_by: str) -> None:
+    """An exception that is not ours comes after the outcomes of all that was pulled, and is in no group."""
 
     async def main() -> None:
         error = BugError()
         wire = Wire([Plan(takes=1), Plan(takes=1.5), *[Plan(takes=100)] * 50])
         outcomes: list[Outcome] = []
-        bulk = Bulk(wire.send, with_a_bug(where, error, wire), 4)
+        bulk = BulkRun(wire.send, with_a_bug(where, error, wire), 4)
 
         async def use() -> None:
             async with bulk:
@@ -1001,11 +1015,14 @@ def test_a_bug_cancels_the_run_and_comes_out_as_itself(where: str, taken_by: str
             await use()
         assert expected_bug(where, error, caught.value)
         assert_alone()
-        assert set(wire.numbers("cut")) == {2, 3, 4}
-        assert now() == (2000 if taken_by == "nobody" else 1001.5)
+        assert wire.numbers("cut") == []
+        assert now() == (2000 if taken_by == "nobody" else 1101)
         assert bulk.stopped_by is None
         if taken_by == "the iterator":
-            assert [int(outcome.sms.phone) for outcome in outcomes] == [0, 1]
+            pulled = [0, 1, 2, 3, 4, *([5] if where == "a send" else [])]
+            assert sorted(int(outcome.sms.phone) for outcome in outcomes) == pulled
+            doubtful = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
+            assert [outcome.error.may_have_been_sent for outcome in doubtful] == [True] * (where == "a send")
 
     run(main())
 
@@ -1034,7 +1051,9 @@ async def test_a_bug_that_was_caught_is_not_raised_again() -> None:
     """Who catches it from the iterator within the block leaves the block normally."""
     error = BugError()
     wire = Wire([Plan(ends=(lambda: error,))] * 9)
-    async with Bulk(wire.send, wire.messages(), 3) as bulk:
+    async with BulkRun(wire.send, wire.messages(), 3) as bulk:
+        for _ in range(3):
+            assert isinstance(await anext(bulk), Failed)
         with pytest.raises(BugError) as caught:
             await anext(bulk)
         assert caught.value is error
@@ -1049,7 +1068,7 @@ async def test_an_exception_of_the_consumer_goes_before_a_bug() -> None:
     wire = Wire([Plan(takes=0, ends=(BugError,))] * 9)
 
     async def use() -> None:
-        async with Bulk(wire.send, wire.messages(), 3):
+        async with BulkRun(wire.send, wire.messages(), 3):
             await asyncio.sleep(1)
             raise ConsumerError
 
@@ -1260,7 +1279,7 @@ def test_who_waits_for_a_token_is_not_sent_once_the_run_is_over(how: str, stubbo
         limiter = Held(1, stubborn=stubborn)
         client = in_memory(gateway, limiter=limiter)
         bulk = client.bulk(smses(20), concurrency=4)
-        assert isinstance(bulk, Bulk)
+        assert isinstance(bulk, BulkRun)
         with contextlib.suppress(ConsumerError):
             async with bulk:
                 first = await anext(bulk)
@@ -1399,7 +1418,7 @@ async def test_breaking_off_a_bulk_lets_the_wire_finish(client: AsyncOcaSms, san
             outcomes.append(outcome)
             if len(outcomes) == 10:
                 break
-    assert isinstance(bulk, Bulk)
+    assert isinstance(bulk, BulkRun)
     outcomes += await rest_of(bulk)
     assert len(outcomes) == len(source.pulled) <= 10 + 8
     sent = {outcome.sms.message for outcome in outcomes if isinstance(outcome, Sent)}

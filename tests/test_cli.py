@@ -793,7 +793,7 @@ def test_sandbox_behind_a_proxy(variables: dict[str, str], line: str | None, mon
 
 def test_sandbox_on_no_host() -> None:
     """A name that is not found is told in words of our own."""
-    assert _serve._reason(OSError(-2, "Name or service not known")) == "no such host"
+    assert _serve._explain(OSError(-2, "Name or service not known")) == "no such host"
 
 
 @pytest.mark.parametrize("package", ["cyclopts", "rich", "starlette", "uvicorn"])

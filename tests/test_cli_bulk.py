@@ -37,7 +37,7 @@ from test_cli import (
 )
 
 from oca_sms_async import AsyncOcaSms, RetryPolicy, SendReceipt, Sent, Sms
-from oca_sms_async._ledger import Ledger
+from oca_sms_async._journal._store import Store
 from oca_sms_async.cli import _bulk, _campaign, _out, _rows
 from oca_sms_async.cli._app import run
 from oca_sms_async.cli._progress import Tally, shown
@@ -592,7 +592,7 @@ def test_what_is_about_an_earlier_run_needs_its_journal(
 def test_journal_in_use_is_one_line(bulk: Bulk, served: Sandbox, tmp_path: Path) -> None:
     """While another run has the journal nothing is sent."""
     journal = tmp_path / "journal"
-    with contextlib.closing(Ledger(journal)):
+    with contextlib.closing(Store(journal)):
         ended = bulk(campaign(tmp_path / "rows.csv", 1), "--journal", journal)
     assert (ended.status, ended.out, posts(served)) == (2, "", 0)
     reason = "another run uses it: wait for its end, or give this one a journal of its own"
@@ -700,7 +700,7 @@ def test_options_reach_the_client(
 
     def spied(self: AsyncOcaSms, *given: Any, **options: Any) -> Any:
         limiter: Any = self._dispatcher._limiter
-        seen.append((limiter.rate, self._dispatcher._retry, options["concurrency"]))
+        seen.append((limiter.rate, self._dispatcher._policy, options["concurrency"]))
         return original(self, *given, **options)
 
     monkeypatch.setattr(AsyncOcaSms, "bulk", spied)
@@ -1098,14 +1098,14 @@ def test_stop_by_the_journal_is_a_stop(
     bulk: Bulk, served: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A journal that fails under way ends the run with a 3 that names it, and nothing more is sent."""
-    original = Ledger.intend
+    original = Store.intend
 
-    def fails_later(self: Ledger, entry: Any) -> None:
+    def fails_later(self: Store, entry: Any) -> bool:
         if served.inbox:
             raise self._error("the disk is full")
-        original(self, entry)
+        return original(self, entry)
 
-    monkeypatch.setattr(Ledger, "intend", fails_later)
+    monkeypatch.setattr(Store, "intend", fails_later)
     journal = tmp_path / "journal"
     ended = bulk(campaign(tmp_path / "rows.csv", 4), "--journal", journal, "--concurrency", "1")
     assert (ended.status, len(served.inbox)) == (3, 1)
@@ -1287,5 +1287,5 @@ def test_journal_is_given_back(bulk: Bulk, served: Sandbox, tmp_path: Path) -> N
     assert not any(it.encode() in content for it in (SUBSCRIBERS, "marker", PASSWORD, USERNAME))
     assert journal.stat().st_mode & 0o777 == 0o600
     assert sorted(it.name for it in tmp_path.iterdir()) == ["journal", "rows.csv"]
-    with contextlib.closing(Ledger(journal)):
+    with contextlib.closing(Store(journal)):
         assert len(served.inbox) == 1

@@ -19,6 +19,7 @@ import pytest
 import oca_sms_async
 from oca_sms_async import (
     ApiError,
+    ClientClosedError,
     ConnectionFailedError,
     DeliveryUnknownError,
     ExpiredError,
@@ -107,8 +108,12 @@ def test_codes_in_the_tree_are_the_gateways() -> None:
 
 @each_error
 def test_builtin_bases(kind: type[OcaSmsError]) -> None:
-    """An impossible message is a ValueError, an expired one a TimeoutError. No other error is either."""
-    builtin = {InvalidMessageError: (ValueError,), ExpiredError: (TimeoutError, OSError)}.get(kind, ())
+    """An impossible message is a ValueError, an expired one a TimeoutError, a closed client a RuntimeError."""
+    builtin = {
+        InvalidMessageError: (ValueError,),
+        ExpiredError: (TimeoutError, OSError),
+        ClientClosedError: (RuntimeError,),
+    }.get(kind, ())
     assert (
         tuple(base for base in (ValueError, TimeoutError, OSError, RuntimeError) if issubclass(kind, base)) == builtin
     )

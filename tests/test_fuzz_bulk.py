@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from virtual_time import VirtualTimeLoop
 
-from oca_sms_async import AsyncOcaSms, Failed, Journal, Outcome, RetryPolicy, Sent, Skipped, Sms, TokenBucket
+from oca_sms_async import AsyncOcaSms, Failed, Outcome, RetryPolicy, Sent, Skipped, Sms, SqliteJournal, TokenBucket
 
 _Ts = TypeVarTuple("_Ts")
 TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # shared, because loading certificates takes longer than a run
@@ -73,14 +73,14 @@ class Process:
         if self.main is not None:
             self.main.cancel()
 
-    def run(self, main: Callable[[Journal], Awaitable[None]]) -> None:
+    def run(self, main: Callable[[SqliteJournal], Awaitable[None]]) -> None:
         """Run to the end, or until it is dead and its ghost has gone."""
 
         async def whole() -> None:
             self.main = asyncio.current_task()
             if self.main is not None and self.dead:  # in the very first step
                 self.main.cancel()
-            journal = Journal(self.path)
+            journal = SqliteJournal(self.path)
             journal._thread.shutdown()
             journal._thread = AtOnce(self)  # type: ignore[assignment] # it is used as an executor alone
             async with journal:
@@ -293,7 +293,7 @@ class Campaign(RuleBasedStateMachine):
         process = Process(crash, self.path)
         gateway = Gateway(process, self.fates, (), resend=False)
 
-        async def main(journal: Journal) -> None:
+        async def main(journal: SqliteJournal) -> None:
             async with client(gateway) as opened:
                 report = await opened.reconcile(journal, self.messages)
             if not process.dead:
@@ -356,13 +356,13 @@ class Campaign(RuleBasedStateMachine):
                     told.append(outcome)
                     self._judge(outcome)
 
-        async def main(journal: Journal) -> None:
+        async def main(journal: SqliteJournal) -> None:
             async with client(gateway) as opened:
-                bulk = opened.bulk(source, concurrency=concurrency, journal=journal, resend_unknown=resend)
+                bulk: Any = opened.bulk(source, concurrency=concurrency, journal=journal, resend_unknown=resend)
                 with contextlib.suppress(KeyError):
                     async with bulk as outcomes:
                         await take(outcomes)
-                stopped_by = bulk.stopped_by  # type: ignore[attr-defined] # a Bulk has it
+                stopped_by = bulk.stopped_by
             if complete:
                 assert Counter(outcome.sms.message for outcome in told) == Counter(source.pulled)
                 assert stopped_by is not None or len(source.pulled) == len(messages)
@@ -390,7 +390,7 @@ class Campaign(RuleBasedStateMachine):
                 assert not fate.told_sent
                 assert error.may_have_been_sent or not (fate.accepted or fate.doubt_now or fate.in_doubt)
 
-    def _live(self, process: Process, main: Callable[[Journal], Awaitable[None]]) -> None:
+    def _live(self, process: Process, main: Callable[[SqliteJournal], Awaitable[None]]) -> None:
         process.run(main)
         if process.dead:
             self.path = process.copy

@@ -67,7 +67,7 @@ class Gateway(httpx.AsyncHTTPTransport):
 def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gateway:
     """A gateway for every command of this process, which is in a directory of its own."""
     served = Gateway()
-    monkeypatch.setattr(_dispatch, "Connections", lambda _: served)
+    monkeypatch.setattr(_dispatch, "own_client", lambda _: httpx.AsyncClient(transport=served))
     # A rate of one message in an hour is an argument like any other.
     monkeypatch.setattr(_bulk, "TokenBucket", lambda rate: (TokenBucket(rate=rate), Unlimited())[1])
     for name in [name for name in os.environ if name.startswith("OCA_SMS")]:

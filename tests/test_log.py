@@ -12,7 +12,7 @@ import pytest
 from test_statistics import TEXT, Gateway, client_of, number
 from virtual_time import in_virtual_time, run
 
-from oca_sms_async import Journal, OcaSmsError, RateLimitedError, RetryPolicy, Sms, TokenBucket, _log
+from oca_sms_async import OcaSmsError, RateLimitedError, RetryPolicy, Sms, SqliteJournal, TokenBucket, _log
 from oca_sms_async._log import EVENTS, log
 
 OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}  # every record has these
@@ -146,7 +146,7 @@ async def test_a_journal_in_doubt_is_an_event(caplog: pytest.LogCaptureFixture, 
     messages = [Sms(number(index), TEXT) for index in range(5)]
     client = client_of(Gateway({number(0): ["lost"], number(1): ["39"], number(3): ["500"]}, takes=0))
     for _ in range(2):
-        async with Journal(path) as journal:
+        async with SqliteJournal(path) as journal:
             for _ in range(2):
                 await client.send_many(messages, journal=journal)
     assert [fields_of(record) for record in ours(caplog)] == [
@@ -156,7 +156,7 @@ async def test_a_journal_in_doubt_is_an_event(caplog: pytest.LogCaptureFixture, 
 
 def test_the_table_lists_every_event_with_its_level() -> None:
     """The docstring, which users read, and the table in the code agree."""
-    rows = re.findall(r"^\| `([a-z.]+)` \| ([A-Z]+) \|", _log.__doc__ or "", re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z._]+)` \| ([A-Z]+) \|", _log.__doc__ or "", re.MULTILINE)
     assert rows == [(event, logging.getLevelName(level)) for event, (level, _) in EVENTS.items()]
 
 

@@ -8,10 +8,10 @@ from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any, cast
 
-from oca_sms_async import AsyncOcaSms, Journal, Outcome, SendReceipt, Sms
-from oca_sms_async._bulk import Bulk
-from oca_sms_async._recording import Recording
-from oca_sms_async._retry import Call
+from oca_sms_async import AsyncOcaSms, Outcome, SendReceipt, Sms, SqliteJournal
+from oca_sms_async._bulk import BulkRun
+from oca_sms_async._call import CallState
+from oca_sms_async._journal import JournalRun
 from oca_sms_async.cli._campaign import Campaign
 from oca_sms_async.cli._out import OutcomesFile
 
@@ -19,15 +19,15 @@ from oca_sms_async.cli._out import OutcomesFile
 class Instant:
     """Has a client's `bulk`, whose sends succeed at once."""
 
-    def bulk(self, messages: Any, *, concurrency: int, journal: Journal, resend_unknown: bool) -> Any:
+    def bulk(self, messages: Any, *, concurrency: int, journal: SqliteJournal, resend_unknown: bool) -> Any:
         """Return a bulk with that journal."""
-        recording = Recording(journal, lambda phone: phone, resend_unknown=resend_unknown)
+        recording = JournalRun(journal, lambda phone: phone, resend_unknown=resend_unknown)
         return cast(
-            AbstractAsyncContextManager[AsyncIterator[Outcome]], Bulk(self._send, messages, concurrency, recording)
+            AbstractAsyncContextManager[AsyncIterator[Outcome]], BulkRun(self._send, messages, concurrency, recording)
         )
 
-    async def _send(self, sms: Sms, call: Call) -> SendReceipt:
-        await call.admit()
+    async def _send(self, sms: Sms, call: CallState) -> SendReceipt:
+        await call.before_first_send()
         return SendReceipt(sms.phone, "sent")
 
 
@@ -41,7 +41,7 @@ async def peak(folder: Path, rows: int) -> int:
     gc.collect()
     start = most = sys.getallocatedblocks()
     with path.open("rb") as stream, closing(OutcomesFile(folder / f"{rows}.out", show_numbers=False)) as out:
-        async with Journal(folder / f"{rows}.journal") as journal:
+        async with SqliteJournal(folder / f"{rows}.journal") as journal:
             campaign = Campaign(stream, None, journal)
 
             def note(outcome: Outcome) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import pytest
 from playwright.async_api import Page, Route, async_playwright, expect
+from watched_inbox import Watches
 
 from oca_sms_async import AsyncOcaSms, InvalidRequestError, OcaSmsError
 from oca_sms_async.sandbox import FAULTS, Sandbox, _control, _inbox
@@ -37,7 +38,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 @pytest.fixture
 def wrong() -> list[str]:
-    """What the browser complains of; a test that brings it about empties it."""
+    """The browser's complaints. A test that causes one clears the list."""
     return []
 
 
@@ -68,7 +69,7 @@ async def page(sandbox: Sandbox, wrong: list[str], monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_message_appears_without_reload(page: Page, client: AsyncOcaSms, sandbox: Sandbox) -> None:
-    """What the client sends is on the open page, the newest first, with all that is known of it."""
+    """A sent message is on the open page, the newest first, with all its facts."""
     await expect(page.locator("#nothing")).to_be_visible()
     sandbox.failing_attempts = 1
     await client.send(PHONE, TEXT)
@@ -96,7 +97,7 @@ async def test_statuses_move_on(page: Page, client: AsyncOcaSms, monkeypatch: py
 
 
 async def test_search_filters(page: Page, client: AsyncOcaSms) -> None:
-    """Only messages with the words in them are left, whatever their case, and the rest comes back."""
+    """Only messages with the words are left, in any case of letters. Without words all come back."""
     await client.send(PHONE, "Acme: 111111 is your code")
     await client.send("+6281381475158", "Zenith: 222222 is your code")
     await expect(page.locator("#messages li")).to_have_count(2)
@@ -134,7 +135,7 @@ async def test_a_number_is_found_however_it_is_written(page: Page, sandbox: Sand
 
 
 async def test_older_messages_are_not_passed_over_in_silence(page: Page, sandbox: Sandbox) -> None:
-    """Where not all messages are shown the page says how many are, and so does a search in vain."""
+    """Where some messages are not shown, the page gives the numbers, and so does a search in vain."""
     for n in range(500):
         sandbox.inbox.deliver(f"+62813{n:08}", TEXT, segments=1, stages=[(0.0, "sent")])
     await expect(page.locator("#messages li")).to_have_count(500)
@@ -163,7 +164,7 @@ async def test_a_fault_switched_on_is_played(page: Page, client: AsyncOcaSms, sa
 
 
 async def test_faults_are_set_in_percent_and_by_attempts(page: Page, sandbox: Sandbox) -> None:
-    """A percentage is a probability, one that cannot be is not set, and the failing attempts are kept beside it."""
+    """A percentage is a probability. An impossible one is not set, and the failing attempts stay."""
     await page.locator("#faults summary").click()
     percent = page.get_by_label("reset: percent of the sends")
     await percent.fill("12.5")
@@ -185,7 +186,7 @@ async def test_faults_are_set_in_percent_and_by_attempts(page: Page, sandbox: Sa
 
 
 async def test_faults_set_elsewhere_are_shown(page: Page, sandbox: Sandbox) -> None:
-    """A switch follows what Python, or another page, has set."""
+    """A switch follows a change from Python, or from another page."""
     await page.locator("#faults summary").click()
     sandbox.faults = {"html": 0.25}
     await expect(page.get_by_role("switch", name="html")).to_be_checked()
@@ -222,7 +223,7 @@ async def test_an_impossible_percentage_is_its_own_switchs_alone(page: Page, san
 
 
 async def test_only_the_field_that_is_typed_in_is_left_alone(page: Page, sandbox: Sandbox) -> None:
-    """Its switch follows what was set elsewhere, it does so itself when left, and no later switch brings it back."""
+    """Its switch follows a change from elsewhere, the field follows when left, and no later switch sets it back."""
     await page.locator("#faults summary").click()
     switch, percent = page.get_by_role("switch", name="reset"), page.get_by_label("reset: percent of the sends")
     await percent.fill("50")
@@ -261,7 +262,7 @@ async def test_faults_set_one_after_the_other_are_all_set(page: Page, sandbox: S
 
 
 async def test_a_switch_stays_put_until_it_is_answered(page: Page, sandbox: Sandbox) -> None:
-    """What the sandbox tells before it has been asked does not throw it back."""
+    """A state that the sandbox sent before it was asked does not throw the switch back."""
     await page.locator("#faults summary").click()
     held = asyncio.Event()
 
@@ -279,7 +280,7 @@ async def test_a_switch_stays_put_until_it_is_answered(page: Page, sandbox: Sand
 
 
 async def test_a_switch_that_the_sandbox_refuses_goes_back(page: Page, sandbox: Sandbox, wrong: list[str]) -> None:
-    """The page says that it was not done and shows what is played, and says so no longer once it is connected anew."""
+    """The page says that it failed and shows the played faults. Once connected anew it says so no longer."""
     await page.locator("#faults summary").click()
     switch, complaint = page.get_by_role("switch", name="html"), page.locator("#complaint")
     for refused in ["GET", "PUT"]:
@@ -307,7 +308,7 @@ async def test_a_switch_that_the_sandbox_refuses_goes_back(page: Page, sandbox: 
 
 
 async def test_a_refused_connection_is_tried_again(page: Page, sandbox: Sandbox, wrong: list[str]) -> None:
-    """After an answer upon which a browser gives up the page watches again, as soon as it may."""
+    """After an answer at which a browser gives up, the page connects again as soon as it may."""
     await page.clock.install()
     await page.route("**/sandbox/events", lambda route: route.fulfill(status=503))
     await page.reload()
@@ -321,28 +322,30 @@ async def test_a_refused_connection_is_tried_again(page: Page, sandbox: Sandbox,
     wrong.clear()
 
 
-async def test_a_hidden_page_holds_no_connection(page: Page, sandbox: Sandbox) -> None:
-    """When it is looked at again it catches up, and what it had shown keeps its focus."""
+async def test_a_hidden_page_holds_no_connection(page: Page, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is shown again catches up, and its messages keep focus and place."""
+    watches = Watches(sandbox.inbox, monkeypatch)
+    await until(lambda: watches.open)
     hide = "it => { Object.defineProperty(document, 'hidden', {value: it, configurable: true}); "
     hide += "document.dispatchEvent(new Event('visibilitychange')); }"
     for text in ["forgotten 111111", TEXT]:
         sandbox.inbox.deliver(PHONE, text, segments=1, stages=[(0.0, "sent")])
     await page.get_by_role("button", name="Copy 482913").focus()
     await page.evaluate(hide, True)
-    await until(lambda: not sandbox.inbox._waiting)
+    await until(lambda: not watches.open)
     sandbox.inbox.deliver(PHONE, "in the meantime", segments=1, stages=[(0.0, "sent")])
     await page.evaluate(hide, False)
     await expect(page.locator("#messages .text")).to_have_text(["in the meantime", TEXT, "forgotten 111111"])
     await expect(page.get_by_role("button", name="Copy 482913")).to_be_focused()
     await page.evaluate(hide, True)
-    await until(lambda: not sandbox.inbox._waiting)
+    await until(lambda: not watches.open)
     sandbox.inbox.clear()
     await page.evaluate(hide, False)
     await expect(page.locator("#messages li")).to_have_count(0)
 
 
 async def test_the_code_is_copied(page: Page, client: AsyncOcaSms) -> None:
-    """The button puts the code in the text onto the clipboard, and a text without one has no button."""
+    """The button puts the text's code onto the clipboard. A text without a code has no button."""
     await client.send(PHONE, "no code in here")
     await client.send(PHONE, TEXT)
     await expect(page.locator("#messages li")).to_have_count(2)
@@ -353,7 +356,7 @@ async def test_the_code_is_copied(page: Page, client: AsyncOcaSms) -> None:
 
 
 async def test_copying_without_a_clipboard_keeps_the_focus(page: Page, sandbox: Sandbox) -> None:
-    """Where the page was not loaded securely the code is copied all the same, or said not to be."""
+    """On a page that was not loaded securely the code is copied too, or the page says that it failed."""
     await page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
     sandbox.inbox.deliver(PHONE, TEXT, segments=1, stages=[(0.0, "sent")])
     button = page.get_by_role("button", name="Copy 482913")
@@ -368,7 +371,7 @@ async def test_copying_without_a_clipboard_keeps_the_focus(page: Page, sandbox: 
 
 
 async def test_what_became_of_copying_is_in_sight(page: Page, sandbox: Sandbox) -> None:
-    """However long the list is, the line below it that says so can be read from its top."""
+    """With a list of any length, the line about copying is in view."""
     for _ in range(20):
         sandbox.inbox.deliver(PHONE, TEXT, segments=1, stages=[(0.0, "sent")])
     await page.locator(".copy").first.click()
@@ -377,7 +380,7 @@ async def test_what_became_of_copying_is_in_sight(page: Page, sandbox: Sandbox) 
 
 
 async def test_markup_is_text(page: Page, client: AsyncOcaSms) -> None:
-    """A message that is markup is shown as it was written, and nothing of it is run or made an element."""
+    """Markup in a message is shown as text: it does not run, and makes no element."""
     text = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\"><b>482913</b>"
     await client.send(PHONE, text)
     await expect(page.locator("#messages .text")).to_have_text(text)
@@ -386,7 +389,7 @@ async def test_markup_is_text(page: Page, client: AsyncOcaSms) -> None:
 
 
 async def test_forgetting_empties_every_page(page: Page, client: AsyncOcaSms, sandbox: Sandbox) -> None:
-    """The button forgets all messages, and what comes afterwards is shown."""
+    """The button forgets all messages, and later messages are shown."""
     await client.send(PHONE, TEXT)
     await expect(page.locator("#messages li")).to_have_count(1)
     await page.get_by_role("button", name="Forget all").click()
@@ -397,7 +400,7 @@ async def test_forgetting_empties_every_page(page: Page, client: AsyncOcaSms, sa
 
 
 async def test_the_rate_is_shown_against_the_limit(page: Page, client: AsyncOcaSms, sandbox: Sandbox) -> None:
-    """With a limit the page shows the last second's requests of it, and what was refused above it."""
+    """With a limit the page shows the requests of the last second against it, and the refusals."""
     await expect(page.locator("#meter")).to_be_hidden()
     sandbox.rate_limit = 2
     sandbox.quota = 5
@@ -411,7 +414,7 @@ async def test_the_rate_is_shown_against_the_limit(page: Page, client: AsyncOcaS
 
 @pytest.mark.parametrize("width", [375, 1000])
 async def test_nothing_overflows(page: Page, client: AsyncOcaSms, sandbox: Sandbox, width: int) -> None:
-    """At a phone's width, as at a desk's, nothing is wider than the page, long words and open switches included."""
+    """At a phone's width and at a desk's nothing is wider than the page: long words and open switches too."""
     await page.set_viewport_size({"width": width, "height": 700})
     sandbox.rate_limit = 25
     sandbox.when(PHONE).respond("internal-error", times=3)
@@ -427,7 +430,7 @@ async def test_nothing_overflows(page: Page, client: AsyncOcaSms, sandbox: Sandb
 
 
 async def test_the_keyboard_reaches_everything(page: Page, client: AsyncOcaSms) -> None:
-    """Going on by Tab comes past the switches, the search, and the button of a message, and each shows its focus."""
+    """Tab reaches the switches, the search, and a message's button, and each shows its focus."""
     await client.send(PHONE, TEXT)
     await expect(page.locator("#messages li")).to_have_count(1)
     await page.locator("#faults summary").focus()

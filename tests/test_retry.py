@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 from attrs.exceptions import FrozenInstanceError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +22,7 @@ from oca_sms_async import (
     AccountExpiredError,
     ApiError,
     AsyncOcaSms,
+    ClientClosedError,
     ConnectionFailedError,
     DeliveryUnknownError,
     ExpiredError,
@@ -46,12 +47,15 @@ from oca_sms_async import (
     UnsupportedError,
     UserNotFoundError,
 )
+from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._dispatch import MAX_IN_FLIGHT
-from oca_sms_async._lanes import Slots
-from oca_sms_async._retry import Call, repeated
+from oca_sms_async._retry import retry
+from oca_sms_async._waiting import PrioritySemaphore
+from oca_sms_async._wire import RegularV1
 
 PHONE = "+6281234567890"
 TEXT = "Acme: 482913 is your code"
+API = RegularV1("user@example.com", "secret")
 WITHOUT_WAITS = RetryPolicy(initial_wait=0, max_wait=0)
 
 
@@ -60,18 +64,22 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
+OPTIONS = CallOptions(Priority.BULK, seconds=10.0)
+
+
 @define
 class Attempts:
     """Attempts of one call that end as scripted; `None` is success. What follows the script fails the test."""
 
     script: list[BaseException | None]
-    call: Call
+    call: CallState
+    options: CallOptions = OPTIONS
     moments: list[float] = field(factory=list)
 
     async def __call__(self) -> str:
         """Make one attempt."""
         self.moments.append(now())
-        self.call.attempts += 1
+        self.call.started()
         outcome = self.script[len(self.moments) - 1]
         if outcome is not None:
             raise outcome
@@ -79,14 +87,18 @@ class Attempts:
 
 
 def tried(
-    script: Iterable[BaseException | None], policy: RetryPolicy, call: Call | None = None
+    script: Iterable[BaseException | None],
+    policy: RetryPolicy,
+    call: CallState | None = None,
+    *,
+    deadline: float | None = None,
 ) -> tuple[object, Attempts]:
     """Return what a call with these attempts ends in, the receipt or the very error, and its attempts."""
-    attempts = Attempts(list(script), call or Call(Priority.BULK))
+    attempts = Attempts(list(script), call or CallState(), evolve(OPTIONS, deadline=deadline))
 
     async def main() -> object:
         try:
-            return await repeated(attempts, policy=policy, call=attempts.call)
+            return await retry(attempts, policy=policy, options=attempts.options, call=attempts.call)
         except BaseException as error:  # noqa: BLE001 - whatever comes out is what is asked for
             return error
 
@@ -131,6 +143,8 @@ def test_a_policy_is_a_frozen_value() -> None:
 
 ALWAYS, IF_UNSENT_IS, NEVER = "always", "with retry_unsent", "never"
 TABLE: list[tuple[BaseException, str]] = [
+    (ClientClosedError(), NEVER),
+    (UnsupportedError(), NEVER),
     (InternalError(500, 13), ALWAYS),
     (ConnectionFailedError(), IF_UNSENT_IS),
     (RateLimitedError(429, 9), IF_UNSENT_IS),
@@ -151,7 +165,6 @@ TABLE: list[tuple[BaseException, str]] = [
     (ExpiredError(), NEVER),
     (LimiterUnavailableError(), NEVER),
     (JournalError(), NEVER),
-    (UnsupportedError(), NEVER),
     (InvalidRequestError(406, 39), NEVER),
     (NotFoundError(404), NEVER),
     (AccountError(403), NEVER),
@@ -299,8 +312,8 @@ def test_the_last_error_answers_for_the_whole_call(error: OcaSmsError, first: Oc
     assert outcome is last
     assert last.attempts == 2
     assert last.may_have_been_sent is doubtful
-    assert attempts.call.doubt is doubtful
-    assert attempts.call.last is last
+    assert attempts.call.may_have_been_sent is doubtful
+    assert attempts.call.last_error is last
 
 
 def test_an_attempt_is_judged_by_itself() -> None:
@@ -308,12 +321,12 @@ def test_an_attempt_is_judged_by_itself() -> None:
     script = [InternalError(500, 13), RateLimitedError(429, 9), ConnectionFailedError(), None]
     outcome, attempts = tried(script, RetryPolicy(initial_wait=0, max_wait=0, retry_unsent=True))
     assert outcome == "a receipt"
-    assert attempts.call.doubt
+    assert attempts.call.may_have_been_sent
 
 
 def test_a_call_that_sends_no_message_is_never_in_doubt() -> None:
     """A history that fails with 500 and code 13 has sent nobody anything."""
-    call = Call(Priority.BULK, sends=False)
+    call = CallState(sends=False)
     outcome, _ = tried([InternalError(500, 13)] * 4, WITHOUT_WAITS, call)
     assert isinstance(outcome, InternalError)
     assert outcome.attempts == 4
@@ -328,7 +341,7 @@ def test_each_repetition_is_heard_of_and_logged(
     caplog.set_level("INFO", "oca_sms_async")
     heard = list[OcaSmsError]()
     script = [InternalError(500, 13), ConnectionFailedError(), RateLimitedError(500, 9)]
-    outcome, _ = tried(script, RetryPolicy(retry_unsent=True), Call(Priority.BULK, hear=heard.append))
+    outcome, _ = tried(script, RetryPolicy(retry_unsent=True), CallState(on_error=heard.append))
     assert heard == script
     assert outcome is script[-1]
     assert [record.getMessage() for record in caplog.records if record.name == "oca_sms_async"] == [
@@ -338,15 +351,15 @@ def test_each_repetition_is_heard_of_and_logged(
 
 
 def test_no_attempt_follows_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once `last_attempt` is set, an attempt under way ends the call with its own error, at once."""
+    """Once the call is cut, an attempt under way ends it with its own error, at once."""
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
-    call = Call(Priority.BULK)
+    call = CallState()
     error = InternalError(500, 13)
 
     class Stopped(Attempts):
         async def __call__(self) -> str:
             if len(self.moments) == 1:
-                call.last_attempt = True
+                call.cut()
             return await super().__call__()
 
     attempts = Stopped([InternalError(500, 13), error], call)
@@ -354,7 +367,7 @@ def test_no_attempt_follows_the_last_one(monkeypatch: pytest.MonkeyPatch) -> Non
     async def main() -> None:
         begin = now()
         with pytest.raises(InternalError) as caught:
-            await repeated(attempts, policy=RetryPolicy(), call=call)
+            await retry(attempts, policy=RetryPolicy(), options=OPTIONS, call=call)
         assert caught.value is error
         assert now() - begin == pytest.approx(0.5)  # the one wait before the second attempt
 
@@ -370,14 +383,14 @@ async def test_concurrent_calls_keep_their_errors_apart() -> None:
         errors: list[BaseException | None] = [InternalError(500, 13) for _ in range(4)]
         if number % 3:
             errors[number % 3] = None
-        attempts = Attempts(errors, Call(Priority.BULK))
+        attempts = Attempts(errors, CallState())
 
         async def attempt() -> tuple[int, str]:
             await asyncio.sleep(number % 7 / 10)
             return number, await attempts()
 
         try:
-            outcome: object = await repeated(attempt, policy=RetryPolicy(), call=attempts.call)
+            outcome: object = await retry(attempt, policy=RetryPolicy(), options=OPTIONS, call=attempts.call)
         except InternalError as error:
             outcome = error
         if number % 3:
@@ -399,16 +412,16 @@ def test_a_cancelled_call_is_not_tried_again(
 ) -> None:
     """Cancelled within an attempt or between two, a call ends there: a task can always be cancelled."""
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
-    call = Call(Priority.BULK)
+    call = CallState()
 
     async def attempt() -> None:
-        call.attempts += 1
+        call.started()
         await asyncio.sleep(1)
         raise InternalError(500, 13)
 
     async def main() -> None:
         begin = now()
-        task = asyncio.ensure_future(repeated(attempt, policy=policy, call=call))
+        task = asyncio.ensure_future(retry(attempt, policy=policy, options=OPTIONS, call=call))
         await asyncio.sleep(moment)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -426,8 +439,7 @@ def test_a_back_off_to_the_deadline_is_not_begun(
     """It ends at once in an `ExpiredError`, chained to the error that it would have followed."""
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
     errors = [InternalError(500, 13) for _ in range(4)]
-    call = Call(Priority.BULK, deadline=1000.0 + seconds)
-    outcome, made = tried(errors, RetryPolicy(), call)
+    outcome, made = tried(errors, RetryPolicy(), deadline=1000.0 + seconds)
     assert isinstance(outcome, ExpiredError)
     assert str(outcome) == "the message would expire before its next attempt"
     assert outcome.__cause__ is errors[attempts - 1]
@@ -441,10 +453,11 @@ def test_an_expired_back_off_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
 
     async def main() -> None:
-        call = Call(Priority.BULK, deadline=now() + 0.4)
+        options = evolve(OPTIONS, deadline=now() + 0.4)
+        attempts = Attempts([ConnectionFailedError()], CallState(), options)
         begin = now()
         with pytest.raises(ExpiredError) as caught:
-            await repeated(Attempts([ConnectionFailedError()], call), policy=RetryPolicy(retry_unsent=True), call=call)
+            await retry(attempts, policy=RetryPolicy(retry_unsent=True), options=options, call=attempts.call)
         assert now() == begin
         assert isinstance(caught.value.__cause__, ConnectionFailedError)
         assert not caught.value.may_have_been_sent
@@ -455,7 +468,7 @@ def test_an_expired_back_off_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_last_attempt_fails_with_its_own_error_though_the_deadline_is_near() -> None:
     """Where no repetition would follow anyway, there is nothing to expire."""
     error = InternalError(500, 13)
-    outcome, _ = tried([error], RetryPolicy(max_attempts=1), Call(Priority.BULK, deadline=1000.0))
+    outcome, _ = tried([error], RetryPolicy(max_attempts=1), deadline=1000.0)
     assert outcome is error
 
 
@@ -667,7 +680,7 @@ def test_a_back_off_holds_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         gateway = Gateway(refused(500, 13), taken, taken)
         client = client_of(gateway, retry=RetryPolicy(initial_wait=8))
-        monkeypatch.setattr(client._dispatcher, "_slots", Slots(1))
+        monkeypatch.setattr(client._dispatcher, "_slots", PrioritySemaphore(1))
         waiting = asyncio.create_task(client.send(PHONE, TEXT))
         await asyncio.sleep(1)
         assert (await client.send(PHONE, TEXT)).attempts == 1
@@ -753,8 +766,8 @@ async def test_the_hook_is_awaited_once_after_the_first_token_and_before_the_fir
         return await (refused(500, 13) if len(log) < 6 else taken)(request)
 
     client = client_of(Gateway(*[answer] * 3), Logged())
-    call = Call(Priority.BULK, admit=admit)
-    await client._dispatcher.request(client._api.send(PHONE, TEXT), call, seconds=10)
+    call = CallState(before_first_send=admit)
+    await client._dispatcher.request(API.send(PHONE, TEXT), OPTIONS, call)
     assert log == ["token", "hook", "wire", "token", "wire", "token", "wire"]
 
 
@@ -770,29 +783,29 @@ async def test_a_hook_that_refuses_leaves_nothing_taken() -> None:
     async def refuse() -> None:
         raise RefusalError
 
-    call = Call(Priority.BULK, admit=refuse)
+    call = CallState(before_first_send=refuse)
     with pytest.raises(RefusalError):
-        await client._dispatcher.request(client._api.send(PHONE, TEXT), call, seconds=10)
-    assert (call.attempts, call.doubt, call.on_wire) == (0, False, False)
+        await client._dispatcher.request(API.send(PHONE, TEXT), OPTIONS, call)
+    assert (call.attempts, call.may_have_been_sent, call.in_flight) == (0, False, False)
     assert client._dispatcher._slots._free == MAX_IN_FLIGHT
 
 
 @in_virtual_time
 async def test_a_call_knows_whether_it_is_on_the_wire() -> None:
-    """`on_wire` is True from the start of a request to its end, and False while the call waits for anything else."""
+    """`in_flight` is True from the start of a request to its end, and False while the call waits for anything else."""
     seen: list[tuple[str, bool]] = []
-    call = Call(Priority.BULK)
+    call = CallState()
 
     class Logged(Unlimited):
         async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
-            seen.append(("token", call.on_wire))
+            seen.append(("token", call.in_flight))
 
     async def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(("wire", call.on_wire))
+        seen.append(("wire", call.in_flight))
         return await (refused(500, 13) if len(seen) < 4 else taken)(request)
 
     client = client_of(Gateway(answer, answer), Logged())
-    await client._dispatcher.request(client._api.send(PHONE, TEXT), call, seconds=10)
+    await client._dispatcher.request(API.send(PHONE, TEXT), OPTIONS, call)
     assert seen == [("token", False), ("wire", True)] * 2
-    assert not call.on_wire
-    assert call.doubt
+    assert not call.in_flight
+    assert call.may_have_been_sent

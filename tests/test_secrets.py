@@ -41,7 +41,6 @@ from oca_sms_async import (
     BulkReport,
     Failed,
     FieldError,
-    Journal,
     OcaSmsError,
     PremiumV1,
     ReconcileReport,
@@ -50,10 +49,11 @@ from oca_sms_async import (
     Skipped,
     Sms,
     SmsRecord,
+    SqliteJournal,
     TokenBucket,
     Unlimited,
 )
-from oca_sms_async._retry import Call
+from oca_sms_async._call import CallOptions
 from oca_sms_async._scrub import chain
 from oca_sms_async.aiohttp import _Stream, aiohttp_client
 from oca_sms_async.cli._app import run
@@ -255,7 +255,7 @@ async def test_no_error_and_no_log_shows_a_secret(answer: str, lent: str, listen
 
 async def send_invalid(folder: Path) -> list[OcaSmsError]:
     """Send impossible numbers, texts, keys and dates."""
-    async with client_at("http://127.0.0.1:1") as client, Journal(folder / "journal") as journal:
+    async with client_at("http://127.0.0.1:1") as client, SqliteJournal(folder / "journal") as journal:
         naive = Sms(PHONE, TEXT, KEY, datetime(2030, 1, 1))  # noqa: DTZ001 - a naive date is the fault
         refused = [
             Sms(f"{PHONE} marker", TEXT, KEY),
@@ -299,7 +299,7 @@ async def send_without_limiter(_: Path) -> list[OcaSmsError]:
 async def send_without_journal(folder: Path) -> list[OcaSmsError]:
     """Open a file that is no journal and holds the markers."""
     (folder / "broken").write_text(ECHO * 100)
-    async with client_at("http://127.0.0.1:1") as client, Journal(folder / "broken") as journal:
+    async with client_at("http://127.0.0.1:1") as client, SqliteJournal(folder / "broken") as journal:
         return await error_of(client.send_many([Sms(PHONE, TEXT, KEY)], journal=journal))
 
 
@@ -339,6 +339,13 @@ def ask_gateway(answer: str) -> Callable[[Path], Awaitable[list[OcaSmsError]]]:
     return ask
 
 
+async def send_after_close(_: Path) -> list[OcaSmsError]:
+    """Send through a client that is closed."""
+    async with client_at("http://127.0.0.1:1") as client:
+        pass
+    return await error_of(client.send(PHONE, TEXT))
+
+
 WAYS: dict[str, Callable[[Path], Awaitable[list[OcaSmsError]]]] = {
     "InvalidMessageError": send_invalid,
     "ExpiredError": send_expired,
@@ -346,6 +353,7 @@ WAYS: dict[str, Callable[[Path], Awaitable[list[OcaSmsError]]]] = {
     "LimiterUnavailableError": send_without_limiter,
     "JournalError": send_without_journal,
     "ConnectionFailedError": send_nowhere,
+    "ClientClosedError": send_after_close,
     "DeliveryUnknownError": ask_gateway("hang up"),
     "UnexpectedResponseError": ask_gateway("not json"),
     "ApiError": ask_gateway("html"),
@@ -436,7 +444,7 @@ def test_values_do_not_show_what_they_hold() -> None:
         Skipped(sms, error),
         BulkReport((Failed(sms, error),), error),
         ReconcileReport((sent,), (sms,)),
-        Call(oca_sms_async.Priority.BULK, number=PHONE),
+        CallOptions(oca_sms_async.Priority.BULK, 10.0, number=PHONE),
         RedisTokenBucket("redis://marker-user:marker-password@127.0.0.1:1/0", name="acme"),
     ]
     assert find_markers(map(repr, values)) == []
@@ -455,7 +463,7 @@ def contents(folder: Path) -> dict[str, str]:
 async def test_the_journal_holds_no_secret(answer: str, tmp_path: Path) -> None:
     """Neither the journal nor the log beside it holds a secret, in use and closed."""
     async with serve_answer(ANSWERS[answer]) as gateway, client_at(gateway.base_url) as client:
-        async with Journal(tmp_path / "journal") as journal:
+        async with SqliteJournal(tmp_path / "journal") as journal:
             await client.send_many([Sms(PHONE, TEXT, KEY), Sms(PHONE, TEXT)], journal=journal)
             used = contents(tmp_path)
         closed = contents(tmp_path)

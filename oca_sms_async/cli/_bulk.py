@@ -20,14 +20,14 @@ from oca_sms_async import (
     AsyncOcaSms,
     Failed,
     InvalidMessageError,
-    Journal,
     JournalError,
     Outcome,
     RetryPolicy,
+    SqliteJournal,
     TokenBucket,
 )
-from oca_sms_async._ledger import Standing
-from oca_sms_async._recording import known
+from oca_sms_async._journal import Answer, Status, earlier_outcome
+from oca_sms_async._limiter import DEFAULT_RATE
 from oca_sms_async.cli._account import client_of_account
 from oca_sms_async.cli._campaign import Campaign, Ending
 from oca_sms_async.cli._console import complain, quoted, show, show_pairs
@@ -58,7 +58,9 @@ class Options:
         Path | None, Parameter(help="What was sent and what is in doubt: the same file again goes on from there.")
     ] = None
     out: Annotated[Path | None, Parameter(help="What became of each row, one JSON object a line.")] = None
-    rate: Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1e6), help="Requests per second.")] = 22.0
+    rate: Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1e6), help="Requests per second.")] = (
+        DEFAULT_RATE
+    )
     concurrency: Annotated[int, Parameter(validator=validators.Number(gte=1), help="Messages under way at once.")] = 32
     retry_unsent: Annotated[bool, _switch("Repeat what certainly was not sent: no connection, or rate limit.")] = False
     skip_invalid: Annotated[bool, _switch("Go on without the rows that cannot be sent.")] = False
@@ -142,7 +144,7 @@ def _stamp(stream: BinaryIO) -> tuple[int, int] | None:
 
 async def _bulk(stream: BinaryIO, path: Path, client: AsyncOcaSms | None, options: Options) -> None:
     before = _stamp(stream)
-    async with Journal(path) as journal, client or contextlib.nullcontext():
+    async with SqliteJournal(path) as journal, client or contextlib.nullcontext():
         campaign = Campaign(stream, options.template, journal)
         with while_asking():
             survey = await _surveyed(campaign, options)
@@ -177,7 +179,7 @@ async def _surveyed(campaign: Campaign, options: Options) -> Survey:
 
         async for sms, entry in campaign.entries(bad):
             earlier = survey.note(sms, entry)
-            match known(sms, entry):
+            match earlier_outcome(sms, entry):
                 case Failed(error=InvalidMessageError() as error):
                     complain(f"row {sms.row}: {error}")
             if earlier is not None and survey.respelt <= _RESPELT_SHOWN:
@@ -192,9 +194,9 @@ def _tell_plan(survey: Survey, options: Options) -> None:
         [
             ("rows", survey.rows),
             ("cannot be sent", survey.unsendable),
-            ("sent earlier", survey.standings[Standing.SENT]),
-            ("in doubt", survey.standings[Standing.DOUBTFUL]),
-            ("repeated", survey.standings[Standing.REPEATED]),
+            ("sent earlier", survey.standings[Status.SENT]),
+            ("in doubt", survey.standings[Status.DOUBTFUL]),
+            ("repeated", survey.standings[Answer.REPEATED]),
             ("to send", survey.to_send),
             ("recipients", survey.recipients),
             ("segments", survey.segments),

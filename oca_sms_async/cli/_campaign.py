@@ -8,11 +8,9 @@ from typing import BinaryIO, cast
 
 from attrs import define, field, frozen
 
-from oca_sms_async import AsyncOcaSms, Journal, JournalError, OcaSmsError, Outcome, Sent, Skipped
-from oca_sms_async._bulk import Bulk
-from oca_sms_async._ledger import Entry
+from oca_sms_async import AsyncOcaSms, BulkRun, Journal, JournalError, OcaSmsError, Outcome, SendReceipt, Sent, Skipped
+from oca_sms_async._journal import Answer, JournalRun, Lookup, earlier_outcome
 from oca_sms_async._messages import check_number
-from oca_sms_async._recording import Recording, known
 from oca_sms_async.cli._console import complain
 from oca_sms_async.cli._out import OutcomesFile
 from oca_sms_async.cli._rows import REGION, BadRow, InputError, RowSms, rows
@@ -47,17 +45,17 @@ class Campaign:
         except OSError as error:
             raise InputError(f"the file cannot be read: {error.strerror}") from error
 
-    async def entries(self, bad: Callable[[BadRow], None] = lambda _: None) -> AsyncIterator[tuple[RowSms, Entry]]:
+    async def entries(self, bad: Callable[[BadRow], None] = lambda _: None) -> AsyncIterator[tuple[RowSms, Lookup]]:
         """Yield each row that can be sent with what the journal knows of it, and hand the others to `bad`."""
-        async with Recording(self.journal, lambda phone: check_number(phone, REGION)) as recording:
-            async for sms, entry in recording.entries(self.messages(bad)):
+        async with JournalRun(self.journal, lambda phone: check_number(phone, REGION)) as journal_run:
+            async for sms, entry in journal_run.lookups(self.messages(bad)):
                 yield cast(RowSms, sms), entry
 
     async def rebuild(self, out: OutcomesFile) -> None:
         """Write what is known already: the rows that an earlier run sent, and those that cannot be sent."""
         async for sms, entry in self.entries(lambda row: out.write(row, "failed", error=row.reason)):
-            if entry.receipt is not None:
-                out.write(sms, "sent", msg_uid=entry.receipt.msg_uid, attempts=entry.receipt.attempts)
+            if (receipt := _receipt(entry)) is not None:
+                out.write(sms, "sent", msg_uid=receipt.msg_uid, attempts=receipt.attempts)
         out.keep()
 
     async def run(
@@ -81,16 +79,17 @@ class Campaign:
                 pulled.pending.discard(cast(RowSms, outcome.sms).row)
                 note(outcome)
 
+        run: BulkRun | None = None
         with _ctrl_c(stop):
             with _given_up(stop):
-                async with bulk as outcomes:
-                    drained = asyncio.create_task(drain(outcomes))
+                async with bulk as run:
+                    drained = asyncio.create_task(drain(run))
                     stopping = asyncio.create_task(stop.wait())
                     await asyncio.wait({drained, stopping}, return_when=asyncio.FIRST_COMPLETED)
                     stopping.cancel()
             with _given_up(stop):
                 await drained
-            stopped_by, resent = cast(Bulk, bulk).stopped_by, self.journal.resent
+            stopped_by, resent = (None, 0) if run is None else (run.stopped_by, run.resent)
             if stop.is_set() or stopped_by is not None:
                 with _given_up(stop):
                     await self._note_rest(pulled, stopped_by, note)
@@ -103,10 +102,10 @@ class Campaign:
         if isinstance(stopped_by, JournalError):
             return  # it cannot be asked
         async for sms, entry in self.entries():
-            if sms.row in pulled.pending and entry.receipt is not None:
-                note(Sent(sms, entry.receipt))
+            if sms.row in pulled.pending and (receipt := _receipt(entry)) is not None:
+                note(Sent(sms, receipt))
             elif sms.row in pulled.pending or sms.row > pulled.last:
-                note(known(sms, entry) or Skipped(sms, stopped_by))
+                note(earlier_outcome(sms, entry) or Skipped(sms, stopped_by))
 
 
 @define
@@ -122,6 +121,11 @@ class _Pulled(Iterator[RowSms]):
         self.last = sms.row
         self.pending.add(sms.row)
         return sms
+
+
+def _receipt(lookup: Lookup) -> SendReceipt | None:
+    """Return the receipt of the row's own message; a row that repeats a key has none."""
+    return lookup.entry.receipt if lookup.answer is Answer.STORED else None
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What the sandbox would have sent: the messages that it accepted, in the order of their arrival."""
+"""The messages that the sandbox accepted, in the order of their arrival. It sends none of them."""
 
 import asyncio
 import uuid
@@ -11,20 +11,20 @@ from typing import Final, overload
 import attrs
 
 from oca_sms_async._phone import mask_phone, normalize_phone
-from oca_sms_async.sandbox._codes import code_in
+from oca_sms_async.sandbox._codes import find_code
 
 _AT_ONCE: Final = ((0.0, "sent"),)
-_MOST_FAULTS: Final = 20  # that are told of one message
+_MOST_FAULTS: Final = 20  # kept of one message
 
 
 @attrs.frozen
 class Message:
     """An accepted message; its repr shows neither the text nor the whole number.
 
-    `phone` is E.164 with its plus, `created_at` is aware, `segments` is what the message cost of the quota. `attempts`
-    counts the POSTs of this number and text up to the accepted one, since the last that was accepted and answered as it
-    should be, and `faults` are the kinds of those that were played on them, the oldest first. `status` and `updated_at`
-    move on with time.
+    `phone` is E.164 with its plus, `created_at` is aware, `segments` is the message's cost in quota. `attempts` counts
+    the POSTs of this number and text up to the accepted one. The count starts anew after a POST that was accepted and
+    answered as it should be. `faults` are the kinds that were played on those POSTs, the oldest first. `status` and
+    `updated_at` move on with time.
     """
 
     msg_uid: str
@@ -48,13 +48,13 @@ class Message:
 
     @property
     def updated_at(self) -> datetime:
-        """When the status last changed; aware."""
+        """The time of the status's last change; aware."""
         return self.created_at + timedelta(seconds=self._stage()[0])
 
     @property
     def code(self) -> str | None:
         """The one-time password in the text, or None."""
-        return code_in(self.text)
+        return find_code(self.text)
 
     def _stage(self) -> tuple[float, str]:
         age = monotonic() - self._accepted_at
@@ -63,29 +63,29 @@ class Message:
 
 @attrs.define
 class Tally:
-    """The POSTs of one number and text: all of them, and the attempts since one was accepted and answered."""
+    """The POSTs of one number and text: all of them, and the attempts since the last accepted and answered one."""
 
     posts: int = 0
     attempts: int = 0
     faults: tuple[str, ...] = ()  # the kinds played on the attempts, the newest of them
 
     def note(self, fault: str) -> None:
-        """Count a POST, whatever becomes of it; `fault` is what is played, or ""."""
+        """Count a POST, accepted or not; `fault` is the kind that is played, or ""."""
         self.posts += 1
         self.attempts += 1
         if fault:
             self.faults = (*self.faults, fault)[-_MOST_FAULTS:]
 
     def end(self) -> None:
-        """The message has its answer: what comes next is another one."""
+        """Start anew: the message has its answer, and the next POST is another message."""
         self.attempts, self.faults = 0, ()
 
 
 class Inbox(Sequence[Message]):
-    """A read-only sequence of the accepted messages, the oldest first; it is also what the gateway's history tells.
+    """A read-only sequence of the accepted messages, the oldest first. The gateway's history has the same messages.
 
-    It keeps all of them, about 1 kB each, until `clear()`. It may be read and awaited in any thread and event loop,
-    whichever the sandbox is served in.
+    It keeps all of them, about 1 kB each, until `clear()`. It may be read and awaited in any thread and event loop, not
+    only in the loop that serves the sandbox.
     """
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class Inbox(Sequence[Message]):
 
     def clear(self) -> None:
         """Forget every message and every counted attempt, as if nothing had arrived yet."""
-        # New ones, so that who walks through the old ones in another thread comes to their end.
+        # New collections: another thread may still iterate over the old ones.
         self._messages, self._by_uid, self._latest, self._tallies = [], {}, {}, {}
         self._announce()
 
@@ -119,19 +119,19 @@ class Inbox(Sequence[Message]):
         return self._by_uid.get(msg_uid)
 
     def latest(self, phone: str) -> Message | None:
-        """Return the newest message to a number (any spelling), or None; `ValueError` for what is no number."""
+        """Return the newest message to a number (any spelling), or None; `ValueError` for an impossible number."""
         return self._latest.get(normalize_phone(phone, "ID"))
 
     async def wait_for(self, phone: str, *, timeout: float = 5.0) -> Message:  # noqa: ASYNC109 - the contract's own
         """Return the newest message to a number (any spelling); wait at most `timeout` seconds for the first one.
 
-        `TimeoutError` when none has come by then, `ValueError` for what is no number.
+        `TimeoutError` if no message arrives by then, `ValueError` for an impossible number.
         """
         number = normalize_phone(phone, "ID")
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    change = self.change()  # before the look, or what comes between the two is missed
+                    change = self.change()  # before the look, or a message that comes between the two is missed
                     try:
                         if (message := self._latest.get(number)) is not None:
                             return message
@@ -144,7 +144,7 @@ class Inbox(Sequence[Message]):
     def code(self, phone: str) -> str:
         """Return the one-time password in the newest message to a number (any spelling).
 
-        `LookupError` when there is no such message or no code in it, `ValueError` for what is no number.
+        `LookupError` if there is no message or no code in it, `ValueError` for an impossible number.
         """
         message = self.latest(phone)
         if message is None:
@@ -154,7 +154,7 @@ class Inbox(Sequence[Message]):
         return message.code
 
     def change(self) -> Future[None]:
-        """Return a future that is done with the next change; who no longer waits for it cancels it."""
+        """Return a future that is done with the next change. Cancel it to stop waiting."""
         change = Future[None]()
         self._waiting.add(change)
         change.add_done_callback(self._waiting.discard)

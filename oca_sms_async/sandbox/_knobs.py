@@ -1,4 +1,4 @@
-"""What the knobs of a gateway may be set to: validators whose `ValueError` names the knob and never shows its value."""
+"""Validators of a gateway's knobs. Their `ValueError` names the knob and never shows its value."""
 
 import re
 from collections.abc import Callable, Collection
@@ -10,7 +10,7 @@ from oca_sms_async._wire import RegularV1
 Validator = Callable[[Any, Any, Any], None]
 
 
-def _satisfies(condition: Callable[[Any], bool], wish: str) -> Validator:
+def _require(condition: Callable[[Any], bool], wish: str) -> Validator:
     def validate(_: Any, attribute: Any, value: Any) -> None:
         try:
             satisfied = condition(value)
@@ -22,8 +22,8 @@ def _satisfies(condition: Callable[[Any], bool], wish: str) -> Validator:
     return validate
 
 
-def _is_carried(username: str, password: str) -> bool:
-    """Tell whether HTTP Basic can carry them, as the client asks."""
+def _is_possible(username: str, password: str) -> bool:
+    """Tell whether HTTP Basic can carry them. The client asks the same."""
     try:
         RegularV1(username, password)
     except ValueError:
@@ -41,21 +41,21 @@ def _is_regular_expression(pattern: Any) -> bool:
 
 def at_least(least: int, of: str) -> Validator:
     """Return a validator of whole numbers."""
-    return _satisfies(
+    return _require(
         lambda it: isinstance(it, int) and not isinstance(it, bool) and it >= least, f"be {least} or more {of}"
     )
 
 
-USERNAME: Final = _satisfies(lambda it: _is_carried(it, "-"), "not be empty nor hold a colon or a control character")
-PASSWORD: Final = _satisfies(
-    lambda it: _is_carried("-", it), "not be empty nor hold a control character, and UTF-8 must carry it"
+USERNAME: Final = _require(lambda it: _is_possible(it, "-"), "not be empty nor hold a colon or a control character")
+PASSWORD: Final = _require(
+    lambda it: _is_possible("-", it), "not be empty nor hold a control character, and UTF-8 must carry it"
 )
-PATTERN: Final = _satisfies(_is_regular_expression, "be a regular expression, or None")
-DURATION: Final = _satisfies(lambda it: it >= 0, "be 0 or more seconds")
-SHARE: Final = _satisfies(lambda it: 0 <= it <= 1, "be a share between 0 and 1")
+PATTERN: Final = _require(_is_regular_expression, "be a regular expression, or None")
+DURATION: Final = _require(lambda it: it >= 0, "be 0 or more seconds")
+SHARE: Final = _require(lambda it: 0 <= it <= 1, "be a share between 0 and 1")
 
 
-def all_e164(refused_numbers: Collection[str]) -> frozenset[str]:
+def read_numbers(refused_numbers: Collection[str]) -> frozenset[str]:
     """Return numbers in any spelling as E.164."""
     try:
         return frozenset(normalize_phone(number, "ID") for number in refused_numbers)

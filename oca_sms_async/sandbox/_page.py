@@ -1,4 +1,4 @@
-"""The inbox as a page: three files that need nothing from anywhere else, and may load nothing from there."""
+"""The inbox as a page: three files that load nothing from another site, and may not."""
 
 from functools import cache
 from importlib.resources import files
@@ -22,13 +22,13 @@ _HEADERS: Final = {
 def routes() -> list[Route]:
     """Return the routes of the page, `/`, and of its style and script."""
     return [
-        Route("/", _served("inbox.html", "text/html")),
-        Route("/inbox.css", _served("inbox.css", "text/css")),
-        Route("/inbox.js", _served("inbox.js", "text/javascript")),
+        Route("/", _serve("inbox.html", "text/html")),
+        Route("/inbox.css", _serve("inbox.css", "text/css")),
+        Route("/inbox.js", _serve("inbox.js", "text/javascript")),
     ]
 
 
-def _served(name: str, media_type: str) -> Endpoint:
+def _serve(name: str, media_type: str) -> Endpoint:
     async def endpoint(_: Request) -> Response:
         return Response(_read(name), headers=_HEADERS, media_type=media_type)
 

@@ -1,4 +1,4 @@
-"""What comes in: the requests of the last second, against the limit, and what was refused."""
+"""The requests of the last second, against the limit, and the count of refusals."""
 
 from collections import Counter, deque
 from time import monotonic
@@ -16,7 +16,7 @@ class Traffic:
 
     @property
     def last_second(self) -> int:
-        """How many requests were let through in the last second."""
+        """The number of requests that were let through in the last second."""
         self._forget(monotonic())
         return len(self._times)
 

@@ -23,6 +23,8 @@ from oca_sms_async import (
     ApiError,
     AsyncOcaSms,
     BulkReport,
+    BulkRun,
+    ClientClosedError,
     ConnectionFailedError,
     DeliveryUnknownError,
     ExpiredError,
@@ -56,6 +58,7 @@ from oca_sms_async import (
     Skipped,
     Sms,
     SmsRecord,
+    SqliteJournal,
     Statistics,
     TokenBucket,
     UnexpectedResponseError,
@@ -188,23 +191,26 @@ async def messages_in_time() -> AsyncIterator[Sms]:
 async def send_them(client: AsyncOcaSms, path: Path) -> None:
     """Send many messages."""
     run = client.bulk(messages())
-    assert_type(run, AbstractAsyncContextManager[AsyncIterator[Outcome]])
-    async with client.bulk(messages_in_time(), concurrency=8) as outcomes:
-        async for outcome in outcomes:
+    assert_type(run, AbstractAsyncContextManager[BulkRun])
+    async with client.bulk(messages_in_time(), concurrency=8) as entered:
+        async for outcome in entered:
             assert_type(outcome, Sent | Failed | Skipped)
             assert_type(outcome.sms, Sms)
             assert_type(told(outcome), str)
+        assert_type((entered.pulled, entered.resent), tuple[int, int])
+        assert_type(entered.stopped_by, OcaSmsError | None)
+        assert_type(await entered.report(), BulkReport)
     report = await client.send_many([Sms(PHONE, TEXT)], concurrency=8)
     assert_type(report, BulkReport)
     assert_type(report.outcomes, tuple[Outcome, ...])
     assert_type((report.sent, report.retried), tuple[tuple[Sent, ...], tuple[Sent, ...]])
     assert_type((report.failed, report.unknown), tuple[tuple[Failed, ...], tuple[Failed, ...]])
     assert_type((report.skipped, report.stopped_by), tuple[tuple[Skipped, ...], OcaSmsError | None])
-    async with Journal(path) as journal, client.bulk(messages(), journal=journal, resend_unknown=True):
-        assert_type(journal, Journal)
-        assert_type(journal.resent, int)
-    await Journal("bulk.journal").aclose()
-    await client.send_many(messages_in_time(), journal=journal, resend_unknown=True)
+    async with SqliteJournal(path) as journal, client.bulk(messages(), journal=journal, resend_unknown=True):
+        assert_type(journal, SqliteJournal)
+        accepted: Journal = journal
+    await SqliteJournal("bulk.journal").aclose()
+    await client.send_many(messages_in_time(), journal=accepted, resend_unknown=True)
     settled = await client.reconcile(journal, messages_in_time())
     assert_type(settled, ReconcileReport)
     assert_type((settled.found, settled.doubtful), tuple[tuple[Sent, ...], tuple[Sms, ...]])
@@ -247,6 +253,8 @@ class Kinds:
 
     values: type[ValueError] = InvalidMessageError
     times: type[TimeoutError] = ExpiredError
+    unsent: type[ConnectionFailedError] = ClientClosedError
+    misused: type[RuntimeError] = ClientClosedError
     ours: tuple[type[OcaSmsError], ...] = (
         ApiError,
         ConnectionFailedError,

@@ -1,15 +1,15 @@
-// The inbox: what the sandbox tells through /sandbox/events is shown as it comes, as text and never as markup.
+// The inbox: the messages of /sandbox/events are shown as they come, as text and never as markup.
 "use strict";
 
 const SHOWN = 500;  // messages, the newest
 const byId = (id) => document.getElementById(id);
 const items = new Map();  // of the list, by msg_uid
 const switches = new Map();  // by kind of fault
-let played = {"failing-attempts": 0};  // the faults, as the sandbox last told
-let asked = Promise.resolve();  // they are set one after the other,
-let setting = 0;  // so many of them yet to be answered
+let played = {"failing-attempts": 0};  // the faults in the last event
+let asked = Promise.resolve();  // changes of faults are sent one after the other
+let setting = 0;  // the number of changes without an answer yet
 let accepted = 0;  // messages, shown or not
-let events, again;  // what is listened to, and when it is tried again
+let events, again;  // the stream, and the timer of the next try
 
 function show(message) {
   let item = items.get(message.msg_uid);
@@ -50,7 +50,7 @@ async function copy(code) {
   let copied = true;
   try {
     await navigator.clipboard.writeText(code);
-  } catch {  // browsers have no clipboard for pages that come through plain http from beyond this machine
+  } catch {  // a page that came by plain http from another machine has no clipboard
     const focused = document.activeElement, field = document.createElement("textarea");
     field.value = code;
     document.body.append(field);
@@ -74,7 +74,7 @@ function forget(uid) {
 
 function filter() {
   const wanted = byId("search").value.trim().toLowerCase();
-  const number = /^[\d\s()+./\p{Pd}\p{Cf}]*$/u.test(wanted) ? digits(wanted) : "";  // however it is spaced
+  const number = /^[\d\s()+./\p{Pd}\p{Cf}]*$/u.test(wanted) ? digits(wanted) : "";  // in any spacing
   let found = 0;
   for (const item of items.values()) {
     const {words, numbers} = item.dataset;
@@ -104,12 +104,12 @@ function count(statistics) {
 
 function showFaults(faults) {
   played = faults;
-  if (setting > 0) return;  // what is answered is shown
+  if (setting > 0) return;  // the answer will be shown
   for (const [kind, value] of Object.entries(faults)) {
     if (kind === "failing-attempts") continue;
     const [box, percent] = switches.get(kind) ?? addSwitch(kind);
     box.checked = value > 0;
-    if (value > 0 && percent !== document.activeElement)  // or somebody is typing there
+    if (value > 0 && percent !== document.activeElement)  // while it is being typed in
       percent.value = +(value * 100).toFixed(3);
   }
   if (byId("failing") !== document.activeElement) byId("failing").value = faults["failing-attempts"];
@@ -140,7 +140,7 @@ async function ask(path, request) {
   try {
     const response = await fetch(path, request);
     if (response.ok) answer = response.status === 204 ? {} : await response.json();
-  } catch {}  // nobody there, or somebody else
+  } catch {}  // no answer, or another server's
   byId("complaint").textContent = answer === null ? "The sandbox did not do as it was asked." : "";
   return answer;
 }
@@ -149,9 +149,9 @@ function setFault(kind, field, value) {
   if (!field.reportValidity()) return showFaults(played);
   setting += 1;
   asked = asked.then(async () => {
-    let faults = await ask("sandbox/faults");  // they are set all at once, and others may have set some
+    let faults = await ask("sandbox/faults");  // a PUT sets all of them, and another page may have set some
     if (faults !== null) {
-      const attempts = Math.min(faults["failing-attempts"], byId("failing").max);  // Python may set more, and the page not
+      const attempts = Math.min(faults["failing-attempts"], byId("failing").max);  // Python may set more than the page may
       const body = JSON.stringify({...faults, "failing-attempts": attempts, [kind]: value});
       faults = await ask("sandbox/faults", {method: "PUT", body});
     }
@@ -163,8 +163,8 @@ function setFault(kind, field, value) {
 function watch() {
   clearTimeout(again);
   events?.close();
-  if (document.hidden) return;  // a browser has few connections to one host, and each page that watches takes one
-  let first = true;  // of a connection's states; it tells of all messages
+  if (document.hidden) return;  // each page that watches takes one of the browser's few connections to a host
+  let first = true;  // the first state of a connection has all messages
   events = new EventSource("sandbox/events");
   events.addEventListener("open", () => {
     first = true;
@@ -173,11 +173,11 @@ function watch() {
   });
   events.addEventListener("error", () => {
     byId("connection").textContent = "the sandbox does not answer; trying again…";
-    if (events.readyState === EventSource.CLOSED) again = setTimeout(watch, 2000);  // it tries no more after a refusal
+    if (events.readyState === EventSource.CLOSED) again = setTimeout(watch, 2000);  // after a refusal the browser gives up
   });
   events.addEventListener("state", (event) => {
     const {messages, statistics, faults, cleared} = JSON.parse(event.data);
-    if (first || cleared) forgetAllBut(messages);  // what stays keeps its focus and place
+    if (first || cleared) forgetAllBut(messages);  // the items that stay keep focus and place
     first = false;
     messages.forEach(show);
     for (const uid of items.keys()) {  // in the order of arrival

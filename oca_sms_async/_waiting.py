@@ -1,6 +1,4 @@
-"""Two lanes of waiters, interactive before bulk; and the slots, a bound on requests in flight that is waited for in
-them.
-"""
+"""A queue of waiting tasks with two priorities, and the semaphore that is built on it."""
 
 import asyncio
 import math
@@ -12,20 +10,21 @@ from attrs import frozen
 
 
 class Priority(IntEnum):
-    """Which lane a request waits in: every waiting `INTERACTIVE` one goes before any `BULK` one."""
+    """The order among waiting requests: each `INTERACTIVE` one goes before each `BULK` one."""
 
     INTERACTIVE = 0
     BULK = 1
 
 
-class Lanes:
-    """Waiters, first come first served, the interactive ones before the others.
+class PriorityWaitQueue:
+    """Tasks that wait: interactive before bulk, and first come, first served within a priority.
 
-    `take()` takes for the waiter whose turn it is, if there is something to take, and tells whether there was.
-    `ready_at(now)` is when there will be something, in the loop's time: `now` only if there is; None where nobody
-    knows, and then `rouse` is to be called when there is. Nothing is ever granted to a waiter that sleeps: it is
-    woken, looks for itself and takes in the same step in which it returns, so that a cancellation at any moment, the
-    one between waking and taking included, has nothing to lose.
+    `take()` takes one item for the waiter at the front and returns whether there was one. `ready_at(now)` returns the
+    time of the next item, in the loop's time. That is `now` if the item is there already, and None if its time is
+    unknown. In that case, call `wake_next` as soon as there is an item.
+
+    A sleeping waiter is never granted anything. It is woken, and takes in the same step in which `wait` returns. So a
+    cancellation has nothing to lose, even between the waking and the taking.
     """
 
     def __init__(self, take: Callable[[], bool], ready_at: Callable[[float], float | None]) -> None:
@@ -33,21 +32,21 @@ class Lanes:
         self._ready_at = ready_at
         self._timer: asyncio.TimerHandle | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
-        # Ordered dictionaries, because a waiter that gives up leaves from the middle, and that must not cost a search.
+        # A waiter that gives up leaves from the middle. In an ordered dictionary that costs no search.
         self._queues = tuple(OrderedDict[object, _Waiter]() for _ in Priority)
-        self._bounded = 0  # the waiters that have a deadline; with none of them, nobody need look for one
+        self._bounded = 0  # the number of waiters with a deadline: at 0, no search for a deadline is needed
 
     def __len__(self) -> int:
         return sum(map(len, self._queues))
 
-    def ahead(self, priority: Priority) -> int:
-        """Count the waiters that a newcomer of this priority would stand behind."""
+    def count_ahead(self, priority: Priority) -> int:
+        """Count the waiters in front of a newcomer of this priority."""
         return sum(map(len, self._queues[: priority + 1]))
 
     def enter_loop(self) -> bool:
-        """Drop the waiters of another loop, which is dead, and tell whether this loop is new here.
+        """Return whether the running loop is new here; if so, drop the waiters of the loop before, which is dead.
 
-        `RuntimeError` if the other one is alive, in another thread: its waiters cannot be woken from here.
+        `RuntimeError` if the loop before runs in another thread: its waiters cannot be woken from here.
         """
         loop = asyncio.get_running_loop()
         if loop is self.loop:
@@ -59,14 +58,15 @@ class Lanes:
             queue.clear()
         return True
 
-    async def turn(self, priority: Priority, deadline: float | None) -> None:
-        """Return when it was this caller's turn and it has taken; `TimeoutError` at the deadline, in the loop's
-        time.
+    async def wait(self, priority: Priority, deadline: float | None) -> None:
+        """Wait until this caller is at the front, and take one item.
+
+        `deadline` is in the loop's time; `TimeoutError` when it comes first.
         """
         loop = asyncio.get_running_loop()
         if deadline is not None and loop.time() > deadline:
             raise TimeoutError("the deadline has passed")
-        if not self.ahead(priority) and self._take():
+        if not self.count_ahead(priority) and self._take():
             return
         queue, ticket = self._queues[priority], object()
         self._bounded += deadline is not None
@@ -74,18 +74,18 @@ class Lanes:
             async with asyncio.timeout_at(deadline):
                 while True:
                     queue[ticket] = waiter = _Waiter(loop.create_future(), deadline)
-                    self.rouse()
+                    self.wake_next()
                     await waiter.woken
                     if self._first() is ticket and self._take():
                         return
         finally:
-            if queue.pop(ticket, None) is not None:  # else this is a waiter of a dead loop, and nobody is behind it
+            if queue.pop(ticket, None) is not None:  # a waiter of a dead loop was dropped already
                 self._bounded -= deadline is not None
-                self.rouse()
+                self.wake_next()
 
-    def rouse(self) -> None:
-        """See to it that the first waiter looks again once there is something for it."""
-        if not self or self.loop is None or self.loop.is_closed():  # nobody, or the waiters of a dead loop
+    def wake_next(self) -> None:
+        """Wake the waiter at the front: now if there is an item, else by a timer for the item's time."""
+        if not self or self.loop is None or self.loop.is_closed():  # a closed loop's waiters are dead
             self._set_timer(None)
             return
         now = self.loop.time()
@@ -98,16 +98,14 @@ class Lanes:
             self._set_timer(self.loop.call_at(when, self._on_timer))
 
     def latest_deadline(self) -> float:
-        """Return the time by which the most patient waiter must have had its turn; infinity where one waits for
-        ever.
-        """
+        """Return the latest deadline of all waiters; infinity if one of them has none, or if there is no waiter."""
         if self._bounded < len(self):
             return math.inf
         waiters = (waiter for queue in self._queues for waiter in queue.values())
         return max((waiter.deadline for waiter in waiters if waiter.deadline is not None), default=math.inf)
 
     def refuse(self, error: Callable[[], Exception], *, before: float = math.inf) -> None:
-        """Raise an error in every waiter, or in those only whose deadline comes before a time of the loop."""
+        """Raise an error in each waiter whose deadline comes before a time of the loop; by default in all of them."""
         if before < math.inf and not self._bounded:
             return
         for queue in self._queues:
@@ -115,7 +113,7 @@ class Lanes:
                 hopeless = before == math.inf or (waiter.deadline is not None and waiter.deadline < before)
                 if hopeless and not waiter.woken.done():
                     waiter.woken.set_exception(error())
-                    # A waiter that was cancelled just now will not look at it, and asyncio would complain.
+                    # A waiter that was just cancelled never reads the exception, and asyncio would complain of that.
                     waiter.woken.exception()
 
     def _set_timer(self, timer: asyncio.TimerHandle | None) -> None:
@@ -143,25 +141,49 @@ class _Waiter:
     deadline: float | None
 
 
-class Slots:
-    """A bound on requests in flight, waited for in the same two lanes."""
+class PrioritySemaphore:
+    """A bound on how much runs at once, with a `PriorityWaitQueue` in front of it."""
 
-    def __init__(self, limit: int) -> None:
-        self._free = limit
-        self._lanes = Lanes(self._take, lambda now: now if self._free else None)
+    def __init__(self, value: int) -> None:
+        self._free = value
+        self._queue = PriorityWaitQueue(self._take, lambda now: now if self._free else None)
+
+    def held(self, priority: Priority, deadline: float | None) -> "_Permit":
+        """Return a context manager that holds one permit for the length of its block.
+
+        `deadline` is in the loop's time. Entering raises `TimeoutError` when it comes before the permit.
+        """
+        return _Permit(self, priority, deadline)
 
     async def acquire(self, priority: Priority, deadline: float | None) -> None:
-        """Return with a slot, to be given back with `release`; `TimeoutError` at the deadline, in the loop's time."""
-        self._lanes.enter_loop()
-        await self._lanes.turn(priority, deadline)
+        """Take a permit, to be given back with `release`; `TimeoutError` at the deadline, in the loop's time."""
+        self._queue.enter_loop()
+        await self._queue.wait(priority, deadline)
 
     def release(self) -> None:
-        """Give one slot back."""
+        """Give one permit back."""
         self._free += 1
-        self._lanes.rouse()
+        self._queue.wake_next()
 
     def _take(self) -> bool:
         if self._free == 0:
             return False
         self._free -= 1
         return True
+
+
+class _Permit:
+    """One use of a `PrioritySemaphore`: a class, because contextlib's generators cost each send some microseconds."""
+
+    __slots__ = ("_deadline", "_priority", "_semaphore")
+
+    def __init__(self, semaphore: PrioritySemaphore, priority: Priority, deadline: float | None) -> None:
+        self._semaphore = semaphore
+        self._priority = priority
+        self._deadline = deadline
+
+    async def __aenter__(self) -> None:
+        await self._semaphore.acquire(self._priority, self._deadline)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._semaphore.release()

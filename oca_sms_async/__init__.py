@@ -38,7 +38,7 @@ from oca_sms_async._segments import Advice, Segments, check_message, segments
 from oca_sms_async._statistics import Statistics
 from oca_sms_async._version import __version__
 from oca_sms_async._waiting import Priority
-from oca_sms_async._wire import RegularV1
+from oca_sms_async._wire import PremiumV1, PremiumV2, RegularV1, RegularV2
 
 __all__ = [
     "AccountError",
@@ -66,12 +66,15 @@ __all__ = [
     "NotFoundError",
     "OcaSmsError",
     "Outcome",
+    "PremiumV1",
+    "PremiumV2",
     "Priority",
     "QuotaExhaustedError",
     "RateLimitedError",
     "RateLimiter",
     "ReconcileReport",
     "RegularV1",
+    "RegularV2",
     "RetryPolicy",
     "Segments",
     "SendReceipt",

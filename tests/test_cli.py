@@ -287,7 +287,7 @@ async def test_send_with_time_left_is_sent(command: Command, sandbox: Sandbox) -
 @pytest.mark.parametrize(
     ("knobs", "status", "line"),
     [
-        ({"password": "other"}, 3, "not sent: the gateway refused the username or the password (HTTP 401, code 17)"),
+        ({"password": "other"}, 3, "not sent: the gateway refused the credentials (HTTP 401, code 17)"),
         ({"quota": 0}, 3, "not sent: the account's quota is used up (HTTP 401, code 55)"),
         ({"expired": True}, 3, "not sent: the account has expired (HTTP 401, code 51)"),
         (

@@ -18,10 +18,11 @@ _DAY: Final = re.compile(r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})(.*)", re.DOTALL)
 
 @frozen
 class Submission:
-    """A message as it goes to the gateway: an E.164 number and a text."""
+    """A message as it goes to the gateway: an E.164 number, a text, and a sender where the API has one."""
 
     phone: str = field(repr=mask_phone)
     message: str = field(repr=False)
+    sender_id: str | None = field(default=None, repr=False)
 
 
 @frozen
@@ -131,6 +132,11 @@ def read_text(value: Any, _: Any = None) -> str:
     if not isinstance(value, str):
         raise TypeError("not a text")
     return value
+
+
+def read_text_or_nothing(value: Any, _: Any = None) -> str:
+    """Return a text, or an empty one where the API gives none."""
+    return "" if value is None else read_text(value)
 
 
 def read_msg_uid(value: Any, _: Any = None) -> str:

@@ -42,12 +42,15 @@ from oca_sms_async import (
     NotFoundError,
     OcaSmsError,
     Outcome,
+    PremiumV1,
+    PremiumV2,
     Priority,
     QuotaExhaustedError,
     RateLimitedError,
     RateLimiter,
     ReconcileReport,
     RegularV1,
+    RegularV2,
     RetryPolicy,
     Segments,
     SendReceipt,
@@ -115,6 +118,13 @@ async def make() -> None:
     assert_type(AsyncOcaSms.from_env({"OCA_SMS_USERNAME": "user"}, http_client=aiohttp_client()), AsyncOcaSms)
     regular = RegularV1("user", "secret")
     assert_type(AsyncOcaSms(api=regular, timeout=5), AsyncOcaSms)
+    assert_type(AsyncOcaSms(api=RegularV2("token")), AsyncOcaSms)
+    assert_type(AsyncOcaSms(api=PremiumV1("user", "secret", sender_id="Acme")), AsyncOcaSms)
+    assert_type(AsyncOcaSms(api=PremiumV2("token", sender_id="Acme")), AsyncOcaSms)
+    assert_type(AsyncOcaSms.from_env(api=regular), AsyncOcaSms)
+    assert_type(AsyncOcaSms.from_env({"OCA_SMS_API": "premium-v2"}, token="a", sender_id="Acme"), AsyncOcaSms)
+    PremiumV2("token")  # type: ignore[call-arg] # no sender
+    PremiumV2("token", "Acme")  # type: ignore[call-arg] # the sender is named
     assert_type((regular.base_url, regular.has_history), tuple[str, bool])
     assert_type(regular.codes, Mapping[int, type[ApiError]])
     assert_type(regular.headers(), Mapping[str, str])

@@ -1334,6 +1334,27 @@ async def test_a_limiter_that_loses_its_server_fails_whose_attempt_was_made() ->
 
 
 @in_virtual_time
+async def test_a_gateway_that_hangs_stops_a_bulk() -> None:
+    """As many time-outs in a row as messages at once stop the run, and each of them is in doubt."""
+    client = in_memory(Gateway(*[taken] * 2, *[silent] * 50), timeout=5)
+    report = await client.send_many(smses(40), concurrency=4)
+    assert isinstance(report.stopped_by, DeliveryUnknownError)
+    assert len(report.sent) == 2
+    assert len(report.unknown) == len(report.failed) <= 2 * 4
+    assert len(report.outcomes) < 40
+
+
+@in_virtual_time
+async def test_an_answer_between_time_outs_is_no_outage() -> None:
+    """A gateway that answers now and then is slow, and the run goes on."""
+    answers = [silent if number % 3 == 0 else taken for number in range(40)]
+    client = in_memory(Gateway(*answers), timeout=5)
+    report = await client.send_many(smses(40), concurrency=4)
+    assert report.stopped_by is None
+    assert (len(report.sent), len(report.unknown)) == (26, 14)
+
+
+@in_virtual_time
 async def test_a_closed_client_is_no_outcome() -> None:
     """Sending with a client that was closed is the caller's bug."""
     client = in_memory(Gateway(taken))

@@ -189,12 +189,14 @@ class AsyncOcaSms:
         they come.
 
         `concurrency` messages are under way at once, in the lane that lets interactive ones pass. At most twice as
-        many are pulled from `messages` whose outcome was not taken. Each pulled message has exactly one outcome. The
-        run stops by itself when the account is refused, a shared limiter or the journal is gone, no connection
-        comes about, or `concurrency` messages in a row get no answer in time: then `run.stopped_by` is the error, and what the run had not started is `Skipped`. Leaving the
-        block waits for the requests on the wire and starts nothing new; leaving it by an exception cancels them.
-        `ValueError` for a `concurrency` below 1, `TypeError` for `messages` that cannot be iterated over. An
-        exception of `messages` itself comes after the outcomes of all that was pulled.
+        many are pulled from `messages` whose outcome was not taken. Each pulled message has exactly one outcome.
+
+        The run stops by itself when the account is refused, a shared limiter or the journal is gone, no connection
+        comes about, or `concurrency` messages in a row get no answer in time. Then `run.stopped_by` is the error, and
+        messages that the run had not started are `Skipped`. Leaving the block waits for the requests on the wire and
+        starts nothing new; leaving it by an exception cancels them. `ValueError` for a `concurrency` below 1,
+        `TypeError` for `messages` that cannot be iterated over. An exception of `messages` itself comes after the
+        outcomes of all that was pulled.
 
         With a `journal`, a message that an earlier run sent is `Skipped` with its receipt. One that it left in doubt
         is `Failed` with a `DeliveryUnknownError`, or sent again if `resend_unknown`. A message is identified by its

@@ -111,9 +111,7 @@ class Wire:
         try:
             if plan.refused is not None:
                 raise self._end(number, plan.refused())
-            return await retry(
-                lambda: self._attempt(number, plan, call), policy=self.policy, options=OPTIONS, call=call
-            )
+            return await retry(lambda: self._attempt(number, plan, call), asyncio.sleep, self.policy, OPTIONS, call)
         except asyncio.CancelledError:
             if self.log[-1:] != [("cut", number)]:
                 self.log.append(("idle", number))

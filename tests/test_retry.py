@@ -99,7 +99,7 @@ def tried(
 
     async def main() -> object:
         try:
-            return await retry(attempts, policy=policy, options=attempts.options, call=attempts.call)
+            return await retry(attempts, asyncio.sleep, policy, attempts.options, attempts.call)
         except BaseException as error:  # noqa: BLE001 - whatever comes out is what is asked for
             return error
 
@@ -368,7 +368,7 @@ def test_no_attempt_follows_the_last_one(monkeypatch: pytest.MonkeyPatch) -> Non
     async def main() -> None:
         begin = now()
         with pytest.raises(InternalError) as caught:
-            await retry(attempts, policy=RetryPolicy(), options=OPTIONS, call=call)
+            await retry(attempts, asyncio.sleep, RetryPolicy(), OPTIONS, call)
         assert caught.value is error
         assert now() - begin == pytest.approx(0.5)  # the one wait before the second attempt
 
@@ -391,7 +391,7 @@ async def test_concurrent_calls_keep_their_errors_apart() -> None:
             return number, await attempts()
 
         try:
-            outcome: object = await retry(attempt, policy=RetryPolicy(), options=OPTIONS, call=attempts.call)
+            outcome: object = await retry(attempt, asyncio.sleep, RetryPolicy(), OPTIONS, attempts.call)
         except InternalError as error:
             outcome = error
         if number % 3:
@@ -422,7 +422,7 @@ def test_a_cancelled_call_is_not_tried_again(
 
     async def main() -> None:
         begin = now()
-        task = asyncio.ensure_future(retry(attempt, policy=policy, options=OPTIONS, call=call))
+        task = asyncio.ensure_future(retry(attempt, asyncio.sleep, policy, OPTIONS, call))
         await asyncio.sleep(moment)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -458,7 +458,7 @@ def test_an_expired_back_off_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> 
         attempts = Attempts([ConnectionFailedError()], CallState(), options)
         begin = now()
         with pytest.raises(ExpiredError) as caught:
-            await retry(attempts, policy=RetryPolicy(retry_unsent=True), options=options, call=attempts.call)
+            await retry(attempts, asyncio.sleep, RetryPolicy(retry_unsent=True), options, attempts.call)
         assert now() == begin
         assert isinstance(caught.value.__cause__, ConnectionFailedError)
         assert not caught.value.may_have_been_sent

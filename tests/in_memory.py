@@ -66,7 +66,7 @@ def delay(seconds: float, answer: Answer = accept) -> Answer:
 
     async def late(request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(seconds)
-        return await _ask(answer, request)
+        return await ask(answer, request)
 
     return late
 
@@ -81,7 +81,8 @@ def take_turns(*answers: Answer) -> Answer:
     return answer
 
 
-async def _ask(answer: Answer, request: httpx.Request) -> httpx.Response:
+async def ask(answer: Answer, request: httpx.Request) -> httpx.Response:
+    """Return an answer's response to a request."""
     response = answer(request)
     return await response if inspect.isawaitable(response) else response
 
@@ -115,13 +116,13 @@ class Gateway(ExactConnectErrors):
         """Give the answer that this request gets."""
         self.moments.append(asyncio.get_running_loop().time())
         if request.method == "GET":
-            return await _ask(self.lookup, request)
+            return await ask(self.lookup, request)
         body = json.loads(request.content)
         text = body["message"]
         self.texts.append(text)
         answer = self.answers.get(text) or self.answers.get(body["phone"]) or self.script
         try:
-            response = await _ask(answer, request)
+            response = await ask(answer, request)
         except _AnswerLostError:
             self.accepted.append(text)
             raise

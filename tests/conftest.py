@@ -1,4 +1,4 @@
-"""What all tests share: a sandbox on a real socket, and a client on it that does not wait."""
+"""The fixtures of all tests: a sandbox on a real socket, and a client of it that does not wait."""
 
 from collections.abc import AsyncIterator
 
@@ -28,7 +28,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 async def client(sandbox: Sandbox) -> AsyncIterator[AsyncOcaSms]:
-    """A client of that sandbox, without a limit and without waits between attempts."""
+    """A client of that sandbox, without a limit and without back-off."""
     async with AsyncOcaSms(
         sandbox.username,
         sandbox.password,

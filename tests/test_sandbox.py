@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -288,6 +289,39 @@ async def test_body_without_parameters_is_39(body: bytes) -> None:
     async with in_process(Sandbox()) as client:
         response = await client.post("/sms", content=body, headers={"Content-Type": "application/json"})
     assert await read_complaints(response) == [("phone_number", "Invalid value"), ("message_body", "Invalid value")]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("authorized", [False, True])
+async def test_a_huge_body_is_refused_and_never_kept(chunked: bool, authorized: bool) -> None:
+    """A body above a mebibyte is a 413. The sandbox has not grown by it, and the connection goes on."""
+    async with Sandbox().serve() as sandbox, client_of(sandbox, sandbox.base_url) as client:
+        part, count = b"x" * 2**20, 64
+
+        async def stream() -> AsyncIterator[bytes]:
+            for _ in range(count):
+                yield part
+
+        headers = {} if chunked else {"Content-Length": str(count * len(part))}
+        tracemalloc.start()
+        auth = httpx.BasicAuth(sandbox.username, sandbox.password) if authorized else httpx.Auth()
+        response = await client.post("/sms", content=stream(), headers=headers, auth=auth)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert await read_refusal(response) == (413, None, "Payload Too Large")
+        assert peak < 20 * 2**20
+        assert sandbox.traffic.refusals == {"too-long": 1}
+        assert (await post(client)).status_code == 200
+
+
+async def test_the_longest_body_is_read() -> None:
+    """A body of a mebibyte is not too long."""
+    async with in_process(Sandbox()) as client:
+        sms = json.dumps({"phone": PHONE, "message": TEXT}).encode()
+        for length, status in [(2**20, 200), (2**20 + 1, 413)]:
+            padded = sms.ljust(length)
+            response = await client.post("/sms", content=padded, headers={"Content-Type": "application/json"})
+            assert response.status_code == status
 
 
 @pytest.mark.parametrize(

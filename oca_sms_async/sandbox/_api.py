@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 import attrs
 
 from oca_sms_async.sandbox._answers import Answer
+from oca_sms_async.sandbox._credentials import Credentials
 from oca_sms_async.sandbox._inbox import Message
 
 
@@ -64,13 +65,6 @@ def refuse_rate(limit: int, reset: float) -> Refusal:
     return Refusal("rate-limited", limit=limit, reset=reset)
 
 
-class Account(Protocol):
-    """The credentials that a request must carry."""
-
-    username: str
-    password: str
-
-
 class Api(Protocol):
     """One of the vendor's APIs: its paths, its credentials, its fields and its bodies."""
 
@@ -84,8 +78,12 @@ class Api(Protocol):
         """What each path below the prefix does, by HTTP method. A detail's path has the parameter `id`."""
         ...
 
-    def is_authorized(self, authorization: str, account: Account) -> bool:
+    def is_authorized(self, authorization: str, account: Credentials) -> bool:
         """Tell whether an Authorization header carries the account's credentials."""
+        ...
+
+    def secret(self, account: Credentials) -> str:
+        """Return the credential that must be kept secret."""
         ...
 
     def read_send(self, parameters: Mapping[str, Any]) -> tuple[Any, Any]:

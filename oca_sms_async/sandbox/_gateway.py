@@ -7,6 +7,7 @@ import attrs
 from attrs.validators import optional
 
 from oca_sms_async.sandbox import _knobs
+from oca_sms_async.sandbox._credentials import PUBLISHED
 from oca_sms_async.sandbox._faults import FAULTS, check_faults
 from oca_sms_async.sandbox._inbox import Inbox
 from oca_sms_async.sandbox._scripts import Scripts, When, script
@@ -23,8 +24,8 @@ class Gateway:
     `ValueError` names a knob with an impossible value, at construction and later.
     """
 
-    username: str = attrs.field(default="sandbox@example.com", validator=_knobs.USERNAME)
-    password: str = attrs.field(default="sandbox", repr=False, validator=_knobs.PASSWORD)
+    username: str = attrs.field(default=PUBLISHED.username, validator=_knobs.USERNAME)
+    password: str = attrs.field(default=PUBLISHED.password, repr=False, validator=_knobs.PASSWORD)
     quota: int | None = attrs.field(  # segments left; None: no limit
         default=None, validator=optional(_knobs.at_least(0, "segments, or None"))
     )

@@ -9,7 +9,8 @@ from typing import Any, Final
 import attrs
 
 from oca_sms_async.sandbox._answers import Answer, error, write_timestamp
-from oca_sms_async.sandbox._api import Account, Complaint, Operation, Parameter, Refusal
+from oca_sms_async.sandbox._api import Complaint, Operation, Parameter, Refusal
+from oca_sms_async.sandbox._credentials import Credentials
 from oca_sms_async.sandbox._inbox import Message
 
 # HTTP status, message, code. The unknown id alone has no code.
@@ -37,10 +38,14 @@ class RegularV1:
         "/sms/status/{id:path}": {"GET": Operation.DETAIL},  # an opaque id may hold an escaped slash
     }
 
-    def is_authorized(self, authorization: str, account: Account) -> bool:
+    def is_authorized(self, authorization: str, account: Credentials) -> bool:
         """Tell whether a Basic header carries the account's username and password."""
         expected = f"{account.username}:{account.password}".encode()
         return hmac.compare_digest(_read_basic(authorization), expected)
+
+    def secret(self, account: Credentials) -> str:
+        """Return the password."""
+        return account.password
 
     def read_send(self, parameters: Mapping[str, Any]) -> tuple[Any, Any]:
         """Return `phone` and `message`."""

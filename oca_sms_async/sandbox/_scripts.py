@@ -17,11 +17,19 @@ _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _WITHOUT_BODY: Final = {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED}
 
 
+@attrs.define
+class _Turns:
+    """A fault that is played so many times more."""
+
+    fault: Fault
+    left: int
+
+
 class Scripts:
     """The answers that are laid down, by number."""
 
     def __init__(self) -> None:
-        self._limited: dict[str | None, deque[Fault]] = {}
+        self._limited: dict[str | None, deque[_Turns]] = {}
         self._lasting: dict[str | None, Fault] = {}
 
     def add(self, phone: str | None, fault: Fault, times: int | None) -> None:
@@ -29,7 +37,7 @@ class Scripts:
         if times is None:
             self._lasting[phone] = fault
         else:
-            self._limited.setdefault(phone, deque()).extend([fault] * times)
+            self._limited.setdefault(phone, deque()).append(_Turns(fault, times))
 
     def forget(self, phone: str | None) -> None:
         """Take back all additions for a number, or for any."""
@@ -40,7 +48,11 @@ class Scripts:
         """Return the fault for this number's next send. Its own scripts go before those for any."""
         for key in (phone, None):
             if queue := self._limited.get(key):
-                return queue.popleft()
+                turns = queue[0]
+                turns.left -= 1
+                if not turns.left:
+                    queue.popleft()
+                return turns.fault
             if key in self._lasting:
                 return self._lasting[key]
         return None

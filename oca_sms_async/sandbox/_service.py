@@ -11,6 +11,7 @@ from oca_sms_async._segments import segments
 from oca_sms_async.sandbox import _api
 from oca_sms_async.sandbox._answers import Answer, Manner
 from oca_sms_async.sandbox._api import Api, Complaint, Parameter, Refusal
+from oca_sms_async.sandbox._credentials import PUBLISHED
 from oca_sms_async.sandbox._faults import Fault, draw_fault
 from oca_sms_async.sandbox._gateway import Gateway
 from oca_sms_async.sandbox._inbox import Tally
@@ -28,25 +29,31 @@ class Service:
     _gateway: Gateway
     _scripts: Scripts = attrs.field(repr=False)
 
+    @property
+    def is_public(self) -> bool:
+        """Whether every reader of the documentation knows the secret."""
+        return self.api.secret(self._gateway) == self.api.secret(PUBLISHED)
+
     def send(self, authorization: str | None, content_type: str | None, body: bytes) -> Answer:
         """Answer a send: check the account first, then the limit, the parameters, the faults, and the quota.
 
         A message is delivered only if its answer is a 2xx.
         """
-        return self._count(self._refuse_account(authorization) or self._submit(content_type, body))
+        return self.count(self._refuse_account(authorization) or self._submit(content_type, body))
 
     def history(self, authorization: str | None) -> Answer:
         """Answer a request for all messages."""
-        return self._count(self._refuse_account(authorization) or self.api.write_history(self._gateway.inbox))
+        return self.count(self._refuse_account(authorization) or self.api.write_history(self._gateway.inbox))
 
     def detail(self, authorization: str | None, msg_uid: str) -> Answer:
         """Answer a request for one message. An unknown id is not counted as a refusal."""
         if refusal := self._refuse_account(authorization):
-            return self._count(refusal)
+            return self.count(refusal)
         message = self._gateway.inbox.find(msg_uid)
         return self.api.refuse(_api.UNKNOWN_ID) if message is None else self.api.write_detail(message)
 
-    def _count(self, answer: Answer) -> Answer:
+    def count(self, answer: Answer) -> Answer:
+        """Return an answer, counted if it is a refusal."""
         if answer.kind:
             self._gateway.traffic.refusals[answer.kind] += 1
         return answer

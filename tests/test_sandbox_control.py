@@ -44,6 +44,8 @@ async def test_messages_are_told_whole(control: httpx.AsyncClient, client: Async
     assert first.pop("created_at").endswith("Z")
     assert first == {
         "msg_uid": sandbox.inbox[0].msg_uid,
+        "api": "regular-v1",
+        "sender_id": None,
         "phone": PHONE,
         "text": TEXT,
         "code": "482913",

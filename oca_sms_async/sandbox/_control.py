@@ -122,6 +122,8 @@ def describe(message: Message) -> dict[str, Any]:
     return {
         "msg_uid": message.msg_uid,
         "created_at": write_timestamp(message.created_at),
+        "api": message.api,
+        "sender_id": message.sender_id,
         "phone": message.phone,
         "text": message.text,
         "code": message.code,

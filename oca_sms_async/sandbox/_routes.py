@@ -19,8 +19,13 @@ from oca_sms_async.sandbox._service import Service
 from oca_sms_async.sandbox._wiring import SandboxResponse, wait_for_client
 
 # A site's page can make a browser ask any name that leads here, and it knows the published credentials.
-_FOREIGN_HOST: Final = error(403, f"{FOREIGN_HOST}. A password of your own opens every name.", kind="foreign-host")
-_TOO_LONG: Final = error(413, "Payload Too Large", kind="too-long")
+_FOREIGN_HOST: Final = error(
+    403,
+    f"{FOREIGN_HOST}. Credentials of your own open every name.",
+    kind="foreign-host",
+    reason="The Host is not a name of this sandbox. Name it with --allow-host, or set credentials of your own.",
+)
+_TOO_LONG: Final = error(413, "Payload Too Large", kind="too-long", reason="The body is longer than any send.")
 
 
 def build_application(gateway: Gateway, services: Sequence[Service]) -> Starlette:
@@ -64,17 +69,17 @@ def build_application(gateway: Gateway, services: Sequence[Service]) -> Starlett
 async def _ask(service: Service, operation: Operation, request: Request) -> Answer:
     body = await read_body(request)
     if body is None:
-        return service.count(_TOO_LONG)
+        return service.note(_TOO_LONG, operation)
     if service.is_public and not (is_own_host(request) or _is_in_process(request)):
-        return service.count(_FOREIGN_HOST)
+        return service.note(_FOREIGN_HOST, operation)
     authorization = request.headers.get("authorization")
     match operation:
         case Operation.SEND:
             return service.send(authorization, request.headers.get("content-type"), body)
         case Operation.HISTORY:
             return service.history(authorization)
-        case Operation.DETAIL:
-            return service.detail(authorization, request.path_params["id"])
+        case Operation.STATUS:
+            return service.status(authorization, request.path_params["id"])
 
 
 def _is_in_process(request: Request) -> bool:

@@ -525,13 +525,24 @@ async def test_ctrl_c_leaves_the_message_in_doubt(sandbox: Sandbox) -> None:
 )
 async def test_sandbox_serves_until_a_signal(sent: signal.Signals, status: int, line: str) -> None:
     """The printed lines can be pasted into a shell, a client needs no more, and Ctrl-C or SIGTERM ends the sandbox."""
-    arguments = ("sandbox", "--port", "0", "--username", "me@example.com", "--password", "it's $HOME")
+    arguments = ("sandbox", "--port", "0", "--username", "me@example.com", "--password", "it's $HOME", "--token", "a$b")
     async with start(*arguments, env=environment()) as process:
-        printed = [await read_line(process.stdout) for _ in range(5)]
+        printed = [await read_line(process.stdout) for _ in range(10)]
         exports = dict(shlex.split(line)[1].split("=", 1) for line in printed if line.startswith("export "))
         assert exports.keys() == {"OCA_SMS_USERNAME", "OCA_SMS_PASSWORD", "OCA_SMS_BASE_URL"}
         assert exports["OCA_SMS_BASE_URL"] in printed[0]
         assert exports["OCA_SMS_BASE_URL"].replace("/api/v1", "/ ") in printed[0]  # the inbox
+        others = [shlex.split(line)[2:] for line in printed if line.startswith("# export ")]
+        assert [dict(it.split("=", 1) for it in words)["OCA_SMS_API"] for words in others] == [
+            "regular-v2",
+            "premium-v1",
+            "premium-v2",
+        ]
+        assert others[2][1:] == [
+            "OCA_SMS_TOKEN=a$b",
+            "OCA_SMS_SENDER_ID=Sandbox",
+            f"OCA_SMS_BASE_URL={exports['OCA_SMS_BASE_URL'].replace('/api/v1', '/sms/v2')}",
+        ]
         async with AsyncOcaSms.from_env(exports) as client:
             assert (await client.send(PHONE, TEXT)).status == "sent"
         await until(lambda: is_waiting(process.pid))
@@ -600,6 +611,8 @@ def test_sandbox_on_a_port_that_is_taken(oca: Oca, served: Sandbox) -> None:
         (("--port", "65536"), "--port must be <= 65535"),
         (("--username", "a:b"), "username must not be empty nor hold a colon"),
         (("--password", ""), "password must not be empty"),
+        (("--token", "a b"), "token must not be empty nor hold white space"),
+        (("--sender-id", ""), "sender_id must be a name"),
         (("--host", ""), "--host must be an address or a name"),
         (("--host", "münchen..x"), "--host must be an address or a name"),
         (("--latency", "soon"), "--latency cannot be read"),

@@ -287,7 +287,7 @@ def test_stop_by_the_quota(bulk: Bulk, served: Sandbox, tmp_path: Path) -> None:
     ("knobs", "reason"),
     [
         ({"expired": True}, "the account has expired (HTTP 401, code 51)"),
-        ({"password": "another"}, "the gateway refused the username or the password (HTTP 401, code 17)"),
+        ({"password": "another"}, "the gateway refused the credentials (HTTP 401, code 17)"),
     ],
 )
 def test_stop_by_the_account(

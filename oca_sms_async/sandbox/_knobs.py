@@ -7,6 +7,8 @@ from typing import Any, Final
 from oca_sms_async._phone import normalize_phone
 from oca_sms_async._wire import RegularV1
 
+_TOKEN: Final = re.compile(r"[!-~]+")
+
 Validator = Callable[[Any, Any, Any], None]
 
 
@@ -49,6 +51,10 @@ def at_least(least: int, of: str) -> Validator:
 USERNAME: Final = _require(lambda it: _is_possible(it, "-"), "not be empty nor hold a colon or a control character")
 PASSWORD: Final = _require(
     lambda it: _is_possible("-", it), "not be empty nor hold a control character, and UTF-8 must carry it"
+)
+TOKEN: Final = _require(lambda it: bool(_TOKEN.fullmatch(it)), "not be empty nor hold white space")
+SENDER_ID: Final = _require(
+    lambda it: _is_possible("-", it) and it.strip() == it, "be a name without white space round it"
 )
 PATTERN: Final = _require(_is_regular_expression, "be a regular expression, or None")
 DURATION: Final = _require(lambda it: it >= 0, "be 0 or more seconds")

@@ -336,6 +336,9 @@ async def practise() -> None:
     async with Sandbox(quota=10, rate_limit=25, faults={"reset": 0.1}, seed=7).serve(port=8080) as sandbox:
         assert_type(sandbox, Sandbox)
         assert_type((sandbox.base_url, sandbox.username, sandbox.password), tuple[str, str, str])
+        assert_type((sandbox.token, sandbox.sender_id, sandbox.url_of("premium-v2")), tuple[str, str, str])
+        assert_type(sandbox.environment("premium-v2"), dict[str, str])
+        assert_type((sandbox.inbox[0].api, sandbox.inbox[0].sender_id), tuple[str, str | None])
         assert_type(sandbox.inbox, Inbox)
         assert_type(sandbox.inbox[0], Message)
         assert_type(sandbox.inbox[1:], list[Message])

@@ -471,6 +471,19 @@ async def test_a_bulk_lets_interactive_messages_pass() -> None:
 
 
 @in_virtual_time
+async def test_a_bulk_waits_in_the_lane_that_lets_others_pass() -> None:
+    """Each message of a bulk asks the limiter for the bulk lane."""
+    lanes: list[Priority] = []
+
+    class Lanes(Unlimited):
+        async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+            lanes.append(priority)
+
+    await client_of(Gateway(), limiter=Lanes()).send_many(make_messages(3))
+    assert lanes == [Priority.BULK] * 3
+
+
+@in_virtual_time
 async def test_a_failed_message_keeps_no_frames_alive() -> None:
     """The errors of a large bulk are kept, and the requests that they came from are not."""
     report = await report_of(Wire([Plan(ends=(lambda: InvalidRequestError(406, 39),))]))
@@ -1278,8 +1291,8 @@ async def test_a_limiter_that_loses_its_server_fails_an_attempted_message() -> N
 @in_virtual_time
 async def test_a_gateway_that_hangs_stops_a_bulk() -> None:
     """As many time-outs in a row as messages at once stop the run, and each of them is in doubt."""
-    client = in_memory(Gateway(*[taken] * 2, *[silent] * 50), timeout=5)
-    report = await client.send_many(smses(40), concurrency=4)
+    client = client_of(Gateway(*[TAKEN] * 2, *[hang] * 50), timeout=5)
+    report = await client.send_many(make_messages(40), concurrency=4)
     assert isinstance(report.stopped_by, DeliveryUnknownError)
     assert len(report.sent) == 2
     assert len(report.unknown) == len(report.failed) <= 2 * 4
@@ -1289,9 +1302,9 @@ async def test_a_gateway_that_hangs_stops_a_bulk() -> None:
 @in_virtual_time
 async def test_an_answer_between_time_outs_is_no_outage() -> None:
     """A gateway that answers now and then is slow, and the run goes on."""
-    answers = [silent if number % 3 == 0 else taken for number in range(40)]
-    client = in_memory(Gateway(*answers), timeout=5)
-    report = await client.send_many(smses(40), concurrency=4)
+    answers = [hang if number % 3 == 0 else TAKEN for number in range(40)]
+    client = client_of(Gateway(*answers), timeout=5)
+    report = await client.send_many(make_messages(40), concurrency=4)
     assert report.stopped_by is None
     assert (len(report.sent), len(report.unknown)) == (26, 14)
 

@@ -264,6 +264,7 @@ def test_longest_msg_uid() -> None:
         ({"success": True}, ""),
         ({}, ""),
         ({"status": "sent", "msg_id": 1, "data": {"msg_uid": "other"}, "attempts": 7}, "sent"),
+        ({"status": "sent", "": {"msg_uid": "other"}}, "sent"),
         ({"status": "sent", "errors": []}, "sent"),
         ({"status": "sent", "errors": None}, "sent"),
     ],

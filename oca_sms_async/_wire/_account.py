@@ -22,7 +22,7 @@ def _raise_refused(authorization: str | ValueError) -> str:
 
 @frozen(init=False)
 class Account:
-    """Credentials for one API, and the sender of its messages where the API has one.
+    """Credentials for one API, and the sender of its messages if the API has one.
 
     Of the credentials it keeps only the header's value, which is in no repr and in no pickle. A copy is the value
     itself, because it is frozen.

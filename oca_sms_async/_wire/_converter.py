@@ -156,7 +156,7 @@ def _read_optional_text(value: Any, _: Any = None) -> str | None:
 
 
 def _read_date(value: Any, _: Any = None) -> datetime | None:
-    """Return an aware date, or None if it cannot be read.
+    """Return an aware date, or `None` if it cannot be read.
 
     Day and month come with or without their zeros. A date without a zone is UTC.
     """

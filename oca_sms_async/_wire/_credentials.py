@@ -37,7 +37,7 @@ def bearer(token: str) -> str | ValueError:
     """
     if not isinstance(token, str):
         return ValueError("token must be a str")
-    bare = _BEARER.sub("", token.strip(_ROUND), count=1).strip(_ROUND)
+    bare = _BEARER.sub("", token.strip(_ROUND)).strip(_ROUND)
     if not _TOKEN.fullmatch(bare):
         return ValueError("token must be one word of printable ASCII, such as the dashboard's file holds")
     return f"Bearer {bare}"

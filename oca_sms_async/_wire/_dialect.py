@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 class Dialect:
     """The addresses, codes and fields of one API.
 
-    Paths are below `base_url`; the id follows `status_path`. `history_path` is None where there is no history.
+    Paths are below `base_url`; the id follows `status_path`. `history_path` is `None` where there is no history.
     """
 
     name: str

@@ -43,13 +43,15 @@ class CallState:
     Doubt begins when a request starts. Only an error that proves the opposite takes it back; a cancellation, a Ctrl-C
     or an exception from elsewhere proves nothing. `before_first_send` is awaited once, after the first token and
     before the first byte. `on_error` hears each attempt's error as it comes. `sends` is False for a call that only
-    asks. `attempts` counts the requests that were started.
+    asks. `attempts` counts the requests that were started, and
+    `waited` adds up the seconds that they waited for their slots and tokens.
     """
 
     before_first_send: Callable[[], Awaitable[None]] = _go_on
     on_error: Callable[[OcaSmsError], None] = _ignore
     sends: bool = True
     attempts: int = 0
+    waited: float = 0.0
     in_flight: bool = False
     last_error: OcaSmsError | None = None
     is_cut: bool = False

@@ -119,11 +119,15 @@ class Dispatcher:
         The slot comes before the token. A request that waited for a connection after its token would start late, and
         a stall of the gateway would end in a burst above the limit.
         """
-        outer = sys.exception()
+        outer, clock = sys.exception(), asyncio.get_running_loop().time
         self.counts.under_way += 1
+        since = clock()
         try:
             async with self._slots.held(options.priority, options.until):
-                await self._token(options)
+                try:
+                    await self._token(options)
+                finally:
+                    call.waited += clock() - since
                 reply = await self._exchange(request, options, call)
         except TimeoutError as refusal:  # of a slot or a limiter; exchange raises errors of ours alone
             if isinstance(refusal, OcaSmsError):

@@ -53,6 +53,7 @@ from oca_sms_async import (
     RegularV2,
     RetryPolicy,
     Segments,
+    SendEvent,
     SendReceipt,
     Sent,
     Skipped,
@@ -188,6 +189,13 @@ def messages() -> Iterator[Sms]:
 async def messages_in_time() -> AsyncIterator[Sms]:
     """Yield messages as they come."""
     yield Sms(PHONE, TEXT)
+
+
+def observe(event: SendEvent) -> None:
+    """Observe a send."""
+    assert_type((event.sent, event.error, event.may_have_been_sent), tuple[bool, OcaSmsError | None, bool])
+    assert_type((event.attempts, event.priority, event.waited, event.took), tuple[int, Priority, float, float])
+    AsyncOcaSms("user", "secret", observer=observe)
 
 
 async def send_them(client: AsyncOcaSms, path: Path) -> None:

@@ -1,6 +1,6 @@
 """Plain English: docstrings, comments and documents have short sentences and few clause heads.
 
-Many readers are not native speakers, and some read at night. A clause that begins with «what» or «whoever» hides the
+Many readers are not native speakers, and some read at night. A clause that begins with `what` or `whoever` hides the
 subject of its sentence.
 """
 

@@ -49,7 +49,7 @@ def now() -> float:
 
 
 def run(main: Coroutine[Any, Any, _T], *, start: float = 1000.0) -> _T:
-    """Run a coroutine to its end in a new loop whose clock begins at `start`."""
+    """Run a coroutine to its end in a new loop with its clock at `start`."""
     with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(start)) as runner:
         return runner.run(main)
 

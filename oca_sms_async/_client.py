@@ -13,7 +13,7 @@ import httpx
 from oca_sms_async._bulk import BulkRun
 from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._dispatch import Dispatcher
-from oca_sms_async._errors import NotFoundError, UnsupportedError
+from oca_sms_async._errors import UnsupportedError
 from oca_sms_async._journal import Journal, JournalRun
 from oca_sms_async._limiter import RateLimiter, TokenBucket
 from oca_sms_async._log import log
@@ -22,6 +22,7 @@ from oca_sms_async._models import SendReceipt, Sms, SmsRecord
 from oca_sms_async._options import ClientOptions, EnvironmentOptions, options_from
 from oca_sms_async._outcomes import BulkReport, ReconcileReport
 from oca_sms_async._phone import check_region
+from oca_sms_async._polling import poll
 from oca_sms_async._reconcile import earliest, reconcile
 from oca_sms_async._retry import RetryPolicy
 from oca_sms_async._settings import ENVIRONMENT, Environment, check_base_url, positive_seconds
@@ -150,7 +151,7 @@ class AsyncOcaSms:
         msg_uid: str,
         statuses: Collection[str],
         *,
-        timeout: float = 60.0,  # noqa: ASYNC109 - asking in between is this method's work
+        timeout: float = 60.0,  # noqa: ASYNC109 - the contract's own
         interval: float = 2.0,
     ) -> SmsRecord:
         """Ask every `interval` seconds until the status is one of `statuses`, and return the record.
@@ -159,26 +160,7 @@ class AsyncOcaSms:
         errors as those of `status`, `ValueError` also for no status or a duration not above 0, `TypeError` for
         `statuses` in one str.
         """
-        if isinstance(statuses, str):
-            raise TypeError("statuses must be a collection of words, such as {'sent'}, not one str")
-        if not statuses:
-            raise ValueError("statuses must hold at least one word")
-        positive_seconds("interval", interval)
-        try:
-            async with asyncio.timeout(positive_seconds("timeout", timeout)) as bound:
-                while True:
-                    try:
-                        record = await self.status(msg_uid)
-                    except NotFoundError:
-                        pass  # the gateway may lag behind its own receipt
-                    else:
-                        if record.status in statuses:
-                            return record
-                    await asyncio.sleep(interval)
-        except TimeoutError:
-            if not bound.expired():
-                raise
-            raise TimeoutError(f"the message reached none of the statuses within {timeout} seconds") from None
+        return await poll(partial(self.status, msg_uid), statuses, seconds=timeout, interval=interval)
 
     async def find_in_history(self, sms: Sms, *, since: datetime) -> SmsRecord | None:
         """Return the earliest record of this number and text made since then; None is no proof that it was not sent.

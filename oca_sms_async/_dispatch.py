@@ -160,6 +160,7 @@ class Dispatcher:
             await call.before_first_send()
         elif call.is_cut and call.last_error is not None:
             raise call.last_error  # cut while it waited in a limiter that does not let itself be cancelled
+        await self._start(options)
         self.check_open()
         if options.deadline is not None and asyncio.get_running_loop().time() >= options.deadline:
             raise ExpiredError("the message expired before its request was started")
@@ -178,6 +179,12 @@ class Dispatcher:
         finally:
             call.left_wire()
             self.counts.in_flight -= 1
+
+    async def _start(self, options: CallOptions) -> None:
+        """Take another token where a stall since the last one has made the request late, if the limiter knows."""
+        start = getattr(self._limiter, "start", None)
+        while start is not None and not await start():
+            await self._token(options)
 
     def _pause(self, refusal: ApiError) -> None:
         """Let nothing through for a while after a refusal by the rate limit; the refusal counts more than a limiter

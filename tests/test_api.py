@@ -322,7 +322,7 @@ def test_each_raised_error_is_documented(name: str) -> None:
 # The cost of an import
 
 
-# These belong to extras, except cattrs, which is imported with the first client.
+# These belong to extras, except cattrs, which is imported with the first API value.
 WAITS = ["aiohttp", "cattrs", "cyclopts", "httpx_aiohttp", "redis", "rich", "starlette", "uvicorn"]
 
 

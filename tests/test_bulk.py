@@ -107,9 +107,7 @@ class Wire:
         try:
             if plan.refused is not None:
                 raise self._end(number, plan.refused())
-            return await retry(
-                lambda: self._attempt(number, plan, call), policy=self.policy, options=OPTIONS, call=call
-            )
+            return await retry(lambda: self._attempt(number, plan, call), asyncio.sleep, self.policy, OPTIONS, call)
         except asyncio.CancelledError:
             if self.log[-1:] != [("cut", number)]:
                 self.log.append(("idle", number))
@@ -470,6 +468,19 @@ async def test_a_bulk_lets_interactive_messages_pass() -> None:
 
     await client_of(Gateway(), limiter=Noting()).send_many(make_messages(3))
     assert priorities == [Priority.BULK] * 3
+
+
+@in_virtual_time
+async def test_a_bulk_waits_in_the_lane_that_lets_others_pass() -> None:
+    """Each message of a bulk asks the limiter for the bulk lane."""
+    lanes: list[Priority] = []
+
+    class Lanes(Unlimited):
+        async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+            lanes.append(priority)
+
+    await client_of(Gateway(), limiter=Lanes()).send_many(make_messages(3))
+    assert lanes == [Priority.BULK] * 3
 
 
 @in_virtual_time
@@ -1275,6 +1286,27 @@ async def test_a_limiter_that_loses_its_server_fails_an_attempted_message() -> N
     assert isinstance(failed, Failed)
     assert failed.error is report.stopped_by
     assert (failed.error.attempts, failed.error.may_have_been_sent) == (1, True)
+
+
+@in_virtual_time
+async def test_a_gateway_that_hangs_stops_a_bulk() -> None:
+    """As many time-outs in a row as messages at once stop the run, and each of them is in doubt."""
+    client = client_of(Gateway(*[TAKEN] * 2, *[hang] * 50), timeout=5)
+    report = await client.send_many(make_messages(40), concurrency=4)
+    assert isinstance(report.stopped_by, DeliveryUnknownError)
+    assert len(report.sent) == 2
+    assert len(report.unknown) == len(report.failed) <= 2 * 4
+    assert len(report.outcomes) < 40
+
+
+@in_virtual_time
+async def test_an_answer_between_time_outs_is_no_outage() -> None:
+    """A gateway that answers now and then is slow, and the run goes on."""
+    answers = [hang if number % 3 == 0 else TAKEN for number in range(40)]
+    client = client_of(Gateway(*answers), timeout=5)
+    report = await client.send_many(make_messages(40), concurrency=4)
+    assert report.stopped_by is None
+    assert (len(report.sent), len(report.unknown)) == (26, 14)
 
 
 @in_virtual_time

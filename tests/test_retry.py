@@ -62,6 +62,7 @@ from oca_sms_async import (
     _dispatch,
 )
 from oca_sms_async._call import CallOptions, CallState
+from oca_sms_async._deadline import Deadline
 from oca_sms_async._retry import retry
 from oca_sms_async._wire import RegularV1
 
@@ -94,14 +95,14 @@ def try_call(
     policy: RetryPolicy,
     call: CallState | None = None,
     *,
-    deadline: float | None = None,
+    deadline: float = math.inf,
 ) -> tuple[object, Attempts]:
     """Return the receipt or the very error of a call with these attempts, and its attempts."""
-    attempts = Attempts(list(script), call or CallState(), evolve(OPTIONS, deadline=deadline))
+    attempts = Attempts(list(script), call or CallState(), evolve(OPTIONS, deadline=Deadline(deadline, math.inf)))
 
     async def main() -> object:
         try:
-            return await retry(attempts, policy=policy, options=attempts.options, call=attempts.call)
+            return await retry(attempts, asyncio.sleep, policy, attempts.options, attempts.call)
         except BaseException as error:  # noqa: BLE001 - the caller asks for any error
             return error
 
@@ -369,7 +370,7 @@ def test_no_attempt_follows_the_last_one(monkeypatch: pytest.MonkeyPatch) -> Non
     async def main() -> None:
         begin = now()
         with pytest.raises(InternalError) as caught:
-            await retry(attempts, policy=RetryPolicy(), options=OPTIONS, call=call)
+            await retry(attempts, asyncio.sleep, RetryPolicy(), OPTIONS, call)
         assert caught.value is error
         assert now() - begin == pytest.approx(0.5)  # the one wait before the second attempt
 
@@ -392,7 +393,7 @@ async def test_concurrent_calls_keep_their_errors_apart() -> None:
             return number, await attempts()
 
         try:
-            outcome: object = await retry(attempt, policy=RetryPolicy(), options=OPTIONS, call=attempts.call)
+            outcome: object = await retry(attempt, asyncio.sleep, RetryPolicy(), OPTIONS, attempts.call)
         except InternalError as error:
             outcome = error
         if number % 3:
@@ -423,7 +424,7 @@ def test_a_cancelled_call_is_not_tried_again(
 
     async def main() -> None:
         begin = now()
-        task = asyncio.ensure_future(retry(attempt, policy=policy, options=OPTIONS, call=call))
+        task = asyncio.ensure_future(retry(attempt, asyncio.sleep, policy, OPTIONS, call))
         await asyncio.sleep(moment)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -455,11 +456,11 @@ def test_an_expired_back_off_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
 
     async def main() -> None:
-        options = evolve(OPTIONS, deadline=now() + 0.4)
+        options = evolve(OPTIONS, deadline=Deadline(now() + 0.4, math.inf))
         attempts = Attempts([ConnectionFailedError()], CallState(), options)
         begin = now()
         with pytest.raises(ExpiredError) as caught:
-            await retry(attempts, policy=RetryPolicy(retry_unsent=True), options=options, call=attempts.call)
+            await retry(attempts, asyncio.sleep, RetryPolicy(retry_unsent=True), options, attempts.call)
         assert now() == begin
         assert isinstance(caught.value.__cause__, ConnectionFailedError)
         assert not caught.value.may_have_been_sent

@@ -1,6 +1,7 @@
 """Requests start within the limit, even where a stall lies between the token and the first byte."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 import httpx
@@ -11,6 +12,7 @@ from virtual_time import in_virtual_time, run
 
 from oca_sms_async import AsyncOcaSms, ExpiredError, Priority, TokenBucket
 from oca_sms_async._call import CallOptions, CallState
+from oca_sms_async._deadline import Deadline
 from oca_sms_async._limiter import LATE, StartGate
 
 PHONE, TEXT = "+6281234567890", "Acme: 482913 is your code"
@@ -42,9 +44,9 @@ class Starts:
         http_client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
         self.client = AsyncOcaSms("user@example.com", "secret", limiter=limiter, http_client=http_client)
 
-    async def send(self, deadline: float | None = None) -> None:
+    async def send(self, deadline: float = math.inf) -> None:
         """Send one message by way of the stall."""
-        options = CallOptions(Priority.BULK, seconds=10.0, deadline=deadline)
+        options = CallOptions(Priority.BULK, seconds=10.0, deadline=Deadline(deadline, math.inf))
         request = self.client._api.send(PHONE, TEXT)
         await self.client._dispatcher.request(request, options, CallState(self._stall))
 

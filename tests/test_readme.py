@@ -1,6 +1,7 @@
-"""The README is true: its Python blocks run, and its table of errors is complete."""
+"""The README and CONTRIBUTING are true: blocks of Python run, and tables are complete."""
 
 import asyncio
+import pkgutil
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from oca_sms_async import OcaSmsError
 from oca_sms_async.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
@@ -54,6 +56,12 @@ def test_the_error_table_names_every_error() -> None:
     table = set(re.findall(r"`(\w+Error)`", rows)) - {"ValueError", "TimeoutError", "RuntimeError"}
     exported = {name for name in oca_sms_async.__all__ if name.endswith("Error") and name != "FieldError"}
     assert table == exported - {OcaSmsError.__name__}
+
+
+def test_the_map_has_every_room() -> None:
+    """Each module and package below `oca_sms_async` has a row of its own in CONTRIBUTING's map."""
+    rooms = set(re.findall(r"^\|[^|]*\| `(\w+)/?` \|", CONTRIBUTING, re.MULTILINE))
+    assert rooms == {module.name for module in pkgutil.iter_modules(oca_sms_async.__path__)}
 
 
 def test_the_readme_opens_with_the_two_commands_and_fits() -> None:

@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next timer instead of waiting for it, for tests without sockets."""
+"""An event loop with a clock that jumps to the next timer instead of waiting for it, for tests without sockets."""
 
 import asyncio
 import functools

@@ -19,7 +19,7 @@ try:
     import aiohttp
     from httpx_aiohttp import AiohttpTransport
 
-    from oca_sms_async._aiohttp_internals import TRACE, open_session
+    from oca_sms_async._aiohttp_internals import STEPS, Steps, open_session
 except ModuleNotFoundError as missing:
     raise ImportError('The aiohttp transport needs its extra: pip install "oca-sms-async[aiohttp]"') from missing
 
@@ -129,12 +129,17 @@ class _Transport(AiohttpTransport, ExactConnectErrors):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self._loop is not (loop := asyncio.get_running_loop()):  # a session lives and dies with its loop
             self._loop, self.client = loop, open_session(self.ssl_context, keepalive=KEEPALIVE)
-        TRACE.set(request.extensions.get("trace"))  # this task sends one request at a time
+        steps = Steps(request.extensions.get("trace"))
+        STEPS.set(steps)  # this task sends one request at a time
         self.proxy = self._choose(request.url)  # read at once below, before another task can set it
         try:
             response = await super().handle_async_request(request)
-        except Exception as error:  # noqa: BLE001 - no exception of aiohttp's may come out
-            mapped = _map(error, request)
+        except Exception as error:
+            if error is steps.interruption:
+                raise
+            mapped = _map(error, request)  # no exception of aiohttp's may come out
+            if steps.failure is not None:  # the trace heard aiohttp's, and would not know this one
+                await steps.report("connection.connect_tcp.failed", exception=mapped)
         else:
             response.stream = _Stream(cast(httpx.AsyncByteStream, response.stream), request)
             return response

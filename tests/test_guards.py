@@ -102,7 +102,7 @@ async def test_without_a_guard_no_connection_of_aiohttp_serves_twice(
         assert await connections_of_three_sends(None, http_client=lent) == 1
     assert lost_guards(caplog) == []
     room = without(name, _aiohttp_internals)
-    for kept in ("open_session", "TRACE"):
+    for kept in ("open_session", "STEPS", "Steps"):
         monkeypatch.setattr(oca_sms_async.aiohttp, kept, room[kept])
     async with aiohttp_client() as lent:
         assert await connections_of_three_sends(None, http_client=lent) == 3

@@ -20,6 +20,8 @@ from oca_sms_async._scrub import chain, scrub
 from oca_sms_async._trace import Gate, Trace
 
 _PROOF: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+# OpenSSL's words for an answer that is no TLS; the last one is that of OpenSSL 3.2 and later.
+_NO_TLS: Final = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 
 
 class Reply(NamedTuple):
@@ -152,19 +154,30 @@ class _Verdict:
 
 
 def _reason(error: Exception) -> str:
-    for link in chain(error):
-        match link:
-            case ssl.SSLCertVerificationError():
-                return f"the certificate is not trusted ({link.verify_message})"
-            case ssl.SSLError():
-                return "the TLS handshake failed"
-            case socket.gaierror():
-                return "the host's name was not found"
-            case TimeoutError() | httpx.TimeoutException():
-                return "it took too long"
-            case OSError(errno=int(number)):
-                return os.strerror(number)
-    return type(error).__name__
+    """Return why there was no connection, in words of ours or of the system."""
+    return next((reason for link in chain(error) if (reason := _describe(link))), type(error).__name__)
+
+
+def _describe(error: BaseException) -> str | None:
+    reason: str | None = None
+    match error:
+        case ssl.SSLCertVerificationError():
+            reason = f"the certificate is not trusted ({error.verify_message})"
+        case ssl.SSLError(reason=code) if code in _NO_TLS:
+            reason = "the other side does not speak TLS: is it an http port, or an http proxy given as https?"
+        case ssl.SSLError():
+            reason = "the TLS handshake failed"
+        case socket.gaierror(errno=socket.EAI_AGAIN):
+            reason = "the name server did not answer"
+        case socket.gaierror():
+            reason = "the host's name was not found"
+        case httpx.ProxyError():
+            reason = "the proxy refused"
+        case TimeoutError() | httpx.TimeoutException():
+            reason = "it took too long"
+        case OSError(errno=int(number)):
+            reason = os.strerror(number)
+    return reason
 
 
 async def _read(response: httpx.Response, limit: int) -> bytes | None:

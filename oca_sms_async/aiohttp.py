@@ -13,7 +13,9 @@ from typing import Any, cast
 import httpx
 
 from oca_sms_async._connections import KEEPALIVE, ExactConnectErrors
+from oca_sms_async._httpx_internals import is_patched
 from oca_sms_async._proxies import EnvironmentProxies
+from oca_sms_async._tls import tls_context
 
 try:
     import aiohttp
@@ -41,20 +43,20 @@ def aiohttp_client(
     Certificates and proxies come from the environment as with httpx. There is no time-out unless you give `timeout`,
     and no limit on connections: `AsyncOcaSms` bounds both.
 
-    A request of `AsyncOcaSms` goes straight to aiohttp unless the client has event hooks or mounts. So respx,
-    pytest-httpx and vcrpy do not see it, and a test that uses one of them would send for real. Test against the
-    sandbox, or lend `httpx.AsyncClient(transport=httpx.MockTransport(…))` instead. Sentry and other tools that patch
-    `httpx.AsyncClient` do not see it either; event hooks do.
+    The requests do not pass through httpx's own transport. So pytest-httpx, vcrpy and respx in its default mode do not
+    see them, and a test that uses one of these would send for real. Test against the sandbox instead, or lend
+    `httpx.AsyncClient(transport=httpx.MockTransport(…))`. Event hooks, mounts, Sentry, ddtrace and respx with
+    `using="httpx"` see each request; without any of them it goes straight to aiohttp.
 
     `ValueError` for a proxy that aiohttp cannot use. `TypeError` for `cert`, `limits`, `http1` and `http2`, which would
-    have no effect.
+    have no effect. `OSError` for certificates of the environment that cannot be read.
     """
     if unknown := {"cert", "limits", "http1", "http2"} & options.keys():
         raise TypeError(
             f"aiohttp_client takes no {min(unknown)}: a certificate belongs into the SSLContext given as verify, the "
             "slots of AsyncOcaSms bound the connections, and they speak HTTP/1.1"
         )
-    context = httpx.create_ssl_context(verify=verify, trust_env=trust_env)
+    context = tls_context(verify, trust_env=trust_env)
     defaults: dict[str, Any] = {
         "timeout": None,
         "transport": _Transport(context, _chooser(proxy, trust_env=trust_env)),
@@ -109,7 +111,7 @@ class _Client(httpx.AsyncClient):
     ) -> httpx.Response:
         """Send a request as it is."""
         plain = stream and auth is None and follow_redirects is False
-        if self._direct is None or not plain or self.is_closed or any(self.event_hooks.values()):
+        if self._direct is None or not plain or self.is_closed or any(self.event_hooks.values()) or is_patched():
             return await super().send(request, stream=stream, auth=auth, follow_redirects=follow_redirects)
         request.extensions.setdefault("timeout", self.timeout.as_dict())
         return await self._direct.handle_async_request(request)
@@ -174,6 +176,8 @@ def _map(error: Exception, request: httpx.Request) -> httpx.TransportError:
     kind: type[httpx.TransportError] = httpx.ReadError
     if isinstance(origin, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         kind = httpx.ConnectError
+    elif isinstance(origin, aiohttp.ClientHttpProxyError):
+        kind = httpx.ProxyError
     elif isinstance(origin, TimeoutError):
         kind = httpx.ReadTimeout
     mapped = kind(type(origin).__name__, request=request)

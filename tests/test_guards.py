@@ -109,6 +109,26 @@ async def test_without_a_guard_no_connection_of_aiohttp_serves_twice(
     assert lost_guards(caplog) == [guard]
 
 
+@pytest.mark.parametrize("name", ["_transport_for_url", "_send_single_request"])
+async def test_without_a_look_at_patches_each_request_goes_through_httpx(
+    name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tool that replaces a method of the client sees it, at the price of some speed."""
+    seen = list[httpx.URL]()
+
+    def see(client: httpx.AsyncClient, url: httpx.URL) -> httpx.AsyncBaseTransport:
+        seen.append(url)
+        return look_up(client, url)
+
+    look_up = httpx.AsyncClient._transport_for_url
+    monkeypatch.setattr(oca_sms_async.aiohttp, "is_patched", without(name, _httpx_internals)["is_patched"])
+    monkeypatch.setattr(httpx.AsyncClient, "_transport_for_url", see)
+    async with aiohttp_client() as lent:
+        await connections_of_three_sends(None, http_client=lent)
+    assert len(seen) == 3
+    assert lost_guards(caplog) == ["patches of httpx"]
+
+
 class Exact(ExactConnectErrors):
     """Raises «no connection was free», for which there is no trace."""
 

@@ -1,6 +1,8 @@
 """Requests over real sockets: each kind of trouble ends in its own error and does not harm the next request."""
 
 import asyncio
+import errno
+import functools
 import gc
 import gzip
 import json
@@ -142,6 +144,57 @@ async def test_no_connection_is_proof_that_nothing_was_sent(base_url: str, reaso
         assert (caught.value.may_have_been_sent, caught.value.attempts) == (False, 1)
 
 
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(socket.EAI_AGAIN, "name server did not answer"), (socket.EAI_NONAME, "name was not found")],
+)
+async def test_a_name_server_in_trouble_is_not_an_unknown_host(
+    number: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EAI_AGAIN may pass by itself, a wrong host in the configuration does not."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(number, "the system's words")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    async with client_of("https://sms.example") as client:
+        with pytest.raises(ConnectionFailedError, match=reason):
+            await client.send(PHONE, TEXT)
+
+
+async def test_https_to_an_http_port_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is no TLS. The gateway's port or the proxy's scheme is wrong, not a certificate."""
+    async with RawGateway(on_connect=says(HTML)).serve() as gateway:
+        async with client_of(f"https://localhost:{gateway.port}") as client:
+            with pytest.raises(ConnectionFailedError, match="does not speak TLS"):
+                await client.send(PHONE, TEXT)
+        monkeypatch.setenv("HTTPS_PROXY", f"https://localhost:{gateway.port}")
+        async with client_of("https://sms.example") as client:
+            with pytest.raises(ConnectionFailedError, match="does not speak TLS"):
+                await client.send(PHONE, TEXT)
+
+
+@pytest.mark.parametrize(
+    ("variable", "reason"),
+    [
+        ("SSL_CERT_FILE", "the certificates that SSL_CERT_FILE names cannot be read: No such file"),
+        ("SSLKEYLOGFILE", "the file that SSLKEYLOGFILE names cannot be written: No such file"),
+    ],
+)
+def test_a_tls_variable_that_cannot_be_used_is_named(
+    variable: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client cannot be made, and the error names the variable that is to blame."""
+    monkeypatch.setenv(variable, "/nowhere/marker")
+    with pytest.raises(OSError, match=reason) as caught:
+        client_of("https://sms.example")
+    assert caught.value.errno == errno.ENOENT
+    monkeypatch.setattr(httpx, "create_ssl_context", functools.partial(raise_one, OSError(errno.EMFILE, "too many")))
+    monkeypatch.delenv(variable)
+    with pytest.raises(OSError, match="too many"):
+        client_of("https://sms.example")
+
+
 async def test_only_on_request_is_a_failed_connection_tried_again() -> None:
     """With `retry_unsent` the policy's attempts are made, without it one."""
     url = f"http://localhost:{free_port()}"
@@ -158,7 +211,7 @@ class CallerError(Exception):
     response = "an answer of 12345678 bytes"
 
 
-def fail(error: Exception) -> None:
+def raise_one(error: Exception, **_: object) -> None:
     """Raise this."""
     raise error
 
@@ -171,7 +224,7 @@ async def test_the_exception_that_the_caller_handles_stays_as_it_is(behaviour: B
         url = gateway.base_url if behaviour else f"http://localhost:{free_port()}"
         async with client_of(url) as client:
             try:
-                fail(own)
+                raise_one(own)
             except CallerError:
                 own.response = "kept"
                 with pytest.raises(OcaSmsError):
@@ -251,7 +304,7 @@ async def test_a_proxy_that_makes_no_tunnel_is_proof(status: str, monkeypatch: p
     async with RawGateway(on_connect=refuse).serve() as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://localhost:{proxy.port}")
         async with client_of("https://sms.example/api/v1") as client:
-            with pytest.raises(ConnectionFailedError) as caught:
+            with pytest.raises(ConnectionFailedError, match="the proxy refused") as caught:
                 await client.send(PHONE, TEXT)
     assert not caught.value.may_have_been_sent
 

@@ -12,16 +12,18 @@ import httpx
 
 from oca_sms_async._bulk import BulkRun
 from oca_sms_async._call import CallOptions, CallState
+from oca_sms_async._deadline import Deadline, find_deadline
 from oca_sms_async._dispatch import Dispatcher
-from oca_sms_async._errors import NotFoundError, UnsupportedError
+from oca_sms_async._errors import UnsupportedError
 from oca_sms_async._journal import Journal, JournalRun
 from oca_sms_async._limiter import RateLimiter, TokenBucket
 from oca_sms_async._log import log
-from oca_sms_async._messages import check_number, check_text, deadline_at, deadline_in
+from oca_sms_async._messages import check_number, check_text
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
 from oca_sms_async._options import ClientOptions, EnvironmentOptions, options_from
 from oca_sms_async._outcomes import BulkReport, ReconcileReport
 from oca_sms_async._phone import check_region
+from oca_sms_async._polling import poll
 from oca_sms_async._reconcile import earliest, reconcile
 from oca_sms_async._retry import RetryPolicy
 from oca_sms_async._settings import ENVIRONMENT, Environment, check_base_url, positive_seconds
@@ -124,7 +126,9 @@ class AsyncOcaSms:
         that does not exist is a `ValueError`.
         """
         self._dispatcher.check_open()
-        return await self._send(phone, message, CallState(), Priority(priority), partial(deadline_in, expires_in))
+        return await self._send(
+            phone, message, CallState(), Priority(priority), partial(find_deadline, expires_in=expires_in)
+        )
 
     async def history(self, *, timeout: float = 60.0) -> list[SmsRecord]:  # noqa: ASYNC109 - of one attempt, as the client's
         """Return all that the gateway keeps, in its order; an `OcaSmsError` if that does not come. `timeout` is in
@@ -150,7 +154,7 @@ class AsyncOcaSms:
         msg_uid: str,
         statuses: Collection[str],
         *,
-        timeout: float = 60.0,  # noqa: ASYNC109 - asking in between is this method's work
+        timeout: float = 60.0,  # noqa: ASYNC109 - the contract's own
         interval: float = 2.0,
     ) -> SmsRecord:
         """Ask every `interval` seconds until the status is one of `statuses`, and return the record.
@@ -159,26 +163,7 @@ class AsyncOcaSms:
         errors as those of `status`, `ValueError` also for no status or a duration not above 0, `TypeError` for
         `statuses` in one str.
         """
-        if isinstance(statuses, str):
-            raise TypeError("statuses must be a collection of words, such as {'sent'}, not one str")
-        if not statuses:
-            raise ValueError("statuses must hold at least one word")
-        positive_seconds("interval", interval)
-        try:
-            async with asyncio.timeout(positive_seconds("timeout", timeout)) as bound:
-                while True:
-                    try:
-                        record = await self.status(msg_uid)
-                    except NotFoundError:
-                        pass  # the gateway may lag behind its own receipt
-                    else:
-                        if record.status in statuses:
-                            return record
-                    await asyncio.sleep(interval)
-        except TimeoutError:
-            if not bound.expired():
-                raise
-            raise TimeoutError(f"the message reached none of the statuses within {timeout} seconds") from None
+        return await poll(partial(self.status, msg_uid), statuses, seconds=timeout, interval=interval)
 
     async def find_in_history(self, sms: Sms, *, since: datetime) -> SmsRecord | None:
         """Return the earliest record of this number and text made since then; None is no proof that it was not sent.
@@ -204,12 +189,14 @@ class AsyncOcaSms:
         they come.
 
         `concurrency` messages are under way at once, in the lane that lets interactive ones pass. At most twice as
-        many are pulled from `messages` whose outcome was not taken. Each pulled message has exactly one outcome. The
-        run stops by itself when the account is refused, a shared limiter or the journal is gone, or no connection
-        comes about: then `run.stopped_by` is the error, and what the run had not started is `Skipped`. Leaving the
-        block waits for the requests on the wire and starts nothing new; leaving it by an exception cancels them.
-        `ValueError` for a `concurrency` below 1, `TypeError` for `messages` that cannot be iterated over. An
-        exception of `messages` itself comes after the outcomes of all that was pulled.
+        many are pulled from `messages` whose outcome was not taken. Each pulled message has exactly one outcome.
+
+        The run stops by itself when the account is refused, a shared limiter or the journal is gone, no connection
+        comes about, or `concurrency` messages in a row get no answer in time. Then `run.stopped_by` is the error, and
+        messages that the run had not started are `Skipped`. Leaving the block waits for the requests on the wire and
+        starts nothing new; leaving it by an exception cancels them. `ValueError` for a `concurrency` below 1,
+        `TypeError` for `messages` that cannot be iterated over. An exception of `messages` itself comes after the
+        outcomes of all that was pulled.
 
         With a `journal`, a message that an earlier run sent is `Skipped` with its receipt. One that it left in doubt
         is `Failed` with a `DeliveryUnknownError`, or sent again if `resend_unknown`. A message is identified by its
@@ -255,7 +242,9 @@ class AsyncOcaSms:
         return None
 
     async def _send_sms(self, sms: Sms, call: CallState) -> SendReceipt:
-        return await self._send(sms.phone, sms.message, call, Priority.BULK, partial(deadline_at, sms.expires_at))
+        return await self._send(
+            sms.phone, sms.message, call, Priority.BULK, partial(find_deadline, expires_at=sms.expires_at)
+        )
 
     async def _send(
         self,
@@ -263,7 +252,7 @@ class AsyncOcaSms:
         message: str,
         call: CallState,
         priority: Priority,
-        deadline: Callable[[], float | None],
+        deadline: Callable[[], Deadline | None],
     ) -> SendReceipt:
         """Send one message; every send begins and ends here."""
         number: str | None = None

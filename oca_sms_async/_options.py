@@ -29,6 +29,8 @@ class EnvironmentOptions(ClientOptions, total=False):
     api: Api
     username: str
     password: str
+    token: str
+    sender_id: str
 
 
 def options_from(environ: Environment, options: Mapping[str, Any]) -> dict[str, Any]:

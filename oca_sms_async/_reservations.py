@@ -6,7 +6,15 @@ import math
 from typing import Final, Protocol
 
 from oca_sms_async._errors import LimiterUnavailableError
-from oca_sms_async._limiter import ROUNDING, BucketState, LimiterStatistics, RateLimiter, check_bucket, check_pause
+from oca_sms_async._limiter import (
+    ROUNDING,
+    BucketState,
+    LimiterStatistics,
+    RateLimiter,
+    StartGate,
+    check_bucket,
+    check_pause,
+)
 from oca_sms_async._log import log
 from oca_sms_async._scrub import scrub
 from oca_sms_async._settings import positive_seconds
@@ -64,6 +72,7 @@ class ReservedTokenBucket:
         # A reservation may be used at its time. After a stall several are late, and go one after the other.
         self._state = BucketState(rate=rate * ROUNDING, capacity=capacity, tokens=capacity)
         self._queue = PriorityWaitQueue(self._take, self._ready_at)
+        self._gate = StartGate(rate, capacity)
         self._reserved = list[float]()  # times of the loop, in order
         self._asking = set[asyncio.Task[tuple[bool, float]]]()
         self._away_until: float | None = None
@@ -90,6 +99,10 @@ class ReservedTokenBucket:
                 await self._wait(now, priority, deadline)
             except LimiterUnavailableError:
                 await self._fallback.acquire(priority=priority, deadline=deadline)
+
+    async def start(self) -> bool:
+        """Return True when a request with a token may start; False if it is too late and needs another token."""
+        return await self._gate.start()
 
     def pause(self, seconds: float) -> None:
         """Let no request through for so many seconds.

@@ -3,13 +3,20 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import tenacity
 from attrs import Attribute, field, frozen
 
 from oca_sms_async._call import CallOptions, CallState
-from oca_sms_async._errors import ConnectionFailedError, ExpiredError, InternalError, OcaSmsError, RateLimitedError
+from oca_sms_async._errors import (
+    ClientClosedError,
+    ConnectionFailedError,
+    ExpiredError,
+    InternalError,
+    OcaSmsError,
+    RateLimitedError,
+)
 from oca_sms_async._log import log
 from oca_sms_async._settings import is_finite
 
@@ -43,6 +50,8 @@ class RetryPolicy:
 
     def _repeats(self, error: BaseException) -> bool:
         """Decide about the error of one attempt, before the attempts before it change its answer."""
+        if isinstance(error, ClientClosedError):  # it stays closed
+            return False
         unsent = isinstance(error, ConnectionFailedError | RateLimitedError) and not error.may_have_been_sent
         return isinstance(error, InternalError) or (self.retry_unsent and unsent)
 
@@ -57,7 +66,11 @@ class RetryPolicy:
 
 
 async def retry(
-    attempt: Callable[[], Awaitable[_T]], *, policy: RetryPolicy, options: CallOptions, call: CallState
+    attempt: Callable[[], Awaitable[_T]],
+    back_off: Callable[[float], Awaitable[None]],
+    policy: RetryPolicy,
+    options: CallOptions,
+    call: CallState,
 ) -> _T:
     """Return the result of the first attempt that succeeds, or raise the original error of the last one.
 
@@ -79,13 +92,13 @@ async def retry(
                     retrying.begin()
                     state = tenacity.RetryCallState(retrying, None, (), {})
                 state.set_exception(sys.exc_info())  # type: ignore[arg-type] # within an except block it is complete
-            wait = await retrying.iter(state)  # it raises the error that is not tried again
-            if options.deadline is not None and asyncio.get_running_loop().time() + wait >= options.deadline:
+            wait = cast(float, await retrying.iter(state))  # it raises the error that is not tried again
+            if options.until is not None and asyncio.get_running_loop().time() + wait >= options.until:
                 raise ExpiredError("the message would expire before its next attempt") from call.last_error
             event = "send.retry" if call.sends else "lookup.retry"
             number, last = call.attempts + 1, call.last_error
             log(event, phone=options.number, attempt=number, wait=round(wait, 3), error=last)
-            await asyncio.sleep(wait)
+            await back_off(wait)
             state.prepare_for_next_attempt()
     except OcaSmsError as error:
         call.conclude(error)

@@ -322,7 +322,7 @@ def test_what_is_raised_is_documented(name: str) -> None:
 # What it costs
 
 
-# Of an extra each, but for cattrs, which waits for the first answer.
+# Of an extra each, but for cattrs, which waits for the first API value.
 WAITS = ["aiohttp", "cattrs", "cyclopts", "httpx_aiohttp", "redis", "rich", "starlette", "uvicorn"]
 
 

@@ -599,6 +599,15 @@ async def test_the_first_waiter_wakes_when_its_item_is_ready() -> None:
     assert queue._timer is None
 
 
+async def test_two_waiters_share_a_timer_of_less_than_half_a_millisecond() -> None:
+    """For so short a delay uvloop returns a handle that does not know its time, and the second waiter needs none."""
+    ready = now() + 0.0004
+    queue = PriorityWaitQueue(lambda: now() >= ready, lambda at: max(at, ready))
+    await asyncio.gather(*waiters_of(queue, None, None))
+    assert now() >= ready
+    assert len(queue) == 0
+
+
 @in_virtual_time
 async def test_an_empty_queue_keeps_no_timer() -> None:
     """The last waiter that gives up takes the timer along."""

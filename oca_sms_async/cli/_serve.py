@@ -8,7 +8,7 @@ import re
 import shlex
 import signal
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
@@ -20,6 +20,7 @@ from oca_sms_async.cli._endings import CommandError, ExitStatus
 from oca_sms_async.sandbox import FAULTS, Sandbox
 
 _SUBMITTED_FOR: Final = 1.0  # seconds: a status that moves teaches more than a constant one
+_OTHER_APIS: Final = ("regular-v2", "premium-v1", "premium-v2")
 _DURATION: Final = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ms|s)|0")
 _UNITS: Final = {"ms": 1e-3, "s": 1.0}  # seconds
 
@@ -48,6 +49,8 @@ def sandbox(
     ] = 8025,
     username: Annotated[str, Parameter(help="The user of its one account.")] = "sandbox@example.com",
     password: Annotated[str, Parameter(help="A made-up password: all users of this machine can see it.")] = "sandbox",  # noqa: S107 - its help says so
+    token: Annotated[str, Parameter(help="A made-up token for the V2 APIs.")] = "sandbox-token",  # noqa: S107 - as above
+    sender_id: Annotated[str, Parameter(help="The sender's name for the Premium APIs.")] = "Sandbox",
     rate_limit: Annotated[_Whole, Parameter(help="Requests in any second; 0 is no limit.")] = 25,
     quota: Annotated[_WholeOrNone, Parameter(help="Segments of the account; without it no limit.")] = None,
     latency: Annotated[_Seconds, Parameter(help="Time before each answer, such as `50ms` or `1.5s`.")] = 0.0,
@@ -68,6 +71,8 @@ def sandbox(
         gateway = Sandbox(
             username=username,
             password=password,
+            token=token,
+            sender_id=sender_id,
             rate_limit=rate_limit or None,
             quota=quota,
             latency=latency,
@@ -121,11 +126,8 @@ def _explain(error: OSError) -> str:
 
 
 def _welcome(gateway: Sandbox) -> list[str]:
-    variables = {
-        "OCA_SMS_USERNAME": gateway.username,
-        "OCA_SMS_PASSWORD": gateway.password,
-        "OCA_SMS_BASE_URL": gateway.base_url,
-    }
+    """Return the lines to print. All can be pasted into a shell, and the other APIs' are comments to choose from."""
+    variables = gateway.environment()
     if _is_beyond_loopback(gateway.base_url):
         variables["OCA_SMS_ALLOW_HTTP"] = "1"
     if host := _find_proxied_host(gateway.base_url):
@@ -135,8 +137,15 @@ def _welcome(gateway: Sandbox) -> list[str]:
     return [
         f"Sandbox at {gateway.base_url}, {account}; its inbox is {inbox} and Ctrl-C ends it.",
         "",
-        *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
+        *(_export({name: value}) for name, value in variables.items()),
+        "",
+        "# The other APIs, one line each:",
+        *(f"# {_export(gateway.environment(api))}" for api in _OTHER_APIS),
     ]
+
+
+def _export(variables: Mapping[str, str]) -> str:
+    return " ".join(["export", *(f"{name}={shlex.quote(value)}" for name, value in variables.items())])
 
 
 def _find_proxied_host(url: str) -> str:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from oca_sms_async.sandbox._answers import write_timestamp
+from oca_sms_async.sandbox._bodies import read_body
 from oca_sms_async.sandbox._gateway import Gateway
 from oca_sms_async.sandbox._inbox import Message
 from oca_sms_async.sandbox._same_site import Endpoint, complaint, same_site
@@ -74,7 +75,7 @@ class _Control:
     async def faults(self, request: Request) -> Response:
         if request.method == "PUT":
             try:
-                self._gateway.play(_read_object(await request.body()))
+                self._gateway.play(_read_object(await read_body(request)))
                 self._puts += 1
             except ValueError as error:
                 return complaint(400, str(error))
@@ -121,6 +122,8 @@ def describe(message: Message) -> dict[str, Any]:
     return {
         "msg_uid": message.msg_uid,
         "created_at": write_timestamp(message.created_at),
+        "api": message.api,
+        "sender_id": message.sender_id,
         "phone": message.phone,
         "text": message.text,
         "code": message.code,
@@ -138,7 +141,9 @@ def _read_seconds(text: str) -> float:
         return math.nan
 
 
-def _read_object(body: bytes) -> dict[str, Any]:
+def _read_object(body: bytes | None) -> dict[str, Any]:
+    if body is None:
+        raise ValueError("the body is too long")
     try:
         values = json.loads(body)
     except (ValueError, RecursionError):

@@ -7,6 +7,8 @@ from typing import Any, Final
 from oca_sms_async._phone import normalize_phone
 from oca_sms_async._wire import RegularV1
 
+_TOKEN: Final = re.compile(r"[!-~]+")
+
 Validator = Callable[[Any, Any, Any], None]
 
 
@@ -50,6 +52,10 @@ USERNAME: Final = _require(lambda it: _is_possible(it, "-"), "not be empty nor h
 PASSWORD: Final = _require(
     lambda it: _is_possible("-", it), "not be empty nor hold a control character, and UTF-8 must carry it"
 )
+TOKEN: Final = _require(lambda it: bool(_TOKEN.fullmatch(it)), "not be empty nor hold white space")
+SENDER_ID: Final = _require(
+    lambda it: _is_possible("-", it) and it.strip() == it, "be a name without white space round it"
+)
 PATTERN: Final = _require(_is_regular_expression, "be a regular expression, or None")
 DURATION: Final = _require(lambda it: it >= 0, "be 0 or more seconds")
 SHARE: Final = _require(lambda it: 0 <= it <= 1, "be a share between 0 and 1")
@@ -58,6 +64,6 @@ SHARE: Final = _require(lambda it: 0 <= it <= 1, "be a share between 0 and 1")
 def read_numbers(refused_numbers: Collection[str]) -> frozenset[str]:
     """Return numbers in any spelling as E.164."""
     try:
-        return frozenset(normalize_phone(number, "ID") for number in refused_numbers)
+        return frozenset(normalize_phone(number) for number in refused_numbers)
     except ValueError as error:
         raise ValueError(f"refused_numbers must hold possible numbers: {error}") from None

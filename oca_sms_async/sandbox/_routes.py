@@ -1,6 +1,7 @@
 """The sandbox's paths: from an HTTP request to the service of an API, and its answer back onto the wire."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -11,10 +12,20 @@ from starlette.routing import Route
 from oca_sms_async.sandbox import _control, _page
 from oca_sms_async.sandbox._answers import Answer, error
 from oca_sms_async.sandbox._api import Operation
+from oca_sms_async.sandbox._bodies import read_body
 from oca_sms_async.sandbox._gateway import Gateway
-from oca_sms_async.sandbox._same_site import Endpoint
+from oca_sms_async.sandbox._same_site import FOREIGN_HOST, Endpoint, hostname, is_own_host
 from oca_sms_async.sandbox._service import Service
 from oca_sms_async.sandbox._wiring import SandboxResponse, wait_for_client
+
+# A site's page can make a browser ask any name that leads here, and it knows the published credentials.
+_FOREIGN_HOST: Final = error(
+    403,
+    f"{FOREIGN_HOST}. Credentials of your own open every name.",
+    kind="foreign-host",
+    reason="The Host is not a name of this sandbox. Name it with --allow-host, or set credentials of your own.",
+)
+_TOO_LONG: Final = error(413, "Payload Too Large", kind="too-long", reason="The body is longer than any send.")
 
 
 def build_application(gateway: Gateway, services: Sequence[Service]) -> Starlette:
@@ -56,14 +67,25 @@ def build_application(gateway: Gateway, services: Sequence[Service]) -> Starlett
 
 
 async def _ask(service: Service, operation: Operation, request: Request) -> Answer:
+    body = await read_body(request)
+    if body is None:
+        return service.note(_TOO_LONG, operation)
+    if service.is_public and not (is_own_host(request) or _is_in_process(request)):
+        return service.note(_FOREIGN_HOST, operation)
     authorization = request.headers.get("authorization")
     match operation:
         case Operation.SEND:
-            return service.send(authorization, request.headers.get("content-type"), await request.body())
+            return service.send(authorization, request.headers.get("content-type"), body)
         case Operation.HISTORY:
             return service.history(authorization)
-        case Operation.DETAIL:
-            return service.detail(authorization, request.path_params["id"])
+        case Operation.STATUS:
+            return service.status(authorization, request.path_params["id"])
+
+
+def _is_in_process(request: Request) -> bool:
+    """Tell whether `Host` is also the server's name: a socket has an address instead, and a browser needs a socket."""
+    server, _ = request.scope.get("server") or ("", None)
+    return server == hostname(request) != ""
 
 
 async def _answer_nobody(_: Request, __: Exception) -> Response:

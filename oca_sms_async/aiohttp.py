@@ -4,11 +4,12 @@
 """
 
 import asyncio
+import base64
 import contextlib
 import functools
 import ssl
 from collections.abc import AsyncIterator, Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import httpx
 
@@ -27,6 +28,7 @@ except ModuleNotFoundError as missing:
 
 __all__ = ["aiohttp_client"]
 
+_CREDENTIALS: Final = "Proxy-Authorization"
 _Choose = Callable[[httpx.URL], httpx.Proxy | None]
 
 
@@ -86,7 +88,11 @@ def _parse(proxy: httpx.Proxy | str) -> httpx.Proxy:
     with contextlib.suppress(ValueError, httpx.InvalidURL):  # their texts may quote its password
         parsed = httpx.Proxy(proxy) if isinstance(proxy, str) else proxy
         if parsed.url.scheme in {"http", "https"}:
-            return parsed
+            headers = httpx.Headers(parsed.headers)
+            if parsed.auth:  # aiohttp knows Latin-1 only, and is about to drop its own way
+                credentials = base64.b64encode(":".join(parsed.auth).encode())
+                headers[_CREDENTIALS] = f"Basic {credentials.decode('ascii')}"
+            return httpx.Proxy(parsed.url, ssl_context=parsed.ssl_context, headers=headers)
     raise ValueError("proxy, or the one that the environment names, cannot be used: it must be an http or https URL")
 
 
@@ -133,7 +139,9 @@ class _Transport(AiohttpTransport, ExactConnectErrors):
             self._loop, self.client = loop, open_session(self.ssl_context, keepalive=KEEPALIVE)
         steps = Steps(request.extensions.get("trace"))
         STEPS.set(steps)  # this task sends one request at a time
-        self.proxy = self._choose(request.url)  # read at once below, before another task can set it
+        self.proxy = proxy = self._choose(request.url)  # read at once below, before another task can set it
+        if proxy is not None and request.url.scheme == "http" and _CREDENTIALS in proxy.headers:
+            request.headers[_CREDENTIALS] = proxy.headers[_CREDENTIALS]  # aiohttp adds the proxy's headers to a CONNECT
         try:
             response = await super().handle_async_request(request)
         except Exception as error:

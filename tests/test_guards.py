@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
+from on_sockets import PHONE, TEXT, client_of, free_port, tls
 from raw_gateway import RawGateway
-from test_transport import PHONE, TEXT, client_of, free_port, tls
 
 import oca_sms_async.aiohttp
 from oca_sms_async import (

@@ -13,8 +13,8 @@ import httpx
 import pytest
 from misbehaviours import say_nothing
 from moved_clock import HANG, Clock, turns
+from on_sockets import PHONE, TEXT, client_of, free_port, tls
 from raw_gateway import Connection, RawGateway, receipt
-from test_transport import PHONE, TEXT, client_of, free_port, tls
 
 from oca_sms_async import (
     ConnectionFailedError,

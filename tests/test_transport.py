@@ -1,6 +1,7 @@
 """Requests over real sockets: each kind of trouble ends in its own error and does not harm the next request."""
 
 import asyncio
+import base64
 import errno
 import functools
 import gc
@@ -8,20 +9,20 @@ import gzip
 import json
 import random
 import socket
-import ssl
 import tracemalloc
 import zlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
 import respx
-import trustme
 import virtual_time
 from misbehaviours import say_nothing
 from moved_clock import HANG, Clock, until
+from on_sockets import PHONE, QUICK, TEXT, client_of, free_port, tls
 from raw_gateway import RECEIPT, Behaviour, Connection, RawGateway, http, receipt
 
 import oca_sms_async.aiohttp
@@ -35,23 +36,12 @@ from oca_sms_async import (
     RetryPolicy,
     TokenBucket,
     UnexpectedResponseError,
-    Unlimited,
     _connections,
 )
 from oca_sms_async._connections import Connections
 
 pytestmark = pytest.mark.usefixtures("transport")
 of_httpx = pytest.mark.parametrize("transport", ["httpx"], indirect=True)
-
-PHONE = "+6281381475159"
-TEXT = "Acme: 482913 is your code"
-QUICK = RetryPolicy(initial_wait=0, max_wait=0)
-
-
-def client_of(base_url: str, **options: Any) -> AsyncOcaSms:
-    """Return a client without limit and without waits."""
-    defaults: dict[str, Any] = {"limiter": Unlimited(), "retry": QUICK, "allow_http": True}
-    return AsyncOcaSms("user@example.com", "secret", base_url=base_url, **(defaults | options))
 
 
 async def drop(connection: Connection) -> None:
@@ -124,12 +114,6 @@ async def test_a_reset_before_the_request_was_read_is_doubt_all_the_same() -> No
         assert caught.value.may_have_been_sent
         gateway.on_connect = None
         await client.send(PHONE, TEXT)
-
-
-def free_port() -> int:
-    """Return a port without a listener."""
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        return int(unused.getsockname()[1])
 
 
 @pytest.mark.parametrize(
@@ -365,14 +349,6 @@ async def test_expiry_ends_a_request_that_is_under_way(monkeypatch: pytest.Monke
         with pytest.raises(ExpiredError) as caught:
             await call
         assert (caught.value.may_have_been_sent, caught.value.attempts) == (True, 1)
-
-
-def tls(host: str) -> tuple[trustme.CA, ssl.SSLContext]:
-    """Return a private authority and a server's context with a certificate for `host`."""
-    authority = trustme.CA()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert(host).configure_cert(context)
-    return authority, context
 
 
 async def test_tls_with_an_untrusted_certificate_fails_and_says_why() -> None:
@@ -696,6 +672,43 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
         async with client_of(gateway.base_url) as client:
             await client.send(PHONE, TEXT)
         assert (len(proxy.requests), len(gateway.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize("no_proxy", ["127.0.0.0/8", "[::1], fe80::/10, 127.0.0.1", "*"])
+@pytest.mark.parametrize("proxied", [True, False])
+async def test_no_proxy_may_name_networks(no_proxy: str, proxied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installers of Docker and Kubernetes write such entries, with a proxy or without one."""
+    async with RawGateway().serve() as proxy, RawGateway().serve() as gateway:
+        if proxied:
+            monkeypatch.setenv("HTTP_PROXY", f"http://localhost:{proxy.port}")
+        monkeypatch.setenv("NO_PROXY", no_proxy)
+        async with client_of(f"http://127.0.0.1:{gateway.port}") as client:
+            await client.send(PHONE, TEXT)
+        assert (len(proxy.requests), len(gateway.requests)) == (0, 1)
+
+
+@pytest.mark.parametrize("password", ["p%40ss", "p:ss", "pä", "%D0%BF%D1%8C"])
+async def test_a_proxys_password_may_have_any_letter(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is sent in UTF-8, and percent escapes are decoded."""
+    async with RawGateway().serve() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://user:{password}@localhost:{proxy.port}")
+        async with client_of("http://sms.example") as client:
+            await client.send(PHONE, TEXT)
+        credentials = base64.b64encode(f"user:{unquote(password)}".encode())
+        assert b"\r\nproxy-authorization: basic " + credentials.lower() in proxy.requests[0].lower()
+        tunnels = list[bytes]()
+
+        async def refuse(connection: Connection) -> None:
+            tunnels.append(await connection.reader.readuntil(b"\r\n\r\n"))
+            await connection.write(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n")
+
+        proxy.on_connect = refuse
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:{password}@localhost:{proxy.port}")
+        async with client_of("https://sms.example") as client:
+            with pytest.raises(ConnectionFailedError, match="the proxy refused"):
+                await client.send(PHONE, TEXT)
+        assert [credentials.lower() in tunnel.lower() for tunnel in tunnels] == [True]
+        assert b"dXNlckBleGFtcGxlLmNvbTpzZWNyZXQ=" not in tunnels[0]
 
 
 @pytest.mark.parametrize("proxy", ["foo://user:marker@localhost:1", "socks5://user:marker@localhost:1"])

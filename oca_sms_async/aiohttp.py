@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import base64
 import contextlib
 import functools
 import ssl
@@ -89,9 +88,8 @@ def _parse(proxy: httpx.Proxy | str) -> httpx.Proxy:
         parsed = httpx.Proxy(proxy) if isinstance(proxy, str) else proxy
         if parsed.url.scheme in {"http", "https"}:
             headers = httpx.Headers(parsed.headers)
-            if parsed.auth:  # aiohttp knows Latin-1 only, and is about to drop its own way
-                credentials = base64.b64encode(":".join(parsed.auth).encode())
-                headers[_CREDENTIALS] = f"Basic {credentials.decode('ascii')}"
+            if parsed.auth:  # as a header, because aiohttp's own option takes Latin-1 only, and is deprecated
+                headers[_CREDENTIALS] = aiohttp.encode_basic_auth(*parsed.auth)
             return httpx.Proxy(parsed.url, ssl_context=parsed.ssl_context, headers=headers)
     raise ValueError("proxy, or the one that the environment names, cannot be used: it must be an http or https URL")
 

@@ -468,6 +468,7 @@ def test_missing_credentials_without_a_terminal(
         ("OCA_SMS_ALLOW_HTTP", "marker", "OCA_SMS_ALLOW_HTTP must be one of 1, true, yes"),
         ("OCA_SMS_USERNAME", "marker:", "username must hold no colon"),
         ("SSL_CERT_FILE", "/nowhere", "the certificates that SSL_CERT_FILE names cannot be read: No such file"),
+        ("SSLKEYLOGFILE", "/nowhere/keys", "the file that SSLKEYLOGFILE names cannot be written: No such file"),
     ],
 )
 def test_bad_configuration(oca: Oca, monkeypatch: pytest.MonkeyPatch, name: str, value: str, reason: str) -> None:

@@ -48,7 +48,7 @@ class Reserver:
 
     def suspect(self) -> None:
         """Let the next try use fresh connections."""
-        self._suspect = True
+        self._suspect, self._proven = True, False
 
     async def reserve(self, pause: float, patience: float) -> tuple[bool, float]:
         """Return as the store does; `LimiterUnavailableError` if it fails twice or does not answer in time.
@@ -73,20 +73,20 @@ class Reserver:
 
     async def _try(self, pause: float, patience: float) -> tuple[bool, float]:
         if self._suspect:
-            self._suspect = self._proven = False
+            self._suspect = False
             self._renewals += 1
             await self._store.reconnect()
         renewals = self._renewals
         try:
             answer = await self._store.reserve(pause, patience)
         except BaseException as error:  # a time-out and a closing cancel
-            # A connection from before the last renewal says nothing of the present ones.
-            self._suspect = self._suspect or renewals == self._renewals
+            if renewals == self._renewals:  # else the present connections are other ones already
+                self.suspect()
             if isinstance(error, LimiterUnavailableError) or not isinstance(error, Exception):
                 raise
             # The store's library has raised: a client that was lent may be of no use in this loop.
             raise LimiterUnavailableError(self._says("cannot be used")) from scrub(error)
-        self._proven = self._proven or renewals == self._renewals
+        self._proven = True
         return answer
 
     def _says(self, what: str) -> str:

@@ -74,7 +74,7 @@ class ReservedTokenBucket:
             try:
                 await self._wait(priority, deadline)
             except LimiterUnavailableError:
-                if self._fallback is None or self._closed:
+                if self._fallback is None:
                     raise
             else:
                 return
@@ -213,7 +213,6 @@ class ReservedTokenBucket:
         taken, at = task.result()
         if taken and at >= self._state.paused_until:  # else a pause began after the question
             bisect.insort(self._reserved, at)
-            self._look_at = asyncio.get_running_loop().time() + _LOOK
         self._refuse_hopeless(at)
         self._queue.wake_next()
 
@@ -246,5 +245,4 @@ class ReservedTokenBucket:
 
     def _probe(self) -> None:
         """Look whether the store is back, without a reservation, during an outage."""
-        if not self._asking:
-            self._ask(-1.0, self._asking, self._on_answer)
+        self._ask(-1.0, self._asking, self._on_answer)

@@ -1,10 +1,11 @@
 """Waiting around a limit that is kept elsewhere, on a clock that jumps and with a server of a few lines."""
 
 import asyncio
+import gc
 
 import pytest
 from limiter_contract import most_in_a_window
-from virtual_time import in_virtual_time, run
+from virtual_time import VirtualTimeLoop, in_virtual_time, run
 
 from oca_sms_async import LimiterUnavailableError, Priority, RateLimiter, TokenBucket
 from oca_sms_async._reservation_store import Reserver
@@ -43,30 +44,37 @@ class Server:
 
 
 class Store:
-    """One process' connections to the server: `dead` ones never answer, and `misled` ones lead to another server."""
+    """One process' connections to the server; those from before a reconnection stay as they were."""
 
     server = "server"
 
     def __init__(self, shared: Server) -> None:
         self.shared = shared
-        self.dead = False
-        self.misled: Server | None = None
-        self.connect_time = 0.0
+        self.leads_to = shared
+        self.connect_time = 0.0  # seconds that the first question over fresh connections takes longer
         self.reconnected = 0
+        self._fresh = True
         self.closed = False
 
     async def reserve(self, pause: float, patience: float) -> tuple[bool, float]:
         """Ask the server."""
-        connect_time, self.connect_time = self.connect_time, 0.0
-        await asyncio.sleep(self.shared.latency + connect_time)
-        while self.dead or self.shared.silent:
+        leads_to = self.leads_to
+        await asyncio.sleep(leads_to.latency + (self.connect_time if self._fresh else 0.0))
+        self._fresh = False
+        while leads_to.silent:
             await asyncio.sleep(0.01)
-        return (self.misled or self.shared).reserve(patience)
+        return leads_to.reserve(patience)
+
+    def die(self) -> None:
+        """Let the present connections lead to silence."""
+        self.leads_to = Server()
+        self.leads_to.silent = True
 
     async def reconnect(self) -> None:
         """Take fresh connections, which lead to the right server."""
-        self.dead, self.misled = False, None
+        self.leads_to = self.shared
         self.reconnected += 1
+        self._fresh = True
 
     async def aclose(self) -> None:
         """Close them."""
@@ -259,8 +267,8 @@ async def test_a_deadline_after_the_settling_is_the_servers_to_refuse() -> None:
 @in_virtual_time
 async def test_closing_ends_the_waiters_in_the_fallback() -> None:
     """Each waiter gets a `LimiterUnavailableError`, and the looks for the server end."""
-    server, store = Server(), Store(Server())
-    store.shared = server
+    server = Server()
+    store = Store(server)
     bucket = bucket_of(store, fallback=TokenBucket(0.001))
     server.trouble = "out of order"
     await bucket.acquire()
@@ -293,11 +301,80 @@ async def test_closing_before_the_server_answers_starts_nothing() -> None:
     assert server.asked == []
 
 
+@pytest.mark.parametrize("cycles", range(8))
+def test_closing_in_any_cycle_around_a_failure_starts_nothing(cycles: int) -> None:
+    """A failure that was not yet looked at when the limiter closes begins no look for the server."""
+
+    async def main() -> None:
+        server = Server()
+        bucket = bucket_of(Store(server), fallback=TokenBucket(0.001))
+        server.trouble = "out of order"
+        waiting = asyncio.create_task(bucket.acquire())
+        await asyncio.sleep(2 * server.latency)  # two tries
+        for _ in range(cycles):
+            await asyncio.sleep(0)
+        asked = len(server.asked)
+        await bucket.aclose()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await asyncio.sleep(60)
+        assert len(server.asked) == asked
+
+    run(main())
+
+
+@in_virtual_time
+async def test_closing_twice_in_a_row_is_quiet() -> None:
+    """The second closing finds waiters that the first one has ended and that did not run yet."""
+    server = Server()
+    bucket = bucket_of(Store(server), fallback=TokenBucket(0.001))
+    server.trouble = "out of order"
+    await bucket.acquire()
+    waiting = asyncio.create_task(bucket.acquire())
+    await asyncio.sleep(1)
+    await bucket.aclose()
+    await asyncio.sleep(0)
+    await bucket.aclose()
+    with pytest.raises(LimiterUnavailableError, match="closed"):
+        await waiting
+
+
+def test_waiters_of_a_dead_loop_are_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+    """Waiters in the fallback of a closed loop are not sent back when the next loop finds the server."""
+    server = Server()
+    bucket = bucket_of(Store(server), fallback=TokenBucket(0.001))
+    server.trouble = "out of order"
+    loop = VirtualTimeLoop()
+    loop.run_until_complete(bucket.acquire())
+    waiting = [loop.create_task(bucket.acquire())]
+    loop.run_until_complete(asyncio.sleep(1))
+    loop.close()
+
+    async def back() -> None:
+        server.trouble = None
+        await bucket.acquire()
+        await bucket.aclose()
+
+    run(back())
+    assert bucket.statistics().granted == 1
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+    waiting.clear()
+    gc.collect()  # asyncio complains of the pending task here
+
+
+def test_the_connections_of_a_dead_loop_are_replaced() -> None:
+    """They are of no use in the next loop."""
+    store = Store(Server())
+    bucket = bucket_of(store)
+    run(bucket.acquire())
+    assert store.reconnected == 0
+    run(bucket.acquire())
+    assert store.reconnected == 1
+
+
 def test_an_outage_goes_on_in_the_next_loop() -> None:
     """A process that found its server away in one loop looks for it in the next one."""
     server, fallback = Server(), TokenBucket(1000.0)
-    store = Store(server)
-    bucket = bucket_of(store, fallback=fallback)
+    bucket = bucket_of(Store(server), fallback=fallback)
 
     async def away() -> None:
         server.trouble = "out of order"
@@ -311,11 +388,9 @@ def test_an_outage_goes_on_in_the_next_loop() -> None:
         await bucket.aclose()
 
     run(away())
-    before = store.reconnected
     server.latency = 0.2  # so the first request comes before the answer
     run(back(), start=0.0)
     assert (fallback.statistics().granted, bucket.statistics().granted) == (2, 1)
-    assert store.reconnected > before  # the connections of a dead loop are of no use
 
 
 def test_settling_goes_on_in_the_next_loop() -> None:
@@ -352,7 +427,7 @@ async def test_an_error_over_old_connections_is_asked_again_over_fresh_ones() ->
     store = Store(server)
     bucket = bucket_of(store)
     await bucket.acquire()
-    store.misled = replica
+    store.leads_to = replica
     await bucket.acquire()
     assert store.reconnected == 1
     await bucket.acquire()
@@ -384,7 +459,7 @@ async def test_a_connection_that_died_without_a_word_is_tried_again() -> None:
     store = Store(Server())
     bucket = bucket_of(store, timeout=2.0)
     await bucket.acquire()
-    store.dead = True
+    store.die()
     begin = now()
     await bucket.acquire()
     assert now() - begin == pytest.approx(1.0, abs=0.1)
@@ -418,16 +493,27 @@ async def test_a_question_from_before_a_reconnection_does_not_cost_the_next_one(
     store = Store(Server())
     reserver = Reserver(store, timeout=2.0)
     await reserver.reserve(0.0, 1.0)
-    store.dead = True
+    store.die()
     first = asyncio.create_task(reserver.reserve(0.0, 1.0))
     await asyncio.sleep(0.5)
     second = asyncio.create_task(reserver.reserve(0.0, 1.0))
-    await first
-    store.dead = True  # the connections of the second one are still the old ones
-    await asyncio.sleep(0.2)
-    store.dead = False
-    await second
+    await asyncio.gather(first, second)
     assert store.reconnected == 1
+
+
+@in_virtual_time
+async def test_after_a_failure_a_new_connection_has_the_whole_time_out() -> None:
+    """The connections that answered before the failure are gone, and the new ones have proven nothing yet."""
+    server = Server()
+    store = Store(server)
+    bucket = bucket_of(store, timeout=2.0)
+    await bucket.acquire()
+    server.trouble = "out of order"
+    with pytest.raises(LimiterUnavailableError):
+        await bucket.acquire()
+    server.trouble, store.connect_time = None, 1.9
+    await bucket.acquire()
+    await bucket.aclose()
 
 
 @in_virtual_time
@@ -448,9 +534,11 @@ async def test_an_unknown_exception_of_a_store_is_an_unavailable_limiter() -> No
 # --- a reservation that is far away ---------------------------------------------------------------------------------
 
 
-async def far_away(server: Server) -> tuple[ReservedTokenBucket, "asyncio.Task[None]"]:
+async def far_away(
+    server: Server, bucket: ReservedTokenBucket | None = None
+) -> tuple[ReservedTokenBucket, "asyncio.Task[None]"]:
     """Return a bucket whose server's clock has jumped, and a request that got its time half an hour from now."""
-    bucket = bucket_of(Store(server))
+    bucket = bucket or bucket_of(Store(server))
     await bucket.acquire()
     server.tat += HALF_AN_HOUR
     waiting = asyncio.create_task(bucket.acquire())
@@ -517,6 +605,75 @@ async def test_a_look_that_fails_changes_nothing() -> None:
     await bucket.aclose()
 
 
+@in_virtual_time
+async def test_there_is_one_look_at_a_time() -> None:
+    """A slow server is not asked again before it has answered."""
+    server = Server()
+    bucket, waiting = await far_away(server, bucket_of(Store(server), timeout=4.0))
+    server.latency, before = 1.7, len(server.asked)
+    await asyncio.sleep(20)
+    assert len(server.asked) - before == pytest.approx(20 / 2, abs=1)
+    waiting.cancel()
+    await bucket.aclose()
+
+
+@pytest.mark.parametrize("looking", [False, True])
+def test_far_reservations_are_looked_at_in_the_next_loop_too(looking: bool) -> None:
+    """Looks go on after a change of loops, for any two clocks, even if the loop before closed over one."""
+    server = Server()
+    bucket = bucket_of(Store(server))
+    loop = VirtualTimeLoop(1e6)
+    waiting = [loop.create_task(far_away(server, bucket))]
+    loop.run_until_complete(asyncio.sleep(3))
+    if looking:
+        server.latency = 60.0
+        loop.run_until_complete(asyncio.sleep(1))
+    loop.close()
+    server.latency = 0.001
+
+    async def main() -> None:
+        server.tat = 0.0
+        _, task = await far_away(server, bucket)
+        server.tat = 0.0
+        begin = now()
+        await task
+        assert now() - begin <= 1.1
+        await bucket.aclose()
+
+    run(main(), start=0.0)
+    waiting.clear()
+    gc.collect()
+
+
+def test_questions_of_a_dead_loop_are_forgotten() -> None:
+    """A loop that closes before the server has answered does not keep the next one from asking."""
+    bucket = bucket_of(Store(Server()))
+    loop = VirtualTimeLoop()
+    waiting = [loop.create_task(bucket.acquire())]
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    run(bucket.acquire())
+    assert bucket.statistics().granted == 1
+    waiting.clear()
+    gc.collect()
+
+
+@in_virtual_time
+async def test_a_hopeless_deadline_is_refused_as_soon_as_the_server_has_told() -> None:
+    """The waiters whose deadlines come before the next free time are refused, and that time stays free."""
+    server = Server()
+    server.tat = now() + 5
+    tat = server.tat
+    bucket = bucket_of(Store(server))
+    begin = now()
+    with pytest.raises(TimeoutError):
+        await bucket.acquire(deadline=now() + 4)
+    assert now() - begin < 0.1
+    assert server.tat == tat
+    assert bucket.statistics().refused == 1
+    await bucket.aclose()
+
+
 @pytest.mark.parametrize("wait", [5.0, 9.9])
 def test_a_near_reservation_is_not_looked_at_again(wait: float) -> None:
     """A few seconds are normal for a busy limit, and cost one question."""
@@ -536,7 +693,12 @@ def test_a_near_reservation_is_not_looked_at_again(wait: float) -> None:
 
 
 def test_closing_in_another_loop_is_quiet() -> None:
-    """The waiters and questions of a dead loop are dead, and closing touches none of them."""
+    """The waiters and questions of a dead loop are dead, and closing leaves them alone."""
     bucket = bucket_of(Store(Server()), fallback=TokenBucket())
-    run(bucket.acquire())
+    loop = VirtualTimeLoop()
+    waiting = [loop.create_task(bucket.acquire()) for _ in range(2)]
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
     run(bucket.aclose())
+    waiting.clear()
+    gc.collect()

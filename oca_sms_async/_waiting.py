@@ -81,7 +81,7 @@ class PriorityWaitQueue:
                     if self._first() is ticket and self._take():
                         return
         finally:
-            if queue.pop(ticket, None) is not None:  # a waiter of a dead loop was dropped already
+            if queue.pop(ticket, None) is not None:  # a refused waiter and one of a dead loop are out already
                 self._bounded -= deadline is not None
                 self.wake_next()
 
@@ -112,12 +112,16 @@ class PriorityWaitQueue:
         if before < math.inf and not self._bounded:
             return
         for queue in self._queues:
-            for waiter in queue.values():
+            for ticket, waiter in list(queue.items()):
                 hopeless = before == math.inf or (waiter.deadline is not None and waiter.deadline < before)
                 if hopeless and not waiter.woken.done():
+                    del queue[ticket]  # at once, or `ready_at` would look for items for it
+                    self._bounded -= waiter.deadline is not None
                     waiter.woken.set_exception(error())
                     # A waiter that was just cancelled never reads the exception, and asyncio would complain of that.
                     waiter.woken.exception()
+        if not self:
+            self._set_timer(None)
 
     def _set_timer(self, timer: asyncio.Handle | None) -> None:
         if self._timer is not None:

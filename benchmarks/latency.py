@@ -1,8 +1,8 @@
 """How long an interactive send waits behind a running bulk, for a gateway that takes 25 a second.
 
-From the call to the receipt; a token time is one over the limiter's rate. Interactive sends come five a second: evenly
-spread, so that none waits for another, or at random, where they queue behind each other too, with or without a bulk.
-All run at once, on warm connections, against a server that answers at once.
+The time is from the call to the receipt; a token time is one over the limiter's rate. Interactive sends come five a
+second. Evenly spread, they do not wait for each other. At random they queue behind each other too, with or without a
+bulk. All clients run at once, on warm connections, against a server that answers at once.
 """
 
 import asyncio
@@ -63,12 +63,12 @@ async def waits(send: Callable[[Sms], Awaitable[object]], bulk: Awaitable[object
 
 
 def p99(seconds: list[float]) -> float:
-    """Return what all but one in a hundred stay below."""
+    """Return the 99th percentile."""
     return statistics.quantiles(seconds, n=100, method="inclusive")[98]
 
 
 async def ours(base_url: str, concurrency: int | None, gap: Gap) -> list[float]:
-    """`AsyncOcaSms` with its default limiter, behind a bulk of so many at once, or behind none."""
+    """`AsyncOcaSms` with its default limiter, behind a bulk with this concurrency, or without a bulk."""
     async with AsyncOcaSms(*ACCOUNT, base_url=base_url) as client:
 
         async def bulk() -> None:

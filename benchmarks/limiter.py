@@ -1,8 +1,8 @@
-"""What an acquire costs and how well a limit is kept: ours, in one process and through Redis, beside what others use.
+"""The cost of an acquire and how well a limit is kept: ours, in one process and through Redis, beside others.
 
-Cost is CPU of this process in microseconds per acquire: alone, and with 5,000 waiters at once. Then 25 requests a
-second are to be kept to, with 200 waiters: the most that went in any one second, and the share of the allowance that
-was used.
+The cost is CPU of this process in microseconds per acquire: alone, and with 5,000 waiters at once. Then a limit of 25
+requests a second is kept with 200 waiters. The table shows the most requests in any one second, and the used share of
+the allowance.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ async def theirs_aiolimiter(rate: float) -> AsyncIterator[Acquire]:
 
 @asynccontextmanager
 async def theirs_pyrate(rate: float) -> AsyncIterator[Acquire]:
-    """The library pyrate-limiter, whose limiter keeps a log of what it let through."""
+    """The library pyrate-limiter. Its limiter keeps a log of the requests that got through."""
     yield pyrate_limiter.Limiter(pyrate_limiter.Rate(int(rate), pyrate_limiter.Duration.SECOND)).try_acquire_async
 
 
@@ -66,7 +66,7 @@ def ours_redis(url: str) -> Make:
 
 
 def theirs_limits(url: str) -> Make:
-    """The library limits, which says yes or no; who is refused asks again, five times a second."""
+    """The library limits, which answers yes or no. A refused request asks again, five times a second."""
 
     @asynccontextmanager
     async def make(rate: float) -> AsyncIterator[Acquire]:
@@ -95,7 +95,7 @@ async def alone(make: Make, count: int) -> float:
     return statistics.median(rounds)
 
 
-async def crowded(make: Make) -> float:
+async def measure_crowd(make: Make) -> float:
     """Return the CPU of an acquire among 5,000 waiters, at 1,000 a second, in microseconds."""
     async with make(1000.0) as acquire:
         start = time.process_time()
@@ -136,8 +136,8 @@ async def main() -> None:
             ("limits, Redis", "limits, Redis", theirs_limits(server.url), 500, True),
         ):
             most, share = await kept(make)
-            # 5,000 who poll are a load test of Redis, not of a limiter.
-            crowd = None if polls else await crowded(make)
+            # 5,000 polling waiters are a load test of Redis, not of a limiter.
+            crowd = None if polls else await measure_crowd(make)
             measured.append((name, beside, await alone(make, count), crowd, most, share))
     costs = {name: (single, crowd) for name, _, single, crowd, _, _ in measured}
     rows = []

@@ -1,7 +1,7 @@
 """Refusals by a gateway that takes 25 in any second, for limiters with and without jitter on the way.
 
-All run at once, for half a minute, each with 50 waiters who never run out and a gateway of its own. The share used is
-of what was taken, to 25 a second.
+All limiters run at once, for half a minute, each with its own gateway and 50 waiters that never end. The used share is
+the requests that the gateway took, divided by 25 a second.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ Figures = tuple[int, int, float]
 
 
 def pyrate() -> Acquire:
-    """Return pyrate-limiter's log of what it let through."""
+    """Return pyrate-limiter's limiter. It keeps a log of the requests that got through."""
     return pyrate_limiter.Limiter(pyrate_limiter.Rate(ALLOWED, pyrate_limiter.Duration.SECOND)).try_acquire_async
 
 
@@ -41,7 +41,7 @@ LIMITERS: dict[str, Callable[[], Acquire]] = {
 
 
 class Gateway:
-    """Takes so many in any second, and counts what it refuses."""
+    """Takes so many requests in any second, and counts its refusals."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -60,8 +60,8 @@ class Gateway:
             self.taken += 1
 
 
-async def paced(make: Callable[[], Acquire], jitter: float) -> Figures:
-    """Return how many were taken and refused, and the share of the allowance that was used."""
+async def measure_pace(make: Callable[[], Acquire], jitter: float) -> Figures:
+    """Return the counts of accepted and refused requests, and the used share of the allowance."""
     acquire, gateway, loop, draw = make(), Gateway(), asyncio.get_running_loop(), random.Random(1)
 
     async def work() -> None:
@@ -80,7 +80,7 @@ async def paced(make: Callable[[], Acquire], jitter: float) -> Figures:
 async def main() -> None:
     """Measure all of them at once."""
     cells = [(name, make, jitter) for name, make in LIMITERS.items() for jitter in JITTERS]
-    figures = await asyncio.gather(*(paced(make, jitter) for _, make, jitter in cells))
+    figures = await asyncio.gather(*(measure_pace(make, jitter) for _, make, jitter in cells))
     rows = []
     for (name, _, jitter), (taken, refused, share) in zip(cells, figures, strict=True):
         rows.append([name, jitter * 1e3, taken + refused, refused, 100 * refused / (taken + refused), share])

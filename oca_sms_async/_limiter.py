@@ -1,4 +1,4 @@
-"""How many requests may start, and when: the token bucket, pure arithmetic apart from the waiting."""
+"""The limit on requests per second: the protocol of a limiter, and the token bucket of one process."""
 
 import asyncio
 import math
@@ -6,31 +6,43 @@ from typing import Final, Protocol
 
 from attrs import define, frozen
 
-from oca_sms_async._lanes import Lanes, Priority
 from oca_sms_async._settings import is_finite
+from oca_sms_async._waiting import Priority, PriorityWaitQueue
 
-# A part in a billion slower than asked, so that rounding can never let through one request too many.
+# Requests per second. The gateway counts 25 in any second; 22 leave room for about 100 ms of jitter on the way to it.
+DEFAULT_RATE: Final = 22.0
+
+# One part in a billion slower than asked. Without it, a rounding could let one request too many through.
 ROUNDING: Final = 1 - 1e-9
+
+LATE: Final = 0.05  # seconds for which a request may wait at its start; beyond that it takes another token
 
 
 class RateLimiter(Protocol):
-    """What the client asks of a limiter; write your own, or take `TokenBucket` or `Unlimited`."""
+    """The two methods that the client calls; write your own limiter, or take `TokenBucket` or `Unlimited`.
+
+    A third one is optional: `async def start(self) -> bool`, called right before the first byte. It returns False where
+    a stall has made the request so late that it needs another token.
+    """
 
     async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
-        """Return when one request may start; `TimeoutError` if that would be after `deadline`, in the loop's own
-        time.
+        """Return when one request may start.
+
+        `deadline` is in the loop's time; `TimeoutError` if the request may only start after it.
         """
         ...
 
     def pause(self, seconds: float) -> None:
-        """Let nobody through for so many seconds: the gateway said 429."""
+        """Let no request through for so many seconds: the gateway said 429."""
         ...
 
 
 @frozen
 class LimiterStatistics:
-    """A limiter at one moment: requests `granted` and `refused` (for their deadline) since it was made, requests
-    `waiting`, `tokens` in the bucket, and the seconds that it is still `paused_for`.
+    """A limiter at one moment.
+
+    Since the limiter was made, it has `granted` and `refused` so many requests; a refusal is one for a deadline. Now so
+    many requests are `waiting`, so many `tokens` are in the bucket, and it is `paused_for` so many seconds.
     """
 
     granted: int
@@ -41,7 +53,7 @@ class LimiterStatistics:
 
 
 def check_bucket(rate: float, capacity: float) -> None:
-    """Raise `ValueError` for what is no bucket."""
+    """Raise `ValueError` unless the rate is above 0, the capacity at least 1, and both are finite numbers."""
     if not is_finite(rate, least=0) or rate == 0:
         raise ValueError("rate must be a finite number of requests per second above 0")
     if not is_finite(capacity, least=1):
@@ -49,78 +61,84 @@ def check_bucket(rate: float, capacity: float) -> None:
 
 
 def check_pause(seconds: float) -> None:
-    """Raise `ValueError` for what is no duration."""
+    """Raise `ValueError` unless this is a finite number of seconds, 0 or more."""
     if not is_finite(seconds, least=0):
         raise ValueError("seconds must be a finite number of at least 0")
 
 
 class Unlimited:
-    """No limit and no pauses: for tests, and for a gateway of one's own."""
+    """No limit and no pauses: for tests, and for your own gateway."""
 
     async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
         """Return at once; `TimeoutError` if `deadline`, in the loop's time, has passed already."""
-        del priority  # nobody waits, so nobody goes first
+        del priority  # without waiting, there is no order
         if deadline is not None and asyncio.get_running_loop().time() > deadline:
             raise TimeoutError("the deadline has passed")
 
     def pause(self, seconds: float) -> None:
-        """Do nothing, whatever the seconds."""
+        """Do nothing, for any number of seconds."""
 
 
 class TokenBucket:
     """A limit that holds in every window: at most `capacity + rate·w` requests in any `w` seconds.
 
-    `rate` is in requests per second, `capacity` (≥ 1) the burst that a full bucket lets through at once. The default
-    keeps about 100 ms of jitter on the way clear of a gateway that counts 25 in any second. A request is counted when
-    `acquire` returns; first come, first served within a priority. An event loop's timers are no finer than a
-    millisecond: above some hundred a second, give a capacity of a few to make full use of the rate.
+    `rate` is in requests per second. `capacity`, at least 1, is the burst that a full bucket lets through at once. The
+    default rate stays clear of a gateway that counts 25 in any second, with about 100 ms of jitter on the way. A
+    request counts from the moment at which `acquire` returns. Within a priority, first come is first served. An event
+    loop's timers are no finer than a millisecond: above some hundred requests per second, give a capacity of a few, or
+    a part of the rate goes unused.
 
-    It may be made without a running loop and be used in one loop after another; the level carries over. To wait in it
-    while another thread's loop, in which it was used, still runs is a `RuntimeError`. Wrong arguments are a
-    `ValueError`.
+    The bucket may be made without a running loop and used in one loop after another; its tokens carry over. Using it
+    while the loop before still runs in another thread is a `RuntimeError`. Wrong arguments are a `ValueError`.
     """
 
-    def __init__(self, rate: float = 22.0, capacity: float = 1.0) -> None:
+    def __init__(self, rate: float = DEFAULT_RATE, capacity: float = 1.0) -> None:
         check_bucket(rate, capacity)
         self.rate: Final = rate
         self.capacity: Final = capacity
-        self._level = Level(rate=rate * ROUNDING, capacity=capacity, tokens=capacity)
-        self._lanes = Lanes(self._take, self._level.ready_at)
+        self._state = BucketState(rate=rate * ROUNDING, capacity=capacity, tokens=capacity)
+        self._queue = PriorityWaitQueue(self._take, self._state.ready_at)
+        self._gate = StartGate(rate, capacity)
         self._refused = 0
         self._granted = 0
 
     async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
         """Return when one request may start.
 
-        `deadline` is in the loop's time; where the token would come after it, `TimeoutError` is raised at once, and
-        where later arrivals push this one behind it, by the deadline at the latest.
+        `deadline` is in the loop's time. `TimeoutError` comes at once if the token would come after the deadline. If
+        later arrivals of a higher priority push this request behind it, the error comes at the deadline.
         """
         now = self._now()
-        if deadline is not None and self._level.ready_at(now, self._lanes.ahead(priority)) > deadline:
+        if deadline is not None and self._state.ready_at(now, self._queue.count_ahead(priority)) > deadline:
             self._refused += 1
             raise TimeoutError("no token comes before the deadline")
         try:
-            await self._lanes.turn(priority, deadline)
+            await self._queue.wait(priority, deadline)
         except TimeoutError:
             self._refused += 1
             raise
 
+    async def start(self) -> bool:
+        """Return True when a request with a token may start; False if it is too late and needs another token."""
+        return await self._gate.start()
+
     def pause(self, seconds: float) -> None:
-        """Let nobody through for so many seconds from now; a longer pause that is on already stays. `ValueError` for
-        what is no duration.
+        """Let no request through for so many seconds from now; a longer pause that is on already stays.
+
+        `ValueError` unless `seconds` is a finite number of at least 0.
         """
         check_pause(seconds)
-        self._level.pause(self._now(), seconds)
+        self._state.pause(self._now(), seconds)
 
     def statistics(self) -> LimiterStatistics:
-        """Return what the limiter has done and what waits in it, as a frozen value."""
-        now = self._level.as_of if self._lanes.loop is None else self._lanes.loop.time()
+        """Return the limiter's counts and its content at this moment."""
+        now = self._state.as_of if self._queue.loop is None else self._queue.loop.time()
         return LimiterStatistics(
             granted=self._granted,
             refused=self._refused,
-            waiting=len(self._lanes),
-            tokens=self._level.tokens_at(now),
-            paused_for=max(0.0, self._level.paused_until - now),
+            waiting=len(self._queue),
+            tokens=self._state.tokens_at(now),
+            paused_for=max(0.0, self._state.paused_until - now),
         )
 
     def __repr__(self) -> str:
@@ -128,22 +146,53 @@ class TokenBucket:
         return f"<TokenBucket rate={self.rate} capacity={self.capacity} tokens={now.tokens:.2f} waiting={now.waiting}>"
 
     def _now(self) -> float:
-        before = self._lanes.loop
-        fresh = self._lanes.enter_loop()
+        before = self._queue.loop
+        fresh = self._queue.enter_loop()
         now = asyncio.get_running_loop().time()
         if fresh:
-            self._level.rebase(now, before=None if before is None else before.time())
+            self._state.rebase(now, before=None if before is None else before.time())
         return now
 
     def _take(self) -> bool:
-        taken = self._level.take(asyncio.get_running_loop().time())
+        taken = self._state.take(asyncio.get_running_loop().time())
         self._granted += taken
         return taken
 
 
+class StartGate:
+    """The limit once more, at the first byte: a request may start long after its token.
+
+    A slow disk or a slow name server holds requests back, and all of them would start at once when it recovers. So the
+    starts are spaced too, by the generic cell rate algorithm. Requests that start in time never wait here.
+    """
+
+    def __init__(self, rate: float, capacity: float) -> None:
+        self._interval = 1 / rate
+        self._burst = (capacity - 1) / rate
+        self._full_at = -math.inf  # in the loop's time
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def start(self) -> bool:
+        """Return True when one request may start; False, at once, if that would take longer than `LATE`.
+
+        In that case the request needs another token: its own was for a moment that has passed.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # another loop's clock may have its zero elsewhere
+            self._loop, self._full_at = loop, -math.inf
+        now = loop.time()
+        at = max(now, self._full_at - self._burst)
+        if at - now > LATE:
+            return False
+        self._full_at = max(self._full_at, at) + self._interval
+        if at > now:
+            await asyncio.sleep(at - now)
+        return True
+
+
 @define
-class Level:
-    """The arithmetic of a bucket: tokens as a function of time, without any waiting."""
+class BucketState:
+    """The arithmetic of a bucket: its tokens as a function of time, without any waiting."""
 
     rate: float
     capacity: float
@@ -164,12 +213,12 @@ class Level:
         return True
 
     def ready_at(self, now: float, ahead: int = 0) -> float:
-        """Return when the token comes that is left after so many others have taken theirs."""
+        """Return when a token is left for a request with so many others ahead of it."""
         start = max(now, self.paused_until)
         missing = max(0.0, ahead + 1 - self.tokens_at(start))
         if start == now and not missing:
             return now
-        # Later than now by at least one step of the clock, or a rounding could make waiters spin for ever.
+        # At least one step of the clock later than now: else a rounding could make the waiters spin for ever.
         return max(start + missing / self.rate, math.nextafter(now, math.inf))
 
     def pause(self, now: float, seconds: float) -> None:
@@ -177,7 +226,7 @@ class Level:
         self.paused_until = max(self.paused_until, now + seconds)
 
     def rebase(self, now: float, *, before: float | None) -> None:
-        """Go on with another loop's clock, whose zero may be elsewhere; `before` is what the clock so far says now."""
+        """Change to another loop's clock, whose zero may be elsewhere; `before` is the present time of the old one."""
         if before is not None:
             self.tokens, self.as_of = self.tokens_at(before), before
         self.paused_until += now - self.as_of

@@ -1,4 +1,4 @@
-"""What every `RateLimiter` must do: inherit from `LimiterContract`, give it a `make`, and pytest runs your own."""
+"""The contract of each `RateLimiter`: inherit from `LimiterContract`, give it a `make`, and pytest tests your own."""
 
 import asyncio
 from bisect import bisect_right
@@ -10,7 +10,7 @@ import pytest
 from oca_sms_async import Priority, RateLimiter
 
 Make = Callable[[float, float], AbstractAsyncContextManager[RateLimiter]]
-SLACK = 0.02  # seconds that a busy machine may be late by; no bound below is nearer than that
+SLACK = 0.02  # seconds by which a busy machine may be late; each bound below leaves more room than that
 
 
 def most_in_a_window(times: list[float], seconds: float) -> int:
@@ -25,13 +25,13 @@ class LimiterContract:
 
     @pytest.fixture
     async def slow(self) -> AsyncIterator[RateLimiter]:
-        """One request in a hundred seconds, so that whoever waits goes on waiting; the first token is taken."""
+        """One request in a hundred seconds, so that waiters go on waiting; the first token is taken."""
         async with self.make(0.01, 1.0) as limiter:
             await limiter.acquire()
             yield limiter
 
     async def test_the_bound_holds_in_every_window(self) -> None:
-        """At most capacity + rate·w in any window of w seconds, and the rate is made use of."""
+        """At most capacity + rate·w requests get through in any window of w seconds."""
         rate, capacity, times = 200.0, 3.0, list[float]()
         loop = asyncio.get_running_loop()
         async with self.make(rate, capacity) as limiter:
@@ -45,7 +45,7 @@ class LimiterContract:
             assert most_in_a_window(times, seconds) <= capacity + rate * (seconds + SLACK)
 
     async def test_first_come_first_served_and_interactive_first(self) -> None:
-        """Within a priority the order of arrival, and every waiting interactive one before any bulk."""
+        """Each waiting interactive request goes before bulk, and each priority keeps the order of arrival."""
         order = list[tuple[Priority, int]]()
         async with self.make(200.0, 1.0) as limiter:
 
@@ -61,7 +61,7 @@ class LimiterContract:
         assert order == [(priority, number) for priority in Priority for number in range(5)]
 
     async def test_a_cancelled_waiter_leaves_its_turn_to_the_next(self) -> None:
-        """Whoever is cancelled takes nothing, and who stands behind is served."""
+        """A cancelled waiter takes no token, and the next one is served."""
         async with self.make(2.0, 1.0) as limiter:
             await limiter.acquire()
             waiters = [asyncio.create_task(limiter.acquire()) for _ in range(100)]
@@ -70,11 +70,11 @@ class LimiterContract:
                 waiter.cancel()
             start = asyncio.get_running_loop().time()
             await waiters[-1]
-            assert asyncio.get_running_loop().time() - start < 5.0  # had they all been served, fifty
+            assert asyncio.get_running_loop().time() - start < 5.0  # fifty, if all of them had been served
             assert all(waiter.cancelled() for waiter in waiters[:-1])
 
     async def test_a_hopeless_deadline_is_refused(self, slow: RateLimiter) -> None:
-        """A deadline before the token is a `TimeoutError` by the deadline, though nobody had to wait for it."""
+        """A deadline before the token is a `TimeoutError`, at the deadline or earlier."""
         loop = asyncio.get_running_loop()
         start = loop.time()
         with pytest.raises(TimeoutError):
@@ -83,8 +83,8 @@ class LimiterContract:
         with pytest.raises(TimeoutError):
             await limiter_acquire(slow, start - 1.0)
 
-    async def test_a_pause_lets_nobody_through(self) -> None:
-        """Until it is over nobody passes, however full the bucket; a shorter one does not end a longer one."""
+    async def test_a_pause_lets_no_request_through(self) -> None:
+        """Until a pause is over no request passes, full bucket or not; a shorter pause does not end a longer one."""
         loop = asyncio.get_running_loop()
         async with self.make(1000.0, 10.0) as limiter:
             await limiter.acquire()
@@ -92,14 +92,14 @@ class LimiterContract:
             limiter.pause(0.1)
             limiter.pause(0.01)
             await limiter.acquire()
-            assert loop.time() - start >= 0.1
+            assert loop.time() >= start + 0.1
             limiter.pause(50.0)
             with pytest.raises(TimeoutError):
                 await limiter_acquire(limiter, loop.time() + 20.0)
 
     @pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
     async def test_a_pause_is_a_duration(self, slow: RateLimiter, seconds: float) -> None:
-        """Whatever else is a ValueError that names it."""
+        """Anything else is a ValueError that names it."""
         with pytest.raises(ValueError, match="seconds"):
             slow.pause(seconds)
 

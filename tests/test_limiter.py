@@ -1,4 +1,4 @@
-"""The token bucket on a clock that jumps: its bound in every window, order, deadlines, and that nothing is lost."""
+"""The token bucket on a clock that jumps: its bound in each window, order, deadlines, and that no token is lost."""
 
 import asyncio
 import gc
@@ -17,7 +17,7 @@ from virtual_time import VirtualTimeLoop, in_virtual_time, run
 from oca_sms_async import LimiterStatistics, Priority, RateLimiter, TokenBucket, Unlimited
 
 BULK, INTERACTIVE = Priority.BULK, Priority.INTERACTIVE
-STARTS = [0.0, 1000.0, 1e6]  # of a loop's clock; a coarse grid of floats must not matter
+STARTS = [0.0, 1000.0, 1e6]  # of a loop's clock; a coarse grid of floats must make no difference
 
 
 def now() -> float:
@@ -26,8 +26,8 @@ def now() -> float:
 
 
 class WatchedBucket(TokenBucket):
-    """A bucket that counts how often its timer fires, and lets a test act when that is for a token: right before and
-    right after the first waiter is woken, and in either case before it runs.
+    """A bucket that counts how often its timer fires. When the timer fires for a token, a test can act right before and
+    right after the first waiter is woken, and in both cases before the waiter runs.
     """
 
     fired = 0
@@ -39,20 +39,20 @@ class WatchedBucket(TokenBucket):
 
     def __init__(self, rate: float = 22.0, capacity: float = 1.0) -> None:
         super().__init__(rate, capacity)
-        self._on_timer = self._lanes._on_timer
-        self._lanes._on_timer = self._watched_timer  # type: ignore[method-assign] # this is how it is watched
-        self._lanes._ready_at = self._watched_ready_at
+        self._on_timer = self._queue._on_timer
+        self._queue._on_timer = self._watched_timer  # type: ignore[method-assign] # this is how it is watched
+        self._queue._ready_at = self._watched_ready_at
 
     def _watched_ready_at(self, at: float) -> float:
         self.asked, self.asked_at = (self.asked + 1 if at == self.asked_at else 0), at
         assert self.asked <= 10 * self.most_firings, "a waiter spins"
-        return self._level.ready_at(at)
+        return self._state.ready_at(at)
 
     def _watched_timer(self) -> None:
         self.fired += 1
         assert self.fired <= self.most_firings, "the loop spins"  # the timer is not set again, so the test ends
         # A timer may fire early by the resolution of the loop's clock; then it is set again.
-        token = self._level.has_token(now())
+        token = self._state.has_token(now())
         if token:
             self.wakes += 1
             self.before_wake()
@@ -62,26 +62,26 @@ class WatchedBucket(TokenBucket):
 
 
 def assert_empty(bucket: TokenBucket) -> None:
-    """Assert that nobody waits, by its own account and inside, and that no timer is left."""
+    """Assert that the queue is empty, by the statistics and inside, and that no timer is left."""
     assert bucket.statistics().waiting == 0
-    assert not any(bucket._lanes._queues)
-    assert bucket._lanes._bounded == 0
-    assert bucket._lanes._timer is None
+    assert not any(bucket._queue._queues)
+    assert bucket._queue._bounded == 0
+    assert bucket._queue._timer is None
 
 
 def figures(bucket: TokenBucket) -> tuple[float, ...]:
-    """Return granted, refused, waiting, tokens and the seconds that it is paused for, to be compared roughly."""
+    """Return the statistics as a tuple, to be compared roughly: granted, refused, waiting, tokens, seconds of pause."""
     return attrs.astuple(bucket.statistics())
 
 
 async def settle() -> None:
-    """Let every task do what it can do at this moment of virtual time."""
+    """Let each task do all that it can do at this moment of virtual time."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 async def refusal_of(bucket: RateLimiter, priority: Priority, deadline: float) -> float:
-    """Return how long a request waited that is refused for its deadline."""
+    """Return how long a request waited that was refused for its deadline."""
     begin = now()
     with pytest.raises(TimeoutError, match=r"^(no token comes before the deadline|the deadline has passed|)$"):
         await bucket.acquire(priority=priority, deadline=deadline)
@@ -89,7 +89,7 @@ async def refusal_of(bucket: RateLimiter, priority: Priority, deadline: float) -
 
 
 class Queue:
-    """Tasks that wait for one bucket; `granted` are the names and times of those who got through, as they did."""
+    """Tasks that wait for one bucket; `granted` are the names of those that got through, and the times."""
 
     def __init__(self, bucket: TokenBucket) -> None:
         self.bucket = bucket
@@ -106,7 +106,7 @@ class Queue:
 
     @property
     def names(self) -> list[object]:
-        """Who got through, in that order."""
+        """The tasks that got through, in that order."""
         return [name for name, _ in self.granted]
 
 
@@ -115,7 +115,7 @@ class Queue:
 
 @define
 class Visitor:
-    """One call of `acquire`, its times counted in the bucket's own intervals of `1/rate` seconds."""
+    """One call of `acquire`; its times count in the bucket's own intervals of `1/rate` seconds."""
 
     gap: float  # since the arrival before
     priority: Priority
@@ -140,8 +140,8 @@ class Pause:
 
 @frozen
 class Scenario:
-    """A bucket, those who come, the pauses (after so many intervals, for so many), and the firings of the timer right
-    after which the first waiter is cancelled.
+    """A bucket, its visitors and its pauses (a start and a length, in intervals). At the numbered firings of the timer,
+    the first waiter is cancelled right after it was woken.
     """
 
     rate: float
@@ -153,7 +153,7 @@ class Scenario:
 
 
 def intervals(most: float) -> st.SearchStrategy[float]:
-    """Return stretches of time in intervals of the bucket, round ones for coincidences among them."""
+    """Return stretches of time in intervals of the bucket, with round ones for coincidences."""
     return st.one_of(st.integers(0, int(most)).map(float), st.floats(0, most))
 
 
@@ -178,19 +178,19 @@ SCENARIOS = st.builds(
 
 
 class Traffic:
-    """What happened to one scenario: `events` in their order, and the bucket after it."""
+    """The course of one scenario: `events` in their order, and the bucket after it."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.bucket = WatchedBucket(scenario.rate, scenario.capacity)
         self.bucket.after_wake = self._cancel_first
         self.unit = 1 / scenario.rate
-        self.events: list[Visitor | Pause] = []  # a visitor stands in it as it arrives, and again if it is let through
+        self.events: list[Visitor | Pause] = []  # a visitor is in it as it arrives, and again if it gets through
         self.cancellations = 0
         self._waiting: dict[int, tuple[Visitor, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
-        """Let everybody come and wait until the last one is gone."""
+        """Let all visitors come and wait until the last one is gone."""
         loop = asyncio.get_running_loop()
         for at, seconds in self.scenario.pauses:
             loop.call_later(at * self.unit, self._pause, seconds * self.unit)
@@ -221,11 +221,11 @@ class Traffic:
         else:
             visitor.granted = now()
             self.events.append(visitor)
-            self._assert_nobody_overtaken(visitor)
+            self._assert_none_overtaken(visitor)
         finally:
             del self._waiting[visitor.number]
 
-    def _assert_nobody_overtaken(self, visitor: Visitor) -> None:
+    def _assert_none_overtaken(self, visitor: Visitor) -> None:
         for other, _ in self._waiting.values():
             leaving = other.cancelled or (other.deadline is not None and other.deadline <= now() + 1e-9)
             assert leaving or (visitor.priority, visitor.number) <= (other.priority, other.number)
@@ -241,7 +241,7 @@ class Traffic:
             task.cancel()
 
     def _cancel_first(self) -> None:
-        """Cancel whom the timer has just woken, before it ran."""
+        """Cancel the waiter that the timer has just woken, before it runs."""
         if self.bucket.wakes in self.scenario.cancelled_wakes and self._waiting:
             self._cancel(*min(self._waiting.values(), key=lambda entry: (entry[0].priority, entry[0].number)))
 
@@ -261,7 +261,7 @@ def traffic_of(scenario: Scenario) -> Traffic:
 
 
 def assert_within_limit(times: list[float], rate: float, capacity: float) -> None:
-    """Assert that the window from any grant to any later one holds at most capacity + rate·width of them; exactly."""
+    """Assert that the window from any grant to any later one holds at most capacity + rate·width grants, exactly."""
     # For i < j: j - i + 1 <= capacity + rate·(t[j] - t[i]), with each grant's own part on its own side.
     excesses = [number - Fraction(rate) * Fraction(time) for number, time in enumerate(times)]
     least = itertools.accumulate(excesses, min)
@@ -271,7 +271,9 @@ def assert_within_limit(times: list[float], rate: float, capacity: float) -> Non
 @settings(max_examples=300, deadline=None)
 @given(SCENARIOS)
 def test_no_window_holds_more_than_the_limit(scenario: Scenario) -> None:
-    """In any window of w seconds at most capacity + rate·w requests are let through, whoever comes, goes or pauses."""
+    """In any window of w seconds at most capacity + rate·w requests get through, in any traffic with cancellations and
+    pauses.
+    """
     traffic_of(scenario)
     times = sorted(visitor.granted for visitor in scenario.visitors if visitor.granted is not None)
     assert_within_limit(times, scenario.rate, scenario.capacity)
@@ -280,7 +282,7 @@ def test_no_window_holds_more_than_the_limit(scenario: Scenario) -> None:
 @settings(max_examples=300, deadline=None)
 @given(SCENARIOS)
 def test_no_token_is_lost_and_no_refusal_is_wrong(scenario: Scenario) -> None:
-    """A waiter is let through the moment its token is there, or refused as its deadline demands, or was cancelled."""
+    """Each waiter gets through as soon as its token is there, or is refused for its deadline, or was cancelled."""
     traffic = traffic_of(scenario)
     rate, unit = scenario.rate, traffic.unit
     # The bucket is a part in a billion slower than asked for, and a clock that has run for long has a coarse grid.
@@ -318,21 +320,21 @@ def test_no_token_is_lost_and_no_refusal_is_wrong(scenario: Scenario) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(SCENARIOS)
-def test_statistics_count_everybody_and_the_timer_does_not_spin(scenario: Scenario) -> None:
-    """After any traffic the figures are those of its outcomes, and the timer fired at most a few times for each."""
+def test_statistics_count_all_outcomes_and_the_timer_does_not_spin(scenario: Scenario) -> None:
+    """After any traffic the statistics are those of its outcomes, and the timer fired at most a few times for each."""
     traffic = traffic_of(scenario)
     granted = sum(visitor.granted is not None for visitor in scenario.visitors)
     refused = sum(visitor.refused is not None for visitor in scenario.visitors)
     statistics = traffic.bucket.statistics()
     assert (statistics.granted, statistics.refused, statistics.waiting) == (granted, refused, 0)
-    # Mostly once for each; but it may come a rounding too early, several times in a row.
+    # Mostly once for each, but the timer may fire a rounding too early, several times in a row.
     assert traffic.bucket.fired <= 10 * (granted + refused + traffic.cancellations + len(scenario.pauses))
 
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize(("rate", "capacity"), [(22.0, 1.0), (25.0, 7.3), (0.7, 1.5), (9_999.9, 1.0)])
 def test_a_long_queue_makes_full_use_of_the_rate(rate: float, capacity: float, start: float) -> None:
-    """2,000 waiters take just as long as the rate demands, within the limit, with the timer a few times for each."""
+    """2,000 waiters take as long as the rate demands, within the limit, with a few firings of the timer for each."""
     bucket = WatchedBucket(rate, capacity)
     bucket.most_firings = 10_000
     queue = Queue(bucket)
@@ -352,7 +354,7 @@ def test_a_long_queue_makes_full_use_of_the_rate(rate: float, capacity: float, s
 
 @in_virtual_time
 async def test_a_full_bucket_lets_its_burst_through_at_once() -> None:
-    """A bucket begins full: whole tokens of it go at once, the rest of a fraction counts for the next one."""
+    """A bucket begins full: its whole tokens go at once, and a fraction counts for the next one."""
     queue = Queue(TokenBucket(rate=2, capacity=2.5))
     begin = now()
     await asyncio.gather(*(queue.join(number) for number in range(5)))
@@ -360,8 +362,8 @@ async def test_a_full_bucket_lets_its_burst_through_at_once() -> None:
 
 
 @in_virtual_time
-async def test_tokens_gather_while_nobody_comes_but_no_more_than_the_capacity() -> None:
-    """After a long silence there is one burst of the capacity, and the rate again."""
+async def test_tokens_gather_in_silence_up_to_the_capacity() -> None:
+    """After a long silence there is one burst of the capacity, and then the rate again."""
     bucket = TokenBucket(rate=2, capacity=3)
     queue = Queue(bucket)
     await asyncio.gather(*(queue.join(number) for number in range(3)))
@@ -373,8 +375,8 @@ async def test_tokens_gather_while_nobody_comes_but_no_more_than_the_capacity() 
 
 
 @in_virtual_time
-async def test_interactive_goes_before_every_waiting_bulk_and_each_lane_keeps_its_order() -> None:
-    """Interactive ones that come last go first, among themselves as they came; then the bulk ones as they came."""
+async def test_interactive_goes_before_bulk_and_each_priority_keeps_its_order() -> None:
+    """Interactive requests that come last go first, in their own order; then the bulk ones in theirs."""
     queue = Queue(TokenBucket(rate=1))
     tasks = [queue.join(("bulk", number), BULK) for number in range(5)]
     await settle()
@@ -388,7 +390,7 @@ async def test_interactive_goes_before_every_waiting_bulk_and_each_lane_keeps_it
 
 
 @in_virtual_time
-async def test_bulk_is_the_slow_lane_and_interactive_the_default() -> None:
+async def test_interactive_is_the_default() -> None:
     """A request that does not name its priority is interactive."""
     bucket = TokenBucket(rate=1)
     queue = Queue(bucket)
@@ -407,7 +409,9 @@ async def test_bulk_is_the_slow_lane_and_interactive_the_default() -> None:
 def test_a_newcomer_in_the_cycle_of_the_wake_stands_where_its_priority_says(
     newcomer: Priority, expected: list[str]
 ) -> None:
-    """Between a bulk waiter's waking and its running, an interactive newcomer takes the token, a bulk one does not."""
+    """Between a bulk waiter's waking and its next step, an interactive newcomer takes the token, and a bulk one does
+    not.
+    """
     bucket = WatchedBucket(rate=1)
     queue = Queue(bucket)
 
@@ -434,10 +438,10 @@ def test_a_newcomer_in_the_cycle_of_the_wake_stands_where_its_priority_says(
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("priorities", [(BULK, BULK), (INTERACTIVE, BULK), (INTERACTIVE, INTERACTIVE)])
 @pytest.mark.parametrize("cancelled", [1, 2, 5])
-def test_a_token_whose_waiter_is_cancelled_as_it_wakes_goes_to_the_next_at_the_same_time(
+def test_the_token_of_a_waiter_cancelled_as_it_wakes_goes_to_the_next(
     cancelled: int, priorities: tuple[Priority, Priority], start: float
 ) -> None:
-    """Cancelled between the timer and its own next step, a waiter loses no token, and neither do several in a row."""
+    """A waiter that is cancelled between the timer and its next step loses no token, nor do several in a row."""
     bucket = WatchedBucket(rate=3)
     queue = Queue(bucket)
     woken: list[float] = []
@@ -464,7 +468,7 @@ def test_a_token_whose_waiter_is_cancelled_as_it_wakes_goes_to_the_next_at_the_s
 
 @pytest.mark.parametrize("start", STARTS)
 def test_waiters_cancelled_one_after_the_other_as_each_wakes_lose_nothing(start: float) -> None:
-    """The token wanders down the queue at one moment in time, while each that it wakes is cancelled."""
+    """The token wanders down the queue at one moment in time, while each waiter that it wakes is cancelled."""
     bucket = WatchedBucket(rate=3)
     queue = Queue(bucket)
 
@@ -472,7 +476,7 @@ def test_waiters_cancelled_one_after_the_other_as_each_wakes_lose_nothing(start:
         await bucket.acquire()
         doomed = [queue.join(number) for number in range(5)]
         heir = queue.join("heir")
-        wake, left = bucket._lanes._wake, list(doomed)
+        wake, left = bucket._queue._wake, list(doomed)
 
         def wake_and_cancel() -> None:
             wake()
@@ -481,7 +485,7 @@ def test_waiters_cancelled_one_after_the_other_as_each_wakes_lose_nothing(start:
 
         await settle()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(bucket._lanes, "_wake", wake_and_cancel)
+            patch.setattr(bucket._queue, "_wake", wake_and_cancel)
             await heir
         assert not left
         assert all(task.cancelled() for task in doomed)
@@ -497,7 +501,7 @@ def test_waiters_cancelled_one_after_the_other_as_each_wakes_lose_nothing(start:
 @pytest.mark.parametrize("cycles", range(6))
 @pytest.mark.parametrize("victim", range(3))
 def test_cancellation_in_any_cycle_around_a_grant_costs_nothing(victim: int, cycles: int, before_timer: bool) -> None:
-    """Whoever of three waiters is cancelled, in whichever cycle of the loop around a token, every token is used."""
+    """Any one of three waiters is cancelled, in any cycle of the loop around a token: each token is used."""
     bucket = WatchedBucket(rate=2)
     queue = Queue(bucket)
 
@@ -531,7 +535,7 @@ def test_cancellation_in_any_cycle_around_a_grant_costs_nothing(victim: int, cyc
 
 @in_virtual_time
 async def test_thousands_of_cancelled_waiters_leave_nothing() -> None:
-    """5,000 waiters in both lanes, half with deadlines, are cancelled: nothing of them is left, no token is gone."""
+    """5,000 waiters of both priorities, half with deadlines, are cancelled: they leave nothing and cost no token."""
     bucket = TokenBucket(rate=1, capacity=2)
     queue = Queue(bucket)
     await asyncio.gather(queue.join(0), queue.join(1))
@@ -549,7 +553,7 @@ async def test_thousands_of_cancelled_waiters_leave_nothing() -> None:
 
 @in_virtual_time
 async def test_a_callers_own_time_out_costs_nothing() -> None:
-    """`asyncio.timeout` and `wait_for` around `acquire` give up their place and no token, and are not refusals."""
+    """`asyncio.timeout` and `wait_for` around `acquire` give up a place and no token, and do not count as refusals."""
     bucket = TokenBucket(rate=1)
     await bucket.acquire()
     with pytest.raises(TimeoutError):
@@ -569,7 +573,7 @@ async def test_a_callers_own_time_out_costs_nothing() -> None:
 
 @in_virtual_time
 async def test_a_deadline_before_the_token_is_refused_at_once() -> None:
-    """Who cannot have its token in time is told so without waiting, and costs nobody anything."""
+    """A request whose token comes after its deadline is refused without waiting, and takes no token."""
     bucket = TokenBucket(rate=1)
     await bucket.acquire()
     assert await refusal_of(bucket, INTERACTIVE, now() + 0.999) == 0
@@ -581,8 +585,8 @@ async def test_a_deadline_before_the_token_is_refused_at_once() -> None:
 
 
 @in_virtual_time
-async def test_a_deadline_counts_those_who_stand_in_front_and_nobody_else() -> None:
-    """The fourth in line needs four intervals; an interactive one does not stand behind the bulk ones."""
+async def test_a_deadline_counts_the_waiters_ahead_and_no_others() -> None:
+    """The fourth in the queue needs four intervals; an interactive one does not stand behind the bulk ones."""
     bucket = TokenBucket(rate=1)
     queue = Queue(bucket)
     await bucket.acquire()
@@ -596,8 +600,8 @@ async def test_a_deadline_counts_those_who_stand_in_front_and_nobody_else() -> N
 
 
 @in_virtual_time
-async def test_a_deadline_that_has_passed_is_refused_even_where_tokens_are() -> None:
-    """Nobody is let through after its deadline; at the very moment of it, one still is."""
+async def test_a_deadline_that_has_passed_is_refused_even_with_tokens() -> None:
+    """After its deadline a request does not get through, even with tokens there; exactly at the deadline it does."""
     bucket = TokenBucket(rate=1, capacity=5)
     assert await refusal_of(bucket, INTERACTIVE, math.nextafter(now(), 0)) == 0
     assert bucket.statistics().tokens == 5
@@ -606,8 +610,8 @@ async def test_a_deadline_that_has_passed_is_refused_even_where_tokens_are() -> 
 
 
 @in_virtual_time
-async def test_one_pushed_behind_its_deadline_by_later_arrivals_is_refused_by_then() -> None:
-    """A bulk waiter that was in time is overtaken by interactive ones until it is too late, and waits no longer."""
+async def test_a_waiter_overtaken_until_its_deadline_is_refused_then() -> None:
+    """A bulk waiter that interactive ones overtake until its deadline is refused at the deadline."""
     bucket = TokenBucket(rate=1)
     queue = Queue(bucket)
     await bucket.acquire()
@@ -630,8 +634,8 @@ async def test_one_pushed_behind_its_deadline_by_later_arrivals_is_refused_by_th
 
 
 @in_virtual_time
-async def test_a_pause_lets_nobody_through() -> None:
-    """Until a pause is over nobody passes, neither who waits already nor who comes, full bucket or not."""
+async def test_a_pause_lets_no_request_through() -> None:
+    """Until a pause is over no request passes, whether it waits already or comes later, even with a full bucket."""
     bucket = WatchedBucket(rate=1, capacity=2)
     queue = Queue(bucket)
     begin = now()
@@ -650,7 +654,7 @@ async def test_a_pause_lets_nobody_through() -> None:
 
 @in_virtual_time
 async def test_a_pause_holds_a_full_bucket_and_a_waiter_in_the_cycle_of_its_wake() -> None:
-    """A pause that begins between a waiter's waking and its running holds it back all the same."""
+    """A pause that begins between a waiter's waking and its next step holds the waiter back too."""
     bucket = WatchedBucket(rate=1)
     queue = Queue(bucket)
     await bucket.acquire()
@@ -667,7 +671,7 @@ async def test_a_pause_holds_a_full_bucket_and_a_waiter_in_the_cycle_of_its_wake
 
 @pytest.mark.parametrize(("first", "second", "longer"), [(5, 2, 5), (2, 5, 5), (5, 0, 5), (0, 0, 0)])
 def test_the_longer_of_two_pauses_stays(first: float, second: float, longer: float) -> None:
-    """A shorter pause does not shorten one that is on, a longer one prolongs it."""
+    """A shorter pause does not shorten the one that is on; a longer one prolongs it."""
 
     async def main() -> None:
         bucket = TokenBucket()
@@ -696,7 +700,7 @@ async def test_a_pause_counts_from_the_moment_it_is_asked_for() -> None:
 
 @in_virtual_time
 async def test_a_deadline_within_a_pause_is_refused() -> None:
-    """At once where the pause is on already, and by the deadline where it comes while one waits."""
+    """A deadline within a pause is refused at once; if the pause begins during the wait, at the deadline."""
     bucket = TokenBucket(rate=1, capacity=2)
     bucket.pause(10)
     assert await refusal_of(bucket, INTERACTIVE, now() + 9.999) == 0
@@ -720,8 +724,8 @@ LOOPS = [(1000.0, 1000.0), (1e6, 0.0), (0.0, 1e6), (1000.0, 5.0)]
 
 
 @pytest.mark.parametrize(("first", "second"), LOOPS)
-def test_the_level_carries_over_from_loop_to_loop(first: float, second: float) -> None:
-    """What one loop took is missing in the next one, whatever that one's clock says, and what it left is there."""
+def test_tokens_carry_over_from_loop_to_loop(first: float, second: float) -> None:
+    """Tokens taken in one loop are missing in the next, and tokens left there are there, for any two clocks."""
     bucket = TokenBucket(rate=2, capacity=4)
     queue = Queue(bucket)
 
@@ -738,7 +742,7 @@ def test_the_level_carries_over_from_loop_to_loop(first: float, second: float) -
 
 @pytest.mark.parametrize(("first", "second"), LOOPS)
 def test_a_pause_carries_over_from_loop_to_loop(first: float, second: float) -> None:
-    """A pause of five seconds lasts five seconds in the next loop, whatever that one's clock says."""
+    """A pause of five seconds lasts five seconds in the next loop, for any two clocks."""
     bucket = TokenBucket(rate=2)
     queue = Queue(bucket)
 
@@ -760,7 +764,7 @@ def test_a_pause_carries_over_from_loop_to_loop(first: float, second: float) -> 
 def test_waiters_of_a_dead_loop_are_dropped(
     first: float, second: float, asleep: bool, collected: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A loop that was closed over its waiters, or right as one woke, leaves none of them to the next, and no timer."""
+    """A loop that is closed over its waiters, asleep or just woken, leaves neither waiters nor a timer to the next."""
     bucket = WatchedBucket(rate=2)
     queue = Queue(bucket)
     loop = VirtualTimeLoop(first)
@@ -790,11 +794,11 @@ def test_waiters_of_a_dead_loop_are_dropped(
     assert alive <= 0.5 + 1e-6
     assert following - alive == pytest.approx(0.5, abs=1e-6)
     assert figures(bucket) == pytest.approx((3, 0, 0, 0, 0), abs=1e-5)
-    assert {record.name for record in caplog.records} <= {"asyncio"}  # which misses its pending tasks
+    assert {record.name for record in caplog.records} <= {"asyncio"}  # asyncio complains of its pending tasks
 
 
 def test_a_runner_that_ends_with_waiters_leaves_none() -> None:
-    """`asyncio.run` cancels what still waits at its end, which leaves the bucket as it should be."""
+    """`asyncio.run` cancels the remaining waiters at its end, and the bucket is empty."""
     bucket = TokenBucket(rate=2)
     queue = Queue(bucket)
     tasks: list[asyncio.Task[None]] = []
@@ -836,7 +840,7 @@ def test_a_capacity_must_be_finite_and_at_least_1(capacity: float) -> None:
 
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, -0.001, 10**400, "1", None])
 def test_a_pause_must_be_finite_and_not_negative(seconds: float) -> None:
-    """The refusal names the field and pauses nothing: a limiter that is never free again would be a hang."""
+    """The refusal names the field and pauses nothing: an endless pause would be a hang."""
 
     async def main() -> None:
         bucket = TokenBucket()
@@ -858,7 +862,7 @@ def test_statistics_of_an_unused_bucket() -> None:
 
 @in_virtual_time
 async def test_statistics_follow_the_clock_and_change_nothing() -> None:
-    """Tokens grow and a pause shrinks while time goes by, whoever looks."""
+    """Tokens grow and a pause shrinks while time goes by, and reading them changes nothing."""
     bucket = TokenBucket(rate=2, capacity=3)
     await bucket.acquire()
     await bucket.acquire()
@@ -873,7 +877,7 @@ async def test_statistics_follow_the_clock_and_change_nothing() -> None:
 
 
 def test_statistics_are_a_frozen_value() -> None:
-    """Figures that were handed out cannot be changed, by their reader or by the bucket."""
+    """Statistics do not change after they were returned."""
     statistics = TokenBucket().statistics()
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         statistics.granted = 5  # type: ignore[misc]  # that is the point
@@ -881,7 +885,7 @@ def test_statistics_are_a_frozen_value() -> None:
 
 
 @in_virtual_time
-async def test_repr_says_what_one_needs_to_debug() -> None:
+async def test_repr_has_what_debugging_needs() -> None:
     """Rate, capacity, tokens and waiters are in it."""
     bucket = TokenBucket(rate=2, capacity=1.5)
     assert repr(bucket) == "<TokenBucket rate=2 capacity=1.5 tokens=1.50 waiting=0>"
@@ -893,7 +897,7 @@ async def test_repr_says_what_one_needs_to_debug() -> None:
 
 
 @in_virtual_time
-async def test_unlimited_lets_everybody_through_at_once_whatever_was_paused() -> None:
+async def test_unlimited_has_no_limit_and_no_pauses() -> None:
     """No limit and no pauses; only a deadline that has passed is refused."""
     limiter: RateLimiter = Unlimited()
     begin = now()
@@ -908,7 +912,7 @@ async def test_unlimited_lets_everybody_through_at_once_whatever_was_paused() ->
 
 @in_virtual_time
 async def test_a_token_bucket_is_a_rate_limiter() -> None:
-    """It can be passed wherever the protocol is asked for."""
+    """It can be passed as a `RateLimiter`."""
     limiter: RateLimiter = TokenBucket()
     await limiter.acquire(priority=Priority.BULK, deadline=None)
     limiter.pause(1.0)
@@ -916,7 +920,7 @@ async def test_a_token_bucket_is_a_rate_limiter() -> None:
 
 
 def test_between_two_loops_the_bucket_fills_and_a_pause_ends() -> None:
-    """The level that carries over is the one at the end of the loop before, not the one of the last request in it."""
+    """The bucket fills and a pause shrinks between the last request in one loop and the first in the next."""
     bucket = TokenBucket(rate=1, capacity=5)
 
     async def drain() -> None:

@@ -36,7 +36,7 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 async def watcher(shared_server: RedisServer) -> AsyncIterator[Redis]:
-    """A client that looks at what is in the shared server."""
+    """A client that looks into the shared server."""
     async with Redis.from_url(shared_server.url, decode_responses=True) as client:
         yield client
 
@@ -70,8 +70,10 @@ class TestRedisTokenBucket(LimiterContract):
             bucket = RedisTokenBucket(
                 shared_server.url, name=f"{request.node.name}-{made}", rate=rate, capacity=capacity
             )
-            yield bucket
-            await bucket.aclose()
+            try:
+                yield bucket
+            finally:
+                await bucket.aclose()
 
         self.make: Make = make
 
@@ -136,7 +138,7 @@ class Workers:
             process.communicate()
 
     async def have_all_said(self, word: str) -> None:
-        """Wait until each of them has said this."""
+        """Wait until each of them has said this word."""
         for process in self._processes:
             assert process.stdout is not None
             assert await asyncio.to_thread(process.stdout.readline) == f"{word}\n"
@@ -149,21 +151,21 @@ class Workers:
             process.stdin.flush()
 
     async def results(self) -> list[dict[str, Any]]:
-        """Wait until they have ended, and return when each was let through and how often it failed."""
+        """Wait for their ends, and return the time of each request that got through, and the number of failures."""
         return [json.loads((await asyncio.to_thread(process.communicate))[0]) for process in self._processes]
 
 
 async def test_four_processes_keep_one_limit_and_share_it_fairly(shared_server: RedisServer) -> None:
-    """The bound over all of them, 25 % ± 10 points for each, whatever their clocks say."""
+    """The bound holds over all of them, and each gets 25 % ± 10 points, for any clocks."""
     rate, shares = 100.0, list[list[float]]()
-    for run in range(3):  # a process that a busy machine does not let run can take no share
+    for run in range(3):  # on a busy machine a process may not run, and take no share
         async with Workers(shared_server.url, f"fair {run}", rate, skews=(0.0, 3600.0, -3600.0, 86400.0)) as workers:
             workers.start(2.0)
             results = await workers.results()
         times = sorted(time for result in results for time in result["times"])
-        assert len(times) > 100  # the limit was made use of, on however busy a machine
+        assert len(times) > 100  # the limit was used, even on a busy machine
         for window in (0.1, 0.5, 1.0):
-            # Times are those at which the processes went on; each of the four may have been late for one reservation.
+            # These are the times at which the processes went on; each of the four may be late for one reservation.
             assert most_in_a_window(times, window) <= 1.0 + 4 + rate * (window + SLACK)
         shares.append([len(result["times"]) / len(times) for result in results])
         if all(0.15 <= share <= 0.35 for share in shares[-1]):
@@ -171,8 +173,8 @@ async def test_four_processes_keep_one_limit_and_share_it_fairly(shared_server: 
     pytest.fail(f"unfair in each of three runs: {shares}")
 
 
-async def test_an_interactive_one_passes_the_bulk_of_every_process(shared_server: RedisServer) -> None:
-    """Behind four processes full of bulk an interactive acquire waits for a token of each, not for their queues."""
+async def test_interactive_passes_the_bulk_of_every_process(shared_server: RedisServer) -> None:
+    """Behind four processes full of bulk, an interactive acquire waits for a token of each, not for their queues."""
     rate = 50.0
     bucket = RedisTokenBucket(shared_server.url, name="passing", rate=rate)
     async with Workers(shared_server.url, "passing", rate) as workers:
@@ -192,9 +194,9 @@ async def test_an_interactive_one_passes_the_bulk_of_every_process(shared_server
     await bucket.aclose()
 
 
-async def test_a_server_killed_in_mid_run_stops_nobody_for_good(caplog: pytest.LogCaptureFixture) -> None:
-    """While Redis is away every acquire fails and none passes; when it is back, all go on by themselves. What fails
-    is told by errors, so nothing is logged.
+async def test_all_processes_go_on_after_a_server_was_killed(caplog: pytest.LogCaptureFixture) -> None:
+    """While Redis is away each acquire fails; when it is back, all processes go on by themselves. The errors tell of
+    the failure, so nothing is logged.
     """
     caplog.set_level(logging.INFO, "oca_sms_async")
     with serving() as server:
@@ -218,7 +220,7 @@ async def test_a_server_killed_in_mid_run_stops_nobody_for_good(caplog: pytest.L
 
 
 async def test_flushed_scripts_and_keys_do_no_harm(shared_server: RedisServer, watcher: Redis) -> None:
-    """A Redis that has forgotten the script is taught it again."""
+    """A Redis that has forgotten the script gets it again."""
     bucket = RedisTokenBucket(shared_server.url, name="flushed", rate=1000.0)
     await bucket.acquire()
     await watcher.script_flush()
@@ -230,7 +232,7 @@ async def test_flushed_scripts_and_keys_do_no_harm(shared_server: RedisServer, w
 
 
 async def test_one_key_carries_the_name_and_expires(shared_server: RedisServer, watcher: Redis) -> None:
-    """One bucket is one key, and it is gone by itself soon after the bucket is full again."""
+    """One bucket is one key, which expires soon after the bucket is full again."""
     bucket = RedisTokenBucket(shared_server.url, name="acme", rate=10.0)
     await bucket.acquire()
     assert [key async for key in watcher.scan_iter("*acme*")] == ["oca-sms:acme"]
@@ -241,15 +243,19 @@ async def test_one_key_carries_the_name_and_expires(shared_server: RedisServer, 
     await bucket.aclose()
 
 
+on_asyncios_clock = pytest.mark.asyncio(loop_factories=["asyncio"])  # uvloop's timers do not follow a moved clock
+
+
 @pytest.fixture
 async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The loop's time, in whole seconds: a reservation is good for longer than the half of one, and than any stall."""
-    monkeypatch.setattr("oca_sms_async.redis._STALE", HANG)
+    """The loop's time, in whole seconds: a reservation stays good for longer than half a second, and than any stall."""
+    monkeypatch.setattr("oca_sms_async._reservations._STALE", HANG)
     return Clock(monkeypatch)
 
 
+@on_asyncios_clock
 async def test_a_pause_reaches_the_other_processes(shared_server: RedisServer, clock: Clock) -> None:
-    """It holds here at once, and elsewhere once this process has asked for its next token, full as the bucket is."""
+    """A pause holds here at once, and elsewhere after the next question of this process, even with a full bucket."""
     here, there = (RedisTokenBucket(shared_server.url, name="paused", rate=10.0, capacity=1e6) for _ in range(2))
     await there.acquire()
     here.pause(100.0)
@@ -267,10 +273,11 @@ async def test_a_pause_reaches_the_other_processes(shared_server: RedisServer, c
     await there.aclose()
 
 
+@on_asyncios_clock
 async def test_a_reservation_of_a_cancelled_waiter_goes_to_the_next(
     shared_server: RedisServer, watcher: Redis, clock: Clock
 ) -> None:
-    """Cancelling costs Redis no token: the reservation serves whoever is next in this process."""
+    """Cancelling costs Redis no token: the reservation serves the next waiter of this process."""
     bucket = RedisTokenBucket(shared_server.url, name="inherited", rate=0.01)
     await bucket.acquire()
     first, second = (asyncio.create_task(bucket.acquire()) for _ in range(2))
@@ -284,8 +291,9 @@ async def test_a_reservation_of_a_cancelled_waiter_goes_to_the_next(
     await bucket.aclose()
 
 
+@on_asyncios_clock
 async def test_an_old_reservation_is_not_used(shared_server: RedisServer, watcher: Redis, clock: Clock) -> None:
-    """A reservation that nobody came for in its time would let one through beside those of now."""
+    """A reservation that was not used in its time is dropped: else two requests would start in the time of one."""
     bucket = RedisTokenBucket(shared_server.url, name="old", rate=0.01)
     await bucket.acquire()
     waiting = asyncio.create_task(bucket.acquire())
@@ -301,6 +309,7 @@ async def test_an_old_reservation_is_not_used(shared_server: RedisServer, watche
     await bucket.aclose()
 
 
+@on_asyncios_clock
 async def test_a_stall_is_not_followed_by_a_burst(shared_server: RedisServer, clock: Clock) -> None:
     """A process that is late for several of its reservations uses them one after the other."""
     bucket = RedisTokenBucket(shared_server.url, name="late", rate=0.5, timeout=100.0)
@@ -319,8 +328,9 @@ async def test_a_stall_is_not_followed_by_a_burst(shared_server: RedisServer, cl
     await bucket.aclose()
 
 
+@on_asyncios_clock
 async def test_a_hopeless_deadline_takes_no_token(shared_server: RedisServer, watcher: Redis, clock: Clock) -> None:
-    """What is refused for its deadline, as soon as Redis has told, is not taken from anybody else."""
+    """A request that is refused for its deadline takes no token from the others."""
     bucket = RedisTokenBucket(shared_server.url, name="hopeless", rate=0.01)
     await bucket.acquire()
     taken = await watcher.hget("oca-sms:hopeless", "tat")
@@ -341,7 +351,7 @@ UNREACHABLE = "redis://127.0.0.1:1/0"
 
 
 async def test_a_redis_that_is_away_proves_that_nothing_was_sent() -> None:
-    """Nobody listens: every waiter is told at once, with the cause, and a client's send is certainly unsent."""
+    """Without a server, each waiter fails at once, with the cause, and a client's send is certainly unsent."""
     bucket = RedisTokenBucket(UNREACHABLE, name="away")
     errors = await asyncio.gather(*(bucket.acquire() for _ in range(20)), return_exceptions=True)
     assert {type(error) for error in errors} == {LimiterUnavailableError}
@@ -355,7 +365,7 @@ async def test_a_redis_that_is_away_proves_that_nothing_was_sent() -> None:
 
 
 async def test_a_redis_that_hangs_is_given_up_after_the_time_out() -> None:
-    """A server that accepts and says nothing costs `timeout`, not for ever."""
+    """A server that accepts and says nothing costs `timeout`, and no more."""
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -369,8 +379,7 @@ async def test_a_redis_that_hangs_is_given_up_after_the_time_out() -> None:
     await bucket.aclose()
     closed = RedisTokenBucket(f"redis://127.0.0.1:{port}", name="hangs", timeout=60.0)
     waiting = asyncio.create_task(closed.acquire())
-    while not closed.statistics().waiting:
-        await asyncio.sleep(0)
+    await until(lambda: closed.statistics().waiting)
     await closed.aclose()
     with pytest.raises(LimiterUnavailableError, match="closed"):
         await waiting
@@ -379,7 +388,7 @@ async def test_a_redis_that_hangs_is_given_up_after_the_time_out() -> None:
 
 
 async def test_a_wrong_password_is_an_unavailable_limiter() -> None:
-    """Redis answers, but not to us; the password is in no error."""
+    """A refused password is a `LimiterUnavailableError`, and stands in no error."""
     with serving(password="right-password") as server:
         bucket = RedisTokenBucket(server.url.replace("right", "wrong"), name="refused")
         with pytest.raises(LimiterUnavailableError) as caught:
@@ -393,7 +402,7 @@ async def test_a_wrong_password_is_an_unavailable_limiter() -> None:
 
 
 async def test_a_fallback_serves_while_redis_is_away(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """Requests pass through it, when Redis is back it decides again, and either is logged once an outage."""
+    """Requests pass through the fallback until Redis is back, and each outage logs its begin and its end once."""
     caplog.set_level(logging.INFO, "oca_sms_async")
     fallback = TokenBucket(1000.0)
     bucket = RedisTokenBucket(server.url, name="outage", rate=1000.0, fallback=fallback)
@@ -407,15 +416,16 @@ async def test_a_fallback_serves_while_redis_is_away(server: RedisServer, caplog
         assert [vars(record)["event"] for record in caplog.records].count("limiter.fallback") == outage
         server.start()
         granted = bucket.statistics().granted
-        while bucket.statistics().granted == granted:
-            await bucket.acquire()
+        async with asyncio.timeout(HANG):
+            while bucket.statistics().granted == granted:
+                await bucket.acquire()
     await bucket.aclose()
     told = [(record.levelname, vars(record)["event"], vars(record)["limiter"]) for record in caplog.records]
     assert told == [("WARNING", "limiter.fallback", "outage"), ("INFO", "limiter.restored", "outage")] * 2
 
 
 async def test_a_fallback_is_paused_too(shared_server: RedisServer) -> None:
-    """A 429 counts for whoever decides."""
+    """A 429 pauses the fallback too."""
     fallback = TokenBucket()
     bucket = RedisTokenBucket(shared_server.url, name="pausing", fallback=fallback)
     bucket.pause(30.0)
@@ -423,8 +433,8 @@ async def test_a_fallback_is_paused_too(shared_server: RedisServer) -> None:
     await bucket.aclose()
 
 
-async def test_a_pause_after_the_end_does_nothing(shared_server: RedisServer) -> None:
-    """The answer to a request that it let through may come later, and must not be hidden by an error of the limiter."""
+async def test_a_pause_after_the_closing_does_nothing(shared_server: RedisServer) -> None:
+    """An answer that comes after the closing may be a 429, and an error of the limiter must not hide it."""
     bucket = RedisTokenBucket(shared_server.url, name="ended")
     await bucket.aclose()
     bucket.pause(30.0)
@@ -432,7 +442,7 @@ async def test_a_pause_after_the_end_does_nothing(shared_server: RedisServer) ->
 
 
 async def test_a_lent_client_stays_open(shared_server: RedisServer, watcher: Redis) -> None:
-    """`aclose` closes what was made from a URL and nothing else; afterwards an acquire is a RuntimeError."""
+    """`aclose` closes only the own connections; afterwards an acquire is a RuntimeError."""
     lent = RedisTokenBucket(watcher, name="lent")
     await lent.acquire()
     await lent.aclose()
@@ -445,17 +455,18 @@ async def test_a_lent_client_stays_open(shared_server: RedisServer, watcher: Red
     await own.acquire()
     assert len(await watcher.client_list()) > before
     await own.aclose()
-    while len(await watcher.client_list()) > before:
-        await asyncio.sleep(0.001)
+    async with asyncio.timeout(HANG):
+        while len(await watcher.client_list()) > before:
+            await asyncio.sleep(0.001)
 
 
 def test_it_is_used_in_one_loop_after_another(shared_server: RedisServer) -> None:
-    """Made without a loop, it serves each loop that uses it, and a pause is not forgotten between them."""
+    """Made without a loop, it serves each loop that uses it, and keeps a pause between them."""
     bucket = RedisTokenBucket(shared_server.url, name="loops", rate=1000.0)
 
     async def use() -> None:
         await bucket.acquire()
-        await bucket._redis.aclose()
+        await bucket._store.aclose()
 
     async def pause() -> None:
         bucket.pause(30.0)
@@ -496,7 +507,7 @@ def test_without_its_extra_it_says_what_to_install() -> None:
 
 
 async def test_statistics_and_repr(shared_server: RedisServer) -> None:
-    """Both show what a debugger wants, and no credentials."""
+    """Both help to debug, and show no credentials."""
     bucket = RedisTokenBucket(shared_server.url, name="shown", rate=10.0, fallback=Unlimited())
     await bucket.acquire()
     assert repr(bucket) == "<RedisTokenBucket name='shown' rate=10.0 capacity=1.0 waiting=0>"

@@ -131,14 +131,14 @@ class Inbox(Sequence[Message]):
 
     def latest(self, phone: str) -> Message | None:
         """Return the newest message to a number (any spelling), or `None`; `ValueError` for an impossible number."""
-        return self._latest.get(normalize_phone(phone, "ID"))
+        return self._latest.get(normalize_phone(phone))
 
     async def wait_for(self, phone: str, *, timeout: float = 5.0) -> Message:  # noqa: ASYNC109 - the contract's own
         """Return the newest message to a number (any spelling); wait at most `timeout` seconds for the first one.
 
         `TimeoutError` if no message arrives by then, `ValueError` for an impossible number.
         """
-        number = normalize_phone(phone, "ID")
+        number = normalize_phone(phone)
         try:
             async with asyncio.timeout(timeout):
                 while True:
@@ -159,7 +159,7 @@ class Inbox(Sequence[Message]):
         """
         message = self.latest(phone)
         if message is None:
-            raise LookupError(f"no message to {mask_phone(normalize_phone(phone, 'ID'))} has arrived")
+            raise LookupError(f"no message to {mask_phone(normalize_phone(phone))} has arrived")
         if message.code is None:
             raise LookupError(f"the newest message to {mask_phone(message.phone)} has no code of 4 to 8 digits")
         return message.code

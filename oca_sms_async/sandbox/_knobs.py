@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from oca_sms_async._phone import normalize_phone
-from oca_sms_async._settings import check_credentials
+from oca_sms_async._wire import RegularV1
 
 _TOKEN: Final = re.compile(r"[!-~]+")
 
@@ -27,7 +27,7 @@ def _require(condition: Callable[[Any], bool], wish: str) -> Validator:
 def _is_possible(username: str, password: str) -> bool:
     """Tell whether HTTP Basic can carry them. The client asks the same."""
     try:
-        check_credentials(username, password)
+        RegularV1(username, password)
     except ValueError:
         return False
     return True
@@ -49,7 +49,9 @@ def at_least(least: int, of: str) -> Validator:
 
 
 USERNAME: Final = _require(lambda it: _is_possible(it, "-"), "not be empty nor hold a colon or a control character")
-PASSWORD: Final = _require(lambda it: _is_possible("-", it), "not be empty, and a str that UTF-8 can carry")
+PASSWORD: Final = _require(
+    lambda it: _is_possible("-", it), "not be empty nor hold a control character, and UTF-8 must carry it"
+)
 TOKEN: Final = _require(lambda it: bool(_TOKEN.fullmatch(it)), "not be empty nor hold white space")
 SENDER_ID: Final = _require(
     lambda it: _is_possible("-", it) and it.strip() == it, "be a name without white space round it"
@@ -81,6 +83,6 @@ def encode_host(host: str) -> str:
 def read_numbers(refused_numbers: Collection[str]) -> frozenset[str]:
     """Return numbers in any spelling as E.164."""
     try:
-        return frozenset(normalize_phone(number, "ID") for number in refused_numbers)
+        return frozenset(normalize_phone(number) for number in refused_numbers)
     except ValueError as error:
         raise ValueError(f"refused_numbers must hold possible numbers: {error}") from None

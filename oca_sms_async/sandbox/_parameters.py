@@ -29,7 +29,7 @@ def check_phone(value: object) -> str | Complaint:
     if not value.startswith(("+62", "62", "0")):
         return Complaint(value, "Invalid country code", Parameter.PHONE)
     try:
-        phone = normalize_phone("+" + value if value.startswith("62") else value, "ID")
+        phone = normalize_phone("+" + value if value.startswith("62") else value)
     except ValueError:
         return Complaint(value, "Invalid phone number", Parameter.PHONE)
     # A dialled international prefix («008 65 …») leads abroad although it begins with a zero.

@@ -102,7 +102,7 @@ class When:
 
 def script(scripts: Scripts, phone: str | None) -> When:
     """Return the sends to `phone` (any spelling; `None`: any number), for their answers to be laid down."""
-    return When(scripts, None if phone is None else normalize_phone(phone, "ID"))
+    return When(scripts, None if phone is None else normalize_phone(phone))
 
 
 def _check_answer(status: Any, body: Any, headers: Mapping[str, str]) -> Fault:

@@ -15,7 +15,8 @@ class SendEvent:
     """One send that ended: a single one, or a message of a bulk or a queue. It holds no number, text or credential.
 
     `sent` is True if the gateway gave a receipt. `error` is the error otherwise, `None` for a cancelled send.
-    `may_have_been_sent` and `attempts` are those of the whole send. `waited` is how many seconds it waited for slots and tokens. `took` is its whole length in seconds.
+    `may_have_been_sent` and `attempts` are those of the whole send. `waited` is how many
+    seconds it waited for slots and tokens. `took` is its whole length in seconds.
     """
 
     sent: bool

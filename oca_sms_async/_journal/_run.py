@@ -171,7 +171,8 @@ class Intent:
         try:
             await settled
         except JournalError as lost:
-            if self._recorded.done() and not self._recorded.cancelled() and self._recorded.exception() is None:
+            await asyncio.wait({self._recorded})  # a journal that was closed refuses this while the intent is written
+            if not self._recorded.cancelled() and self._recorded.exception() is None:
                 self._call.doubt(lost)  # a later run will see it so
             raise
 

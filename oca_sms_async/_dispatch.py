@@ -5,6 +5,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Final, TypeVar
 
 import httpx
@@ -199,6 +200,7 @@ class Dispatcher:
                 deadline=options.until,
                 max_body=request.max_body,
                 under_way=self._under_way,
+                gate=partial(self._start, options),
             )
         finally:
             call.left_wire()

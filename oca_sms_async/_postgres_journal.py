@@ -9,7 +9,7 @@ from typing import Any, Final, Self, TypeVar
 
 import psycopg
 
-from oca_sms_async._errors import JournalError
+from oca_sms_async._errors import JournalClosedError, JournalError
 from oca_sms_async._journal import JournalEntry, Lookup, Status
 from oca_sms_async._log import log
 from oca_sms_async._models import SendReceipt
@@ -23,7 +23,7 @@ from oca_sms_async._settings import positive_seconds
 
 _T = TypeVar("_T")
 
-_USED: Final = "another run uses it: wait for its end, or give this one a journal of its own"
+_USED: Final = "another run uses it: wait for the end of that run"
 
 
 class PostgresJournal:
@@ -161,7 +161,7 @@ class PostgresJournal:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise RuntimeError("this journal is closed")
+            raise JournalClosedError("this journal is closed")
 
     def _start(self, operation: Coroutine[Any, Any, _T]) -> asyncio.Future[_T]:
         """Start an operation, which goes on even if its caller is cancelled."""

@@ -49,6 +49,7 @@ from oca_sms_async import (
 )
 from oca_sms_async._bulk import BulkRun
 from oca_sms_async._call import CallState
+from oca_sms_async._connections import ExactConnectErrors
 from oca_sms_async._journal import JournalRun, Status
 from oca_sms_async._messages import check_number
 from oca_sms_async.sandbox import Sandbox
@@ -141,8 +142,8 @@ async def internal(_: "Gateway", __: str) -> httpx.Response:
     return refusal(500, 13)
 
 
-class Gateway(httpx.AsyncHTTPTransport):
-    """A gateway without sockets. The client believes the connect errors of this class, for it is httpx's own.
+class Gateway(ExactConnectErrors):
+    """A gateway without sockets, whose connect errors the client believes.
 
     `answers` are by text, and `then` is for the rest. `requests` and `accepted` hold texts.
     """
@@ -907,9 +908,9 @@ class Limiter(Unlimited):
         came("before the intent")
 
 def noting(method, kind):
-    def noted(journal, *arguments):
+    def noted(journal, *arguments, **options):
         kinds.append(kind)
-        return method(journal, *arguments)
+        return method(journal, *arguments, **options)
     return noted
 
 def synced(descriptor):

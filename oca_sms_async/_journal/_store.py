@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from attrs import field, frozen
+
 from oca_sms_async._journal._file import JournalFile
 from oca_sms_async._journal._records import Record, join, split
 from oca_sms_async._journal._values import Answer, JournalEntry, Lookup, Status
@@ -24,13 +26,25 @@ from oca_sms_async._models import SendReceipt
 _TABLES: Final = """
 PRAGMA journal_mode = MEMORY;
 PRAGMA synchronous = OFF;
-CREATE TABLE message (identity TEXT PRIMARY KEY, status TEXT, uid TEXT, run INTEGER, record TEXT) WITHOUT ROWID;
+CREATE TABLE message (
+    identity TEXT PRIMARY KEY, status TEXT, uid TEXT, run INTEGER, ended REAL, record TEXT
+) WITHOUT ROWID;
 CREATE TABLE occurrence (content TEXT PRIMARY KEY, run INTEGER, seen INTEGER) WITHOUT ROWID;
 """
 _BY_UID: Final = "CREATE INDEX message_by_uid ON message (uid) WHERE uid IS NOT NULL"
-_PUT: Final = "INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?)"
+_PUT: Final = "INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?, ?)"
+_FORGOTTEN: Final = "forgotten"  # the status of a record that removes its message
+_PAGE: Final = 5000
 
 Operation = Callable[["Store"], Any]
+
+
+@frozen
+class Claimable(Lookup):
+    """A lookup of this store, with what it takes to claim the message. `run` is 0 outside of any run."""
+
+    content: str = field(default="", eq=False)
+    run: int = field(default=0, eq=False)
 
 
 class Store:
@@ -44,6 +58,7 @@ class Store:
         self._file = JournalFile(path)
         self._changes = list[str]()
         self._run = 0
+        self._busy = dict[str, float]()  # by identity, the end of the time in which a sender may be at work
         self.broken = False
         with contextlib.ExitStack() as undo, self._explained():
             undo.callback(self._file.close)
@@ -57,6 +72,7 @@ class Store:
         self._index.execute("BEGIN")
         rows = (_row(record, text, run=0) for commit in self._file.commits() for record, text in split(commit))
         self._index.executemany(_PUT, rows)
+        self._index.execute("DELETE FROM message WHERE status = ?", (_FORGOTTEN,))
         self._index.execute(_BY_UID)
         self._index.execute("COMMIT")
         count = self._index.execute("SELECT count(*) FROM message WHERE status = ?", (Status.DOUBTFUL,))
@@ -96,6 +112,30 @@ class Store:
         """Count equal messages from the start again."""
         self._run += 1
 
+    def lookup(self, key: str) -> JournalEntry | None:
+        """Return the entry of a key, or None for one that was never about to be sent."""
+        found = self._get(self._digest(b"key", key))
+        return None if found is None or not found[0].ended else _entry(found[0])
+
+    def lookup_key(self, key: str, number: str, text: str) -> Lookup:
+        """Return the entry of a message with a key, outside of any run."""
+        content, identity = self._digest(b"content", number, text), self._digest(b"key", key)
+        record, _ = self._get(identity) or (Record(identity, content, Status.UNSENT), 0)
+        differs = record.content != content and record.status != Status.UNSENT
+        return self._answer(record, Answer.KEY_CONFLICT if differs else Answer.STORED, content, run=0)
+
+    def forget(self, before: float, *, doubtful: bool) -> int:
+        """Forget at most a page of messages without news since a time, and return how many they are.
+
+        In the file they are marked; their lines stay.
+        """
+        query = "SELECT record FROM message WHERE ended > 0 AND ended < ? AND (status != ? OR ?) LIMIT ?"
+        rows = self._index.execute(query, (before, Status.DOUBTFUL, doubtful, _PAGE)).fetchall()
+        for record in (Record.decode(row[0]) for row in rows):
+            self._index.execute("DELETE FROM message WHERE identity = ?", (record.identity,))
+            self._changes.append(Record(record.identity, "", _FORGOTTEN).encode())
+        return len(rows)
+
     def lookup_next(self, key: str | None, number: str, text: str) -> Lookup:
         """Return the entry of the run's next message; counting tells messages without a key from their equals."""
         content = self._digest(b"content", number, text)
@@ -110,23 +150,36 @@ class Store:
         elif run == self._run:
             answer = Answer.REPEATED
         else:
-            self._put(record._replace(content=content))
-        return Lookup(bytes.fromhex(identity), _entry(record), answer, record.began, record.ended)
+            self._put(record._replace(content=content), self._run)
+        return self._answer(record, answer, content, run=self._run)
 
-    def intend(self, message: Lookup) -> bool:
-        """Put the message in doubt, unless it was sent or another run took it; return whether that happened."""
-        record, run = self._known(message)
-        if record.status == Status.SENT or run != self._run:
+    def intend(self, message: Lookup, seconds: float) -> bool:
+        """Put the message in doubt, if its entry is still the one of the lookup; return whether that happened."""
+        if not isinstance(message, Claimable):
+            raise self._file.error("this message was not looked up in it: begin a new run")
+        identity = message.identity.hex()
+        record, run = self._get(identity) or (Record(identity, message.content, Status.UNSENT), 0)
+        is_same = (record.status, record.attempts, record.ended) == (
+            message.entry.status,
+            message.entry.attempts,
+            message.ended,
+        )
+        if not is_same or record.status == Status.SENT or (message.run and message.run != run):
             return False
         now = time.time()
         attempts, began = message.entry.attempts + 1, message.began or now
-        self._change(record._replace(status=Status.DOUBTFUL, attempts=attempts, began=began, ended=now))
+        claimed = record._replace(
+            content=message.content, status=Status.DOUBTFUL, attempts=attempts, began=began, ended=now
+        )
+        self._change(claimed, run)
+        self._busy[identity] = time.monotonic() + seconds
         return True
 
     def settle(self, message: Lookup, entry: JournalEntry) -> None:
         """Store the outcome of an intended message."""
-        record, _ = self._known(message)
+        record, run = self._known(message)
         receipt = entry.receipt
+        self._busy.pop(record.identity, None)
         self._change(
             record._replace(
                 status=entry.status,
@@ -137,7 +190,8 @@ class Store:
                 word=None if receipt is None else receipt.status,
                 error=entry.error,
                 code=entry.code,
-            )
+            ),
+            run,
         )
 
     def find(self, message: Lookup, receipt: SendReceipt) -> bool:
@@ -157,13 +211,18 @@ class Store:
             raise self._file.error("this message was not looked up in it: begin a new run")
         return known
 
-    def _put(self, record: Record) -> str:
+    def _put(self, record: Record, run: int) -> str:
         text = record.encode()
-        self._index.execute(_PUT, _row(record, text, run=self._run))
+        self._index.execute(_PUT, _row(record, text, run=run))
         return text
 
-    def _change(self, record: Record) -> None:
-        self._changes.append(self._put(record))
+    def _change(self, record: Record, run: int) -> None:
+        self._changes.append(self._put(record, run))
+
+    def _answer(self, record: Record, answer: Answer, content: str, *, run: int) -> Claimable:
+        busy_for = max(0.0, self._busy.get(record.identity, 0.0) - time.monotonic())
+        identity, entry = bytes.fromhex(record.identity), _entry(record)
+        return Claimable(identity, entry, answer, record.began, record.ended, busy_for, content, run)
 
     def _occurrence(self, content: str) -> int:
         row = self._index.execute("SELECT run, seen FROM occurrence WHERE content = ?", (content,)).fetchone()
@@ -188,8 +247,9 @@ class Store:
             raise self._file.error(reason) from error
 
 
-def _row(record: Record, text: str, *, run: int) -> tuple[str, str, str | None, int, str]:
-    return record.identity, record.status, None if record.msg_uid is None else _ascii(record.msg_uid), run, text
+def _row(record: Record, text: str, *, run: int) -> tuple[str, str, str | None, int, float, str]:
+    uid = None if record.msg_uid is None else _ascii(record.msg_uid)
+    return record.identity, record.status, uid, run, record.ended, text
 
 
 def _ascii(text: str) -> str:

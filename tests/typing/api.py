@@ -154,7 +154,7 @@ async def send(client: AsyncOcaSms) -> None:
     await client.send(PHONE, TEXT, expires_in=None)
     await client.send(PHONE)  # type: ignore[call-arg] # no text
     await client.send(6281381475159, TEXT)  # type: ignore[arg-type] # a number is text
-    await client.send(PHONE, TEXT, 30)  # type: ignore[call-arg] # options are named
+    await client.send(PHONE, TEXT, 30)  # type: ignore[arg-type, call-arg] # options are named
     await client.send(PHONE, TEXT, expires_in=datetime.now(UTC))  # type: ignore[arg-type] # a duration, no moment
     await client.send(PHONE, TEXT, priority=1)  # type: ignore[arg-type] # a lane has a name
     receipt.status = "read"  # type: ignore[misc] # frozen

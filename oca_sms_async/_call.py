@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from attrs import define, field, frozen
 
+from oca_sms_async._deadline import Deadline
 from oca_sms_async._errors import OcaSmsError
 from oca_sms_async._waiting import Priority
 
@@ -12,14 +13,19 @@ from oca_sms_async._waiting import Priority
 class CallOptions:
     """The demands of one call.
 
-    `priority` is its lane. `seconds` bounds one attempt in total. `deadline` is its end in the loop's time, `None` for
-    no end. `number` is the recipient's, for the log.
+    `priority` is its lane. `seconds` bounds one attempt in total. `deadline` is its end, `None` for no end. `number` is
+    the recipient's, for the log.
     """
 
     priority: Priority
     seconds: float
-    deadline: float | None = None
+    deadline: Deadline | None = None
     number: str | None = field(default=None, repr=False)
+
+    @property
+    def until(self) -> float | None:
+        """The deadline in the loop's time, to wait by."""
+        return None if self.deadline is None else self.deadline.loop_time
 
 
 async def _go_on() -> None:
@@ -37,13 +43,15 @@ class CallState:
     Doubt begins when a request starts. Only an error that proves the opposite takes it back; a cancellation, a Ctrl-C
     or an exception from elsewhere proves nothing. `before_first_send` is awaited once, after the first token and
     before the first byte. `on_error` hears each attempt's error as it comes. `sends` is False for a call that only
-    asks. `attempts` counts the requests that were started.
+    asks. `attempts` counts the requests that were started, and
+    `waited` adds up the seconds that they waited for their slots and tokens.
     """
 
     before_first_send: Callable[[], Awaitable[None]] = _go_on
     on_error: Callable[[OcaSmsError], None] = _ignore
     sends: bool = True
     attempts: int = 0
+    waited: float = 0.0
     in_flight: bool = False
     last_error: OcaSmsError | None = None
     is_cut: bool = False

@@ -1,8 +1,10 @@
 """A request's way, always the same: slot, token, transport, parse; and round again where the retry policy says so."""
 
 import asyncio
+import contextlib
 import functools
 import sys
+from collections.abc import AsyncIterator
 from typing import Final, TypeVar
 
 import httpx
@@ -73,6 +75,7 @@ class Dispatcher:
         self._headers = headers.raw
         self._url = functools.lru_cache(maxsize=8)(lambda path: httpx.URL(base_url + path))
         self._under_way = UnderWay()
+        self._waits = UnderWay()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -86,14 +89,10 @@ class Dispatcher:
     async def aclose(self) -> None:
         """Close the connections, those under a request too, unless they were lent."""
         self._closed = True
-        if not self._owned:
-            return
-        now = asyncio.get_running_loop()
-        for bound, loop in self._under_way.items():
-            # A request that still connects has nothing yet that could be closed; one whose time is up ends by itself.
-            if loop is now and not bound.expired():
-                bound.reschedule(now.time())
-        await self._client.aclose()
+        _end(self._waits)  # they must not stand before another client's at a limiter that both use
+        if self._owned:
+            _end(self._under_way)  # a request that still connects has nothing yet that could be closed
+            await self._client.aclose()
 
     async def request(self, request: Request[_T], options: CallOptions, call: CallState) -> _T:
         """Return the gateway's answer, or raise the one error of the whole call.
@@ -104,7 +103,7 @@ class Dispatcher:
         outer = sys.exception()
         try:
             return await retry(
-                lambda: self._attempt(request, options, call), policy=self._policy, options=options, call=call
+                lambda: self._attempt(request, options, call), self._back_off, self._policy, options, call
             )
         except OcaSmsError:
             raise
@@ -120,11 +119,15 @@ class Dispatcher:
         The slot comes before the token. A request that waited for a connection after its token would start late, and
         a stall of the gateway would end in a burst above the limit.
         """
-        outer = sys.exception()
+        outer, clock = sys.exception(), asyncio.get_running_loop().time
         self.counts.under_way += 1
+        since = clock()
         try:
-            async with self._slots.held(options.priority, options.deadline):
-                await self._token(options)
+            async with self._slots.held(options.priority, options.until):
+                try:
+                    await self._token(options)
+                finally:
+                    call.waited += clock() - since
                 reply = await self._exchange(request, options, call)
         except TimeoutError as refusal:  # of a slot or a limiter; exchange raises errors of ours alone
             if isinstance(refusal, OcaSmsError):
@@ -145,7 +148,8 @@ class Dispatcher:
         clock, outer = asyncio.get_running_loop().time, sys.exception()
         since = clock()
         try:
-            await self._limiter.acquire(priority=options.priority, deadline=options.deadline)
+            async with self._ends_by_closing():
+                await self._limiter.acquire(priority=options.priority, deadline=options.until)
         except (OcaSmsError, TimeoutError):
             raise
         except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
@@ -154,14 +158,35 @@ class Dispatcher:
         finally:
             self.counts.limiter_wait += clock() - since
 
+    async def _back_off(self, seconds: float) -> None:
+        async with self._ends_by_closing():
+            await asyncio.sleep(seconds)
+
+    @contextlib.asynccontextmanager
+    async def _ends_by_closing(self) -> AsyncIterator[None]:
+        """Let `aclose` end the wait in this block, by a `ClientClosedError`."""
+        self.check_open()
+        bound = asyncio.timeout(None)
+        try:
+            async with bound:
+                self._waits[bound] = asyncio.get_running_loop()
+                yield
+        except TimeoutError:
+            if bound.expired():
+                self.check_open()
+            raise
+        finally:
+            self._waits.pop(bound, None)
+
     async def _exchange(self, request: Request[_T], options: CallOptions, call: CallState) -> Reply:
         """Send the request and return the reply, unless something has changed while it waited."""
         if not call.attempts:
             await call.before_first_send()
         elif call.is_cut and call.last_error is not None:
             raise call.last_error  # cut while it waited in a limiter that does not let itself be cancelled
+        await self._start(options)
         self.check_open()
-        if options.deadline is not None and asyncio.get_running_loop().time() >= options.deadline:
+        if options.deadline is not None and options.deadline.has_passed():
             raise ExpiredError("the message expired before its request was started")
         http = self._http(request)
         self.counts.in_flight += 1
@@ -171,13 +196,19 @@ class Dispatcher:
                 self._client,
                 http,
                 seconds=options.seconds,
-                deadline=options.deadline,
+                deadline=options.until,
                 max_body=request.max_body,
                 under_way=self._under_way,
             )
         finally:
             call.left_wire()
             self.counts.in_flight -= 1
+
+    async def _start(self, options: CallOptions) -> None:
+        """Take another token where a stall since the last one has made the request late, if the limiter knows."""
+        start = getattr(self._limiter, "start", None)
+        while start is not None and not await start():
+            await self._token(options)
 
     def _pause(self, refusal: ApiError) -> None:
         """Let nothing through for a while after a refusal by the rate limit; the refusal counts more than a limiter
@@ -207,3 +238,11 @@ class Dispatcher:
         )
         http.read()  # else its content could not be looked at
         return http
+
+
+def _end(bounds: UnderWay) -> None:
+    """End the waits or requests of this loop now. One whose time is up ends by itself."""
+    now = asyncio.get_running_loop()
+    for bound, loop in bounds.items():
+        if loop is now and not bound.expired():
+            bound.reschedule(now.time())

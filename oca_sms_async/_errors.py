@@ -12,18 +12,21 @@ OcaSmsError                          the root, never raised itself
 ├── UnexpectedResponseError          a success that the gateway does not document
 └── ApiError                         the gateway refused
     ├── InternalError                HTTP 500 with code 13, the only refusal that is tried again
-    ├── InvalidRequestError          code 39: number, text or template
+    ├── InvalidRequestError          code 39, and 59 in V2: number, text or template
     ├── RateLimitedError             HTTP 429 or code 9
     ├── NotFoundError                a message that the gateway does not know
     └── AccountError                 the account, not the message, is refused
-        ├── InvalidCredentialsError    code 17
-        ├── MissingAuthorizationError  code 19
+        ├── InvalidCredentialsError    code 17, and 45 in V2
+        ├── MissingAuthorizationError  code 19, and 43 in V2
         ├── UserNotFoundError          code 41
         ├── AccountExpiredError        code 51
-        └── QuotaExhaustedError        code 55
+        └── QuotaExhaustedError        code 55, and 5 in V2
 
 `str`, `repr` and `args` hold only words of this library. The gateway's own words are in `ApiError.text` and
 `FieldError.msg` alone.
+
+Task queues such as Celery and Taskiq keep the `args` of an exception as JSON. They rebuild it by `type(error)(*args)`.
+So `args` hold the whole answer, and every constructor takes them in this order.
 """
 
 from typing import Any, ClassVar
@@ -41,15 +44,26 @@ class OcaSmsError(Exception):
     may_have_been_sent: bool = False
     attempts: int = 0
 
-    def __init__(self, message: str = "", *, may_have_been_sent: bool | None = None, attempts: int = 0) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        may_have_been_sent: bool | None = None,  # noqa: FBT001 - positional for `args`
+        attempts: int = 0,
+    ) -> None:
         super().__init__(message)
-        if may_have_been_sent is not None:
-            self.may_have_been_sent = may_have_been_sent
+        if may_have_been_sent is None:
+            may_have_been_sent = type(self).may_have_been_sent
+        self.may_have_been_sent = may_have_been_sent
         self.attempts = attempts
 
+    @property
+    def args(self) -> tuple[Any, ...]:  # type: ignore[override] # Exception's can be set, and would not follow the answer
+        """The arguments that rebuild the error with its present answer: nothing but JSON's types, and no secret."""
+        return str(self), self.may_have_been_sent, self.attempts
+
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default calls the class with `args` alone, and the constructors below would misread them.
-        return _restore, (type(self), self.args, self.__dict__)
+        # Not by `args`: they leave the gateway's words out, and a user's subclass may take other arguments.
+        return _restore, (type(self), str(self), self.__dict__)
 
 
 class InvalidMessageError(OcaSmsError, ValueError):
@@ -118,28 +132,31 @@ class ApiError(OcaSmsError):
 
     _meaning: ClassVar[str] = "the gateway refused the request"
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - positional for `args`
         self,
         status_code: int,
         code: int | None = None,
         text: str = "",
         fields: tuple[FieldError, ...] = (),
-        *,
         retry_after: float | None = None,
-        may_have_been_sent: bool | None = None,
+        may_have_been_sent: bool | None = None,  # noqa: FBT001 - as above
         attempts: int = 0,
     ) -> None:
         coded = "" if safe_code(code) is None else f", code {code}"
         if may_have_been_sent is None:
             may_have_been_sent = not 400 <= status_code < 500 or status_code in {408, 499}
-        super().__init__(
-            f"{self._meaning} (HTTP {status_code}{coded})", may_have_been_sent=may_have_been_sent, attempts=attempts
-        )
+        super().__init__(f"{self._meaning} (HTTP {status_code}{coded})", may_have_been_sent, attempts)
         self.status_code = status_code
         self.code = code
         self.text = text
-        self.fields = fields
+        self.fields = tuple(fields)  # JSON makes a list of it
         self.retry_after = retry_after
+
+    @property
+    def args(self) -> tuple[Any, ...]:  # type: ignore[override] # as above
+        """The arguments that rebuild the error, without the gateway's words and without a code that may be a number."""
+        answer = (self.may_have_been_sent, self.attempts)
+        return self.status_code, safe_code(self.code), "", (), self.retry_after, *answer
 
 
 class InternalError(ApiError):
@@ -149,7 +166,7 @@ class InternalError(ApiError):
 
 
 class InvalidRequestError(ApiError):
-    """Code 39: a parameter is missing or wrong, or the text does not match the account's template."""
+    """Code 39, and 59 in V2: a parameter is missing or wrong, or the text does not match the account's template."""
 
     _meaning = "the gateway refused a parameter: number, text or template"
 
@@ -164,7 +181,7 @@ class RateLimitedError(ApiError):
 
 
 class NotFoundError(ApiError):
-    """HTTP 404 on the history or a status: the gateway does not have this message, or not yet."""
+    """HTTP 404, or code 33 in V2, on the history or a status: the gateway has no such message, or not yet."""
 
     _meaning = "the gateway knows no such message"
 
@@ -176,13 +193,13 @@ class AccountError(ApiError):
 
 
 class InvalidCredentialsError(AccountError):
-    """Code 17: the username or the password is missing or wrong."""
+    """Code 17, and 45 in V2: the username and the password, or the token, are missing or wrong."""
 
-    _meaning = "the gateway refused the username or the password"
+    _meaning = "the gateway refused the credentials"
 
 
 class MissingAuthorizationError(AccountError):
-    """Code 19: the Authorization header is missing or damaged."""
+    """Code 19, and 43 in V2: the Authorization header is missing or damaged."""
 
     _meaning = "the gateway did not get the Authorization header"
 
@@ -200,7 +217,7 @@ class AccountExpiredError(AccountError):
 
 
 class QuotaExhaustedError(AccountError):
-    """Code 55: the account's quota is used up."""
+    """Code 55, and 5 in V2: the account's quota is used up."""
 
     _meaning = "the account's quota is used up"
 
@@ -210,8 +227,8 @@ def safe_code(code: int | None) -> int | None:
     return code if code is not None and -1000 < code < 1000 else None
 
 
-def _restore(cls: type[OcaSmsError], args: tuple[Any, ...], state: dict[str, Any]) -> OcaSmsError:
+def _restore(cls: type[OcaSmsError], sentence: str, state: dict[str, Any]) -> OcaSmsError:
     error = cls.__new__(cls)
-    error.args = args
-    error.__dict__.update(state)
+    OcaSmsError.__init__(error, sentence)
+    vars(error).update(state)
     return error

@@ -66,7 +66,11 @@ class RetryPolicy:
 
 
 async def retry(
-    attempt: Callable[[], Awaitable[_T]], *, policy: RetryPolicy, options: CallOptions, call: CallState
+    attempt: Callable[[], Awaitable[_T]],
+    back_off: Callable[[float], Awaitable[None]],
+    policy: RetryPolicy,
+    options: CallOptions,
+    call: CallState,
 ) -> _T:
     """Return the result of the first attempt that succeeds, or raise the original error of the last one.
 
@@ -89,12 +93,12 @@ async def retry(
                     state = tenacity.RetryCallState(retrying, None, (), {})
                 state.set_exception(sys.exc_info())  # type: ignore[arg-type] # within an except block it is complete
             wait = cast(float, await retrying.iter(state))  # it raises the error that is not tried again
-            if options.deadline is not None and asyncio.get_running_loop().time() + wait >= options.deadline:
+            if options.until is not None and asyncio.get_running_loop().time() + wait >= options.until:
                 raise ExpiredError("the message would expire before its next attempt") from call.last_error
             event = "send.retry" if call.sends else "lookup.retry"
             number, last = call.attempts + 1, call.last_error
             log(event, phone=options.number, attempt=number, wait=round(wait, 3), error=last)
-            await asyncio.sleep(wait)
+            await back_off(wait)
             state.prepare_for_next_attempt()
     except OcaSmsError as error:
         call.conclude(error)

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from oca_sms_async._errors import OcaSmsError
+
 # h11 quotes the bytes that it could not read. The gateway may have echoed a message in them.
 _QUOTED_BYTES: Final = re.compile(r"b['\"].*", re.DOTALL)
 _DIGIT_RUNS: Final = re.compile(r"\d{4,}")
@@ -39,6 +41,7 @@ def scrub(cause: BaseException, outer: BaseException | None = None) -> BaseExcep
         for name in ("_request", "response", "doc"):
             if name in vars(link):
                 setattr(link, name, None)
-        if not isinstance(link, OSError):  # holds the system's words alone, and not only in args
+        # OSError's words are the system's, and not only in args. Ours hold no word of the message.
+        if not isinstance(link, OSError | OcaSmsError):
             link.args = tuple(mask_digits(_QUOTED_BYTES.sub("…", a)) if isinstance(a, str) else a for a in link.args)
     return cause

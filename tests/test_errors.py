@@ -11,10 +11,12 @@ import pickle
 import re
 import weakref
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import oca_sms_async
 from oca_sms_async import (
@@ -24,7 +26,6 @@ from oca_sms_async import (
     DeliveryUnknownError,
     ExpiredError,
     FieldError,
-    InternalError,
     InvalidMessageError,
     JournalError,
     LimiterUnavailableError,
@@ -33,6 +34,7 @@ from oca_sms_async import (
     UnexpectedResponseError,
     _errors,
 )
+from oca_sms_async._errors import safe_code
 from oca_sms_async._scrub import chain, mask_digits, scrub
 
 ERRORS: dict[str, type[OcaSmsError]] = {
@@ -174,7 +176,6 @@ def test_refusal_in_words(kind: type[ApiError], code: int | None, shown: str) ->
     """A refusal shows its meaning, status and code alone. It hides a code that may be a number or a password."""
     error = kind(406, code, "the gateway's words", FIELDS)
     assert re.fullmatch(rf"the [A-Za-z',: ]+ \(HTTP 406{shown}\)", str(error))
-    assert error.args == (str(error),)
     assert repr(error) == f"{kind.__name__}({str(error)!r})"
     assert (error.status_code, error.code, error.text, error.fields) == (406, code, "the gateway's words", FIELDS)
 
@@ -206,7 +207,15 @@ def test_digits_masked(text: str, starred: str) -> None:
     assert mask_digits(text) == starred
 
 
-# Pickle and copy
+# Pickle, copy and queues
+
+
+class OrderError(ExpiredError):
+    """A user's own error."""
+
+    def __init__(self, order: int) -> None:
+        super().__init__(f"order {order} expired", may_have_been_sent=True, attempts=2)
+        self.order = order
 
 
 def pickle_and_load(error: OcaSmsError, protocol: int) -> OcaSmsError:
@@ -253,12 +262,73 @@ def test_users_own_error_travels() -> None:
     assert vars(pickle.loads(pickle.dumps(error)))["order"] == 7
 
 
-def test_late_answer_travels() -> None:
-    """Values that the call sets at its end travel too."""
-    error = InternalError(500, 13)
-    error.may_have_been_sent, error.attempts = False, 4
-    arrived = pickle.loads(pickle.dumps(error))
-    assert (arrived.may_have_been_sent, arrived.attempts) == (False, 4)
+def test_users_own_class_travels() -> None:
+    """A user's subclass travels, although its constructor takes other arguments."""
+    error = OrderError(7)
+    for travel in TRAVELS.values():
+        arrived = travel(error)
+        assert (type(arrived), str(arrived), vars(arrived)) == (OrderError, "order 7 expired", vars(error))
+
+
+@each_error
+@pytest.mark.parametrize("doubt", [True, False])
+def test_late_answer_travels(kind: type[OcaSmsError], *, doubt: bool) -> None:
+    """Values that the call sets at its end travel too, through pickle and through `args`."""
+    error = plain(kind)
+    error.may_have_been_sent, error.attempts = doubt, 4
+    for arrived in (pickle.loads(pickle.dumps(error)), type(error)(*error.args), type(error)(*through_json(error))):
+        assert (arrived.may_have_been_sent, arrived.attempts) == (doubt, 4)
+
+
+def through_json(error: OcaSmsError) -> list[Any]:
+    """Return the arguments of an error as a queue hands them on."""
+    arguments = json.loads(json.dumps(error.args))
+    assert isinstance(arguments, list)
+    return arguments
+
+
+def answer_of(error: OcaSmsError) -> tuple[Any, ...]:
+    """Return all that a rebuilt error must say again."""
+    told = (type(error), str(error), repr(error), error.may_have_been_sent, error.attempts)
+    return (*told, error.status_code, safe_code(error.code), error.retry_after) if isinstance(error, ApiError) else told
+
+
+@st.composite
+def any_errors(draw: st.DrawFn) -> OcaSmsError:
+    """Draw an error of any class, with any answer, set at once or later."""
+    kind = draw(st.sampled_from([*ERRORS.values()]))
+    doubt, attempts = draw(st.none() | st.booleans()), draw(st.integers(0, 9))
+    if issubclass(kind, ApiError):
+        code = draw(st.none() | st.integers(-(10**12), 10**12) | st.integers(0, 99))
+        fields = draw(st.sampled_from([(), FIELDS]))
+        wait = draw(st.none() | st.floats(0, 60))
+        status = draw(st.integers(100, 599))
+        error: OcaSmsError = kind(
+            status, code, WORDS, fields, retry_after=wait, may_have_been_sent=doubt, attempts=attempts
+        )
+    else:
+        error = kind(draw(st.text()), may_have_been_sent=doubt, attempts=attempts)
+    if draw(st.booleans()):
+        error.may_have_been_sent, error.attempts = draw(st.booleans()), draw(st.integers(0, 9))
+    return error
+
+
+@given(any_errors())
+def test_args_rebuild_the_answer(error: OcaSmsError) -> None:
+    """`type(error)(*error.args)` says the same, after JSON and once more too. Queues rebuild an exception so."""
+    rebuilt = type(error)(*error.args)
+    from_json = type(error)(*through_json(error))
+    again = type(error)(*rebuilt.args)
+    assert answer_of(rebuilt) == answer_of(from_json) == answer_of(again) == answer_of(error)
+    assert rebuilt.args == error.args
+
+
+@given(any_errors())
+def test_args_hold_no_word_of_the_gateways(error: OcaSmsError) -> None:
+    """`args` hold neither the gateway's words nor a code that may be a number."""
+    if isinstance(error, ApiError):
+        assert not {WORDS, FIELDS, *FIELDS} & {*error.args}
+        assert error.args[1] in {None, *range(-999, 1000)}
 
 
 # Causes
@@ -361,3 +431,12 @@ def test_scrub_keeps_the_systems_words() -> None:
     scrub(error)
     assert error.args == (errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 50123)")
     assert error.errno == errno.ECONNREFUSED
+
+
+def test_scrub_keeps_our_errors() -> None:
+    """An error of the library holds no word of the message. As a cause it keeps its words and its answer."""
+    ours = JournalError("the journal /data/20240101.db is locked", may_have_been_sent=True, attempts=2)
+    before = answer_of(ours)
+    outer = scrub(link_errors(httpx.ReadError("6281381475159"), ours))
+    assert outer.args == ("****",)
+    assert answer_of(ours) == before

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from typing import Any
 
 import httpx
@@ -82,6 +83,7 @@ def test_a_text_of_a_million_characters_is_counted(unit: str) -> None:
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 FORMATS = [PhoneNumberFormat.E164, PhoneNumberFormat.INTERNATIONAL, PhoneNumberFormat.NATIONAL]
+LONE_DIGIT = re.compile(r"(?<![0-9+])[0-9](?![0-9])")  # but for a country code behind its plus
 # The countries for which phonenumbers has an example of a mobile number.
 EXAMPLES = {
     region: number
@@ -92,11 +94,18 @@ EXAMPLES = {
 
 @pytest.mark.parametrize("region", EXAMPLES)
 def test_every_countrys_spellings_are_one_number(region: str) -> None:
-    """The national, the international, the bare and the E.164 spelling are the same number."""
+    """The national, the international, the bare and the E.164 spelling are the same number.
+
+    A country that writes a single digit apart is the exception, and that spelling is refused.
+    """
     number = EXAMPLES[region]
     expected = phonenumbers.format_number(number, PhoneNumberFormat.E164)
     spellings = [phonenumbers.format_number(number, form) for form in FORMATS] + [expected[1:]]
-    assert {spelling: normalize_phone(spelling, region) for spelling in spellings} == dict.fromkeys(spellings, expected)
+    plain = [spelling for spelling in spellings if not LONE_DIGIT.search(spelling)]
+    assert {spelling: normalize_phone(spelling, region=region) for spelling in plain} == dict.fromkeys(plain, expected)
+    for spelling in {*spellings} - {*plain}:
+        with pytest.raises(ValueError, match=r"^phone has a single digit"):
+            normalize_phone(spelling, region=region)
 
 
 @unhurried

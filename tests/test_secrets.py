@@ -28,7 +28,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import attrs
 import httpx
 import pytest
 import trustme
@@ -43,8 +42,8 @@ from oca_sms_async import (
     Failed,
     FieldError,
     OcaSmsError,
+    PremiumV1,
     ReconcileReport,
-    RegularV1,
     RetryPolicy,
     Sent,
     Skipped,
@@ -321,16 +320,10 @@ async def send_nowhere(_: Path) -> list[OcaSmsError]:
     return errors
 
 
-class Premium(RegularV1):
-    """An account at an API that has no history."""
-
-    _dialect = attrs.evolve(RegularV1._dialect, history_path=None)
-
-
 async def ask_without_history(_: Path) -> list[OcaSmsError]:
     """Ask an API for a history that it does not have."""
     try:
-        Premium(USERNAME, PASSWORD).history()
+        PremiumV1(USERNAME, PASSWORD, sender_id="Acme").history()
     except OcaSmsError as error:
         return [error]
     return []

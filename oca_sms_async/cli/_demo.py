@@ -8,7 +8,7 @@ from typing import Final
 
 from oca_sms_async import AsyncOcaSms, RetryPolicy, Sms, TokenBucket
 from oca_sms_async.cli._console import show, show_pairs
-from oca_sms_async.cli._progress import Tally, shown
+from oca_sms_async.cli._progress import Tally, show_progress
 from oca_sms_async.sandbox import Sandbox
 
 _MESSAGES: Final = 250
@@ -51,7 +51,7 @@ async def _run() -> None:
         ) as client,
     ):
         started = time.monotonic()
-        with shown(tally) as note:
+        with show_progress(tally) as note:
             async with client.bulk(messages) as outcomes:
                 async for outcome in outcomes:
                     note(outcome)

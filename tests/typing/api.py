@@ -42,14 +42,18 @@ from oca_sms_async import (
     NotFoundError,
     OcaSmsError,
     Outcome,
+    PremiumV1,
+    PremiumV2,
     Priority,
     QuotaExhaustedError,
     RateLimitedError,
     RateLimiter,
     ReconcileReport,
     RegularV1,
+    RegularV2,
     RetryPolicy,
     Segments,
+    SendEvent,
     SendReceipt,
     Sent,
     Skipped,
@@ -63,6 +67,8 @@ from oca_sms_async import (
     UnsupportedError,
     UserNotFoundError,
     check_message,
+    mask_phone,
+    normalize_phone,
     segments,
 )
 from oca_sms_async.aiohttp import aiohttp_client
@@ -113,6 +119,13 @@ async def make() -> None:
     assert_type(AsyncOcaSms.from_env({"OCA_SMS_USERNAME": "user"}, http_client=aiohttp_client()), AsyncOcaSms)
     regular = RegularV1("user", "secret")
     assert_type(AsyncOcaSms(api=regular, timeout=5), AsyncOcaSms)
+    assert_type(AsyncOcaSms(api=RegularV2("token")), AsyncOcaSms)
+    assert_type(AsyncOcaSms(api=PremiumV1("user", "secret", sender_id="Acme")), AsyncOcaSms)
+    assert_type(AsyncOcaSms(api=PremiumV2("token", sender_id="Acme")), AsyncOcaSms)
+    assert_type(AsyncOcaSms.from_env(api=regular), AsyncOcaSms)
+    assert_type(AsyncOcaSms.from_env({"OCA_SMS_API": "premium-v2"}, token="a", sender_id="Acme"), AsyncOcaSms)
+    PremiumV2("token")  # type: ignore[call-arg] # no sender
+    PremiumV2("token", "Acme")  # type: ignore[call-arg] # the sender is named
     assert_type((regular.base_url, regular.has_history), tuple[str, bool])
     assert_type(regular.codes, Mapping[int, type[ApiError]])
     assert_type(regular.headers(), Mapping[str, str])
@@ -178,6 +191,13 @@ async def messages_in_time() -> AsyncIterator[Sms]:
     yield Sms(PHONE, TEXT)
 
 
+def observe(event: SendEvent) -> None:
+    """Observe a send."""
+    assert_type((event.sent, event.error, event.may_have_been_sent), tuple[bool, OcaSmsError | None, bool])
+    assert_type((event.attempts, event.priority, event.waited, event.took), tuple[int, Priority, float, float])
+    AsyncOcaSms("user", "secret", observer=observe)
+
+
 async def send_them(client: AsyncOcaSms, path: Path) -> None:
     """Send many messages."""
     run = client.bulk(messages())
@@ -229,6 +249,7 @@ def told(outcome: Outcome) -> str:
 def go_wrong(error: OcaSmsError) -> NoReturn:
     """Ask an error what it knows."""
     assert_type((error.may_have_been_sent, error.attempts), tuple[bool, int])
+    assert_type(type(error)(*error.args), OcaSmsError)  # as task queues do
     error.status_code  # type: ignore[attr-defined] # noqa: B018 - not every error is the gateway's
     if isinstance(error, ApiError):
         assert_type((error.status_code, error.code, error.text), tuple[int, int | None, str])
@@ -287,6 +308,7 @@ async def limit(client: redis.asyncio.Redis) -> None:
         await limiter.acquire(priority=Priority.BULK, deadline=asyncio.get_running_loop().time() + 5)
         assert_type(limiter.pause(1), None)
     bucket = TokenBucket()
+    assert_type(await bucket.start(), bool)
     now = bucket.statistics()
     assert_type(now, LimiterStatistics)
     assert_type((now.granted, now.refused, now.waiting), tuple[int, int, int])
@@ -312,6 +334,9 @@ def measure() -> None:
     assert_type([(it.code, it.text) for it in advice], list[tuple[str, str]])
     check_message(TEXT, "Acme")  # type: ignore[call-arg] # options are named
     segments(TEXT.encode())  # type: ignore[arg-type] # characters, no bytes
+    assert_type(normalize_phone(PHONE), str)
+    assert_type(mask_phone(normalize_phone("9123 4567", region="SG")), str)
+    normalize_phone(PHONE, "ID")  # type: ignore[call-arg] # options are named
 
 
 async def practise() -> None:
@@ -319,6 +344,9 @@ async def practise() -> None:
     async with Sandbox(quota=10, rate_limit=25, faults={"reset": 0.1}, seed=7).serve(port=8080) as sandbox:
         assert_type(sandbox, Sandbox)
         assert_type((sandbox.base_url, sandbox.username, sandbox.password), tuple[str, str, str])
+        assert_type((sandbox.token, sandbox.sender_id, sandbox.url_of("premium-v2")), tuple[str, str, str])
+        assert_type(sandbox.environment("premium-v2"), dict[str, str])
+        assert_type((sandbox.inbox[0].api, sandbox.inbox[0].sender_id), tuple[str, str | None])
         assert_type(sandbox.inbox, Inbox)
         assert_type(sandbox.inbox[0], Message)
         assert_type(sandbox.inbox[1:], list[Message])
@@ -330,6 +358,7 @@ async def practise() -> None:
         sandbox.when(PHONE).respond("reset", times=2).respond(status=503, body="away", headers={"Retry-After": "1"})
         sandbox.when().respond(status="503")  # type: ignore[arg-type] # a number
         sandbox.latency = 0.5
+        sandbox.allowed_hosts = ["sms.acme.example"]
         sandbox.base_url = "http://localhost"  # type: ignore[misc] # it is where it is served
     assert_type(sandbox.asgi(), Starlette)
     assert_type(aiohttp_client(verify=True, trust_env=False), httpx.AsyncClient)

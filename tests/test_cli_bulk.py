@@ -480,7 +480,7 @@ def test_journal_in_use_is_one_line(bulk: Bulk, served: Sandbox, portal: Blockin
 
 
 def damage(journal: Path) -> None:
-    """Overwrite all but the first page of a journal."""
+    """Overwrite the end of a journal."""
     content = bytearray(journal.read_bytes())
     content[200:] = b"\xa5" * len(content[200:])
     journal.write_bytes(content)

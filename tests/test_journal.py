@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import itertools
-import json
 import os
 import random
 import shutil
@@ -13,7 +12,7 @@ import tempfile
 import threading
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, cast
@@ -23,6 +22,7 @@ import pytest
 from attrs import define, evolve, field, frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from in_memory import Answer, Gateway, accept, ask, client_of, fail, lose_answer, make_messages, refuse, respond
 from journal_disk import Disk, FullDisk, statuses_on_disk
 
 from oca_sms_async import (
@@ -49,12 +49,10 @@ from oca_sms_async import (
 )
 from oca_sms_async._bulk import BulkRun
 from oca_sms_async._call import CallState
-from oca_sms_async._connections import ExactConnectErrors
 from oca_sms_async._journal import JournalRun, Status
 from oca_sms_async._messages import check_number
 from oca_sms_async.sandbox import Sandbox
 
-WITHOUT_WAITS = RetryPolicy(initial_wait=0, max_wait=0)
 PATIENCE: Final = 20  # seconds, after which something hangs
 UNSENT, DOUBTFUL, SENT = Status.UNSENT, Status.DOUBTFUL, Status.SENT
 
@@ -77,11 +75,6 @@ def number(phone: str) -> str:
     return check_number(phone, "ID")
 
 
-def smses(many: int, start: int = 0) -> list[Sms]:
-    """Return so many messages, with their numbers as texts."""
-    return [Sms(f"+62812345{it:05}", str(it)) for it in range(start, start + many)]
-
-
 async def until(condition: Callable[[], object]) -> None:
     """Wait until something has happened in another task or thread."""
     async with asyncio.timeout(PATIENCE):
@@ -96,96 +89,22 @@ async def statuses(path: Path, messages: Iterable[Sms]) -> list[Status]:
             return [lookup.entry.status async for _, lookup in run.lookups(messages)]
 
 
-# --- a gateway in memory, and a client on it ------------------------------------------------------------------------
+# --- runs, and the gateways that they meet --------------------------------------------------------------------------
 
-Answer = Callable[["Gateway", str], Awaitable[httpx.Response]]
-
-
-def refusal(status: int, code: int) -> httpx.Response:
-    """Return a documented refusal."""
-    return httpx.Response(status, content=json.dumps({"errors": [{"message": "refused", "code": code}]}))
-
-
-async def taken(gateway: "Gateway", text: str) -> httpx.Response:
-    """Take the message."""
-    return httpx.Response(200, content=json.dumps({"status": "sent", "msg_uid": gateway.take(text)}))
-
-
-async def taken_and_lost(gateway: "Gateway", text: str) -> httpx.Response:
-    """Take the message, and lose the answer."""
-    gateway.take(text)
-    raise httpx.ReadError("")
-
-
-async def lost(_: "Gateway", __: str) -> httpx.Response:
-    """Lose the request, after it left."""
-    raise httpx.ReadError("")
-
-
-async def unconnected(_: "Gateway", __: str) -> httpx.Response:
-    """Fail to connect, which proves that nothing was sent."""
-    raise httpx.ConnectError("")
-
-
-async def refused(_: "Gateway", __: str) -> httpx.Response:
-    """Refuse the message, which proves that it was not taken."""
-    return refusal(406, 39)
-
-
-async def account_refused(_: "Gateway", __: str) -> httpx.Response:
-    """Refuse the account."""
-    return refusal(401, 55)
-
-
-async def internal(_: "Gateway", __: str) -> httpx.Response:
-    """Have an internal error, which proves nothing."""
-    return refusal(500, 13)
-
-
-class Gateway(ExactConnectErrors):
-    """A gateway without sockets, whose connect errors the client believes.
-
-    `answers` are by text, and `then` is for the rest. `requests` and `accepted` hold texts.
-    """
-
-    def __init__(self, answers: dict[str, Answer] | None = None, then: Answer = taken) -> None:
-        self.answers = answers or {}
-        self.then = then
-        self.requests: list[str] = []
-        self.accepted: list[str] = []
-
-    def take(self, text: str) -> str:
-        """Note that a message was taken, and return its id."""
-        self.accepted.append(text)
-        return f"uid-{text}-{len(self.accepted)}"
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Give the answer that the message gets."""
-        text = json.loads(request.content)["message"]
-        self.requests.append(text)
-        return await self.answers.get(text, self.then)(self, text)
-
-    async def aclose(self) -> None:
-        """Do nothing: there are no connections."""
-
-
-def in_memory(gateway: Gateway, **options: Any) -> AsyncOcaSms:
-    """Return a client of that gateway, without a limit and without waits by default."""
-    defaults: dict[str, Any] = {"limiter": Unlimited(), "retry": WITHOUT_WAITS}
-    lent = httpx.AsyncClient(transport=gateway)
-    return AsyncOcaSms("a@example.com", "secret", http_client=lent, **(defaults | options))
+LOST, UNCONNECTED = fail(httpx.ReadError), fail(httpx.ConnectError)
+REFUSED, ACCOUNT_REFUSED, INTERNAL = refuse(406, 39), refuse(401, 55), refuse(500, 13)
 
 
 async def sent_with(path: Path, gateway: Gateway, messages: Iterable[Sms], **options: Any) -> BulkReport:
     """Return the report of one run with the journal of this path."""
-    client = in_memory(gateway, **{name: options.pop(name) for name in ("limiter", "retry") if name in options})
+    client = client_of(gateway, **{name: options.pop(name) for name in ("limiter", "retry") if name in options})
     async with SqliteJournal(path) as journal:
         return await client.send_many(messages, journal=journal, **options)
 
 
 async def resend(path: Path, gateway: Gateway, messages: Iterable[Sms], **options: Any) -> tuple[BulkReport, int]:
     """Return the report of a run that sends doubtful messages again, and how many of those it sent."""
-    client = in_memory(gateway, **options)
+    client = client_of(gateway, **options)
     async with (
         SqliteJournal(path) as journal,
         client.bulk(messages, journal=journal, resend_unknown=True) as run,
@@ -247,12 +166,12 @@ async def test_an_intent_follows_the_token_and_precedes_the_request_and_an_outco
         async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
             seen.append(("token", statuses_on_disk(path)))
 
-    async def answer(gateway: Gateway, text: str) -> httpx.Response:
+    async def answer(request: httpx.Request) -> httpx.Response:
         seen.append(("request", statuses_on_disk(path)))
-        return await taken(gateway, text)
+        return accept(request)
 
     messages = [Sms("081234500000", str(it)) for it in range(3)]
-    client = in_memory(Gateway(then=answer), limiter=Limiter())
+    client = client_of(Gateway(answer), limiter=Limiter())
     async with SqliteJournal(path) as journal, client.bulk(messages, concurrency=1, journal=journal) as outcomes:
         await anext(outcomes)
         seen.append(("outcome", statuses_on_disk(path)))
@@ -261,12 +180,15 @@ async def test_an_intent_follows_the_token_and_precedes_the_request_and_an_outco
 
 async def test_each_outcome_is_on_the_disk_when_it_is_handed_out(path: Path) -> None:
     """After a crash the journal knows each outcome that the caller was told, be it sent, refused or in doubt."""
-    gateway = Gateway({"1": refused, "2": lost, "3": unconnected})
-    client = in_memory(gateway)
+    gateway = Gateway(answers={"1": REFUSED, "2": LOST, "3": UNCONNECTED})
+    client = client_of(gateway)
     expected = {"0": SENT, "1": UNSENT, "2": DOUBTFUL, "3": UNSENT, "4": SENT}
-    async with SqliteJournal(path) as journal, client.bulk(smses(5), concurrency=2, journal=journal) as outcomes:
+    async with (
+        SqliteJournal(path) as journal,
+        client.bulk(make_messages(5), concurrency=2, journal=journal) as outcomes,
+    ):
         async for outcome in outcomes:
-            known = dict(zip("01234", await statuses(path, smses(5)), strict=True))
+            known = dict(zip("01234", await statuses(path, make_messages(5)), strict=True))
             assert known[outcome.sms.message] is expected[outcome.sms.message]
 
 
@@ -274,14 +196,17 @@ async def test_a_message_that_waits_for_a_token_is_not_in_doubt(path: Path) -> N
     """Of four messages at work, the one with a token is in doubt; the three that wait for theirs are not."""
     limiter, gate = Turns(1), asyncio.Event()
 
-    async def slow(gateway: Gateway, text: str) -> httpx.Response:
+    async def slow(request: httpx.Request) -> httpx.Response:
         await gate.wait()
-        return await taken(gateway, text)
+        return accept(request)
 
-    gateway = Gateway(then=slow)
-    client = in_memory(gateway, limiter=limiter)
-    async with SqliteJournal(path) as journal, client.bulk(smses(4), concurrency=4, journal=journal) as outcomes:
-        await until(lambda: gateway.requests and limiter.asked == 4)
+    gateway = Gateway(slow)
+    client = client_of(gateway, limiter=limiter)
+    async with (
+        SqliteJournal(path) as journal,
+        client.bulk(make_messages(4), concurrency=4, journal=journal) as outcomes,
+    ):
+        await until(lambda: gateway.texts and limiter.asked == 4)
         assert statuses_on_disk(path) == [DOUBTFUL]
         gate.set()
         limiter.let()
@@ -292,13 +217,13 @@ async def test_all_that_waits_during_a_write_shares_the_next_commit(path: Path, 
     """A hundred intents that come during a write take one commit, before the first of their requests."""
     limiter, seen = Turns(0), list[int]()
 
-    async def counting(gateway: Gateway, text: str) -> httpx.Response:
+    async def counting(request: httpx.Request) -> httpx.Response:
         seen.append(disk.syncs)
-        return await taken(gateway, text)
+        return accept(request)
 
-    client = in_memory(Gateway(then=counting), limiter=limiter)
+    client = client_of(Gateway(counting), limiter=limiter)
     async with SqliteJournal(path) as journal:
-        run = asyncio.create_task(client.send_many(smses(101), concurrency=101, journal=journal))
+        run = asyncio.create_task(client.send_many(make_messages(101), concurrency=101, journal=journal))
         await until(lambda: limiter.asked == 101)
         before = disk.syncs
         disk.hold()
@@ -332,7 +257,7 @@ async def test_a_slow_disk_does_not_block_the_event_loop(path: Path, monkeypatch
     monkeypatch.setattr(os, "fsync", slow)
     turning = asyncio.create_task(turn())
     async with asyncio.timeout(PATIENCE):
-        assert kinds(await sent_with(path, Gateway(), smses(3))) == [Sent] * 3
+        assert kinds(await sent_with(path, Gateway(), make_messages(3))) == [Sent] * 3
     turning.cancel()
 
 
@@ -342,35 +267,29 @@ async def test_a_slow_disk_does_not_block_the_event_loop(path: Path, monkeypatch
 async def test_the_same_list_again_is_skipped_with_its_receipts(path: Path) -> None:
     """A sent message is not sent again, and keeps its receipt: id, word and attempts."""
     gateway = Gateway()
-    first = await sent_with(path, gateway, smses(300))
-    again = await sent_with(path, gateway, smses(300))
+    first = await sent_with(path, gateway, make_messages(300))
+    again = await sent_with(path, gateway, make_messages(300))
     assert again.stopped_by is None
     assert [(one.reason, one.receipt) for one in again.skipped] == [(None, one.receipt) for one in first.sent]
-    assert len(gateway.requests) == 300
+    assert len(gateway.texts) == 300
 
 
 @pytest.mark.parametrize("word", ["sent", "", "half a pair \ud83d", "\0", "two\nlines\tand a tab"])
 async def test_a_receipt_is_kept_as_it_is(path: Path, word: str) -> None:
     """The journal keeps any word of the gateway's, and the number of attempts."""
-    answers = iter([internal, internal])
-
-    async def odd(gateway: Gateway, text: str) -> httpx.Response:
-        if (answer := next(answers, None)) is not None:
-            return await answer(gateway, text)
-        return httpx.Response(200, content=json.dumps({"status": word, "msg_uid": "id " + word}))
-
-    gateway = Gateway(then=odd)
-    (sent,) = (await sent_with(path, gateway, smses(1))).sent
+    odd = respond(200, {"status": word, "msg_uid": "id " + word})
+    gateway = Gateway(INTERNAL, INTERNAL, odd)
+    (sent,) = (await sent_with(path, gateway, make_messages(1))).sent
     assert sent.receipt == SendReceipt("id " + word, word, attempts=3)
-    (skipped,) = (await sent_with(path, gateway, smses(1))).skipped
+    (skipped,) = (await sent_with(path, gateway, make_messages(1))).skipped
     assert skipped.receipt == sent.receipt
 
 
 async def test_a_message_that_is_there_twice_is_sent_twice(path: Path) -> None:
     """Counting tells equal messages apart, and a later list may hold one more of them."""
     gateway = Gateway()
-    assert kinds(await sent_with(path, gateway, smses(1) * 2)) == [Sent, Sent]
-    assert kinds(await sent_with(path, gateway, smses(1) * 3)) == [Skipped, Skipped, Sent]
+    assert kinds(await sent_with(path, gateway, make_messages(1) * 2)) == [Sent, Sent]
+    assert kinds(await sent_with(path, gateway, make_messages(1) * 3)) == [Skipped, Skipped, Sent]
     assert len(gateway.accepted) == 3
 
 
@@ -416,14 +335,14 @@ async def test_a_key_of_another_message_is_refused_and_the_others_are_sent(path:
     assert len(gateway.accepted) == 3
 
 
-@pytest.mark.parametrize("earlier", [taken, lost])
+@pytest.mark.parametrize("earlier", [accept, LOST])
 async def test_a_wrong_use_of_a_key_does_not_hide_its_message(path: Path, earlier: Answer) -> None:
     """A later run refuses another message under the key, and still tells the fate of the key's own message."""
     same = Sms("081234567890", "text", key="key")
-    await sent_with(path, Gateway(then=earlier), [same])
+    await sent_with(path, Gateway(earlier), [same])
     report = await sent_with(path, Gateway(), [evolve(same, message="other"), same])
-    assert kinds(report) == [Failed, Skipped if earlier is taken else Failed]
-    assert len(report.unknown) == (earlier is lost)
+    assert kinds(report) == [Failed, Skipped if earlier is accept else Failed]
+    assert len(report.unknown) == (earlier is LOST)
 
 
 async def test_a_key_given_twice_is_sent_once(path: Path) -> None:
@@ -437,7 +356,7 @@ async def test_a_key_given_twice_is_sent_once(path: Path) -> None:
 
 async def test_a_key_that_was_certainly_not_sent_may_be_corrected(path: Path) -> None:
     """A later run can mend a refused text under its key, and the key then belongs to the new text."""
-    gateway = Gateway({"wrong": refused})
+    gateway = Gateway(answers={"wrong": REFUSED})
     wrong = Sms("081234567890", "wrong", key="key")
     right = evolve(wrong, message="right")
     assert kinds(await sent_with(path, gateway, [wrong, right], concurrency=1)) == [Failed, Failed]
@@ -450,7 +369,7 @@ async def test_a_key_that_was_certainly_not_sent_may_be_corrected(path: Path) ->
 async def test_a_key_that_names_nothing_is_refused(path: Path, key: Any) -> None:
     """A wrong key fails its own message before a request, and the others are sent."""
     gateway = Gateway()
-    report = await sent_with(path, gateway, [Sms("081234567890", "text", key=key), *smses(2)])
+    report = await sent_with(path, gateway, [Sms("081234567890", "text", key=key), *make_messages(2)])
     assert kinds(report) == [Failed, Sent, Sent]
     assert isinstance(the_error(report), InvalidMessageError)
 
@@ -461,7 +380,7 @@ async def test_invalid_messages_do_not_disturb_the_others(path: Path) -> None:
     invalid = [Sms("no number", "text"), Sms("081234567890", " "), Sms("081234567890", "\ud83d")]
     naive = Sms("081234567890", "text", expires_at=cast(Any, "tomorrow"))
     for kind in (Sent, Skipped):
-        report = await sent_with(path, gateway, [*smses(1), *invalid, *smses(1), naive])
+        report = await sent_with(path, gateway, [*make_messages(1), *invalid, *make_messages(1), naive])
         assert kinds(report) == [kind, Failed, Failed, Failed, kind, Failed]
         assert all(isinstance(failed.error, InvalidMessageError) for failed in report.failed)
         assert report.unknown == ()
@@ -470,86 +389,81 @@ async def test_invalid_messages_do_not_disturb_the_others(path: Path) -> None:
 # --- a later run ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ending", [taken_and_lost, lost, internal])
+@pytest.mark.parametrize("ending", [lose_answer, LOST, INTERNAL])
 async def test_a_message_in_doubt_is_named_and_not_sent(path: Path, ending: Answer) -> None:
     """Each later run fails it with a `DeliveryUnknownError`, without a request."""
-    first = await sent_with(path, Gateway({"1": ending}), smses(3))
+    first = await sent_with(path, Gateway(answers={"1": ending}), make_messages(3))
     assert kinds(first) == [Sent, Failed, Sent]
     for _ in range(2):
         gateway = Gateway()
-        report = await sent_with(path, gateway, smses(3))
+        report = await sent_with(path, gateway, make_messages(3))
         assert kinds(report) == [Skipped, Failed, Skipped]
         assert isinstance(the_error(report), DeliveryUnknownError)
         assert the_error(report).may_have_been_sent
         assert the_error(report).attempts == the_error(first).attempts
         assert report.unknown == report.failed
-        assert gateway.requests == []
+        assert gateway.texts == []
 
 
-@pytest.mark.parametrize("ending", [refused, unconnected])
+@pytest.mark.parametrize("ending", [REFUSED, UNCONNECTED])
 async def test_a_message_that_is_proven_unsent_is_sent_again(path: Path, ending: Answer) -> None:
     """After a refusal or a failed connection, a later run sends the message as if for the first time."""
-    gateway = Gateway({"1": ending})
-    assert kinds(await sent_with(path, gateway, smses(3))) == [Sent, Failed, Sent]
+    gateway = Gateway(answers={"1": ending})
+    assert kinds(await sent_with(path, gateway, make_messages(3))) == [Sent, Failed, Sent]
     gateway.answers.clear()
-    report = await sent_with(path, gateway, smses(3))
+    report = await sent_with(path, gateway, make_messages(3))
     assert kinds(report) == [Skipped, Sent, Skipped]
     assert report.retried == ()
 
 
 async def test_a_refusal_after_an_internal_error_leaves_doubt(path: Path) -> None:
     """The last attempt's proof says nothing about the attempts before it."""
-    answers = iter([internal, refused])
-
-    async def both(gateway: Gateway, text: str) -> httpx.Response:
-        return await next(answers)(gateway, text)
-
-    first = await sent_with(path, Gateway(then=both), smses(1))
+    first = await sent_with(path, Gateway(INTERNAL, REFUSED), make_messages(1))
     assert the_error(first).may_have_been_sent
-    assert (the_error(await sent_with(path, Gateway(), smses(1)))).attempts == 2
+    assert (the_error(await sent_with(path, Gateway(), make_messages(1)))).attempts == 2
 
 
 async def test_doubtful_messages_are_sent_again_on_demand(path: Path) -> None:
     """`resend_unknown` sends these alone; their receipts count the earlier requests, also in later runs."""
-    gateway = Gateway({"1": taken_and_lost, "2": internal})
-    await sent_with(path, gateway, smses(4))
+    gateway = Gateway(answers={"1": lose_answer, "2": INTERNAL})
+    await sent_with(path, gateway, make_messages(4))
     gateway.answers.clear()
-    report, resent = await resend(path, gateway, smses(4))
+    report, resent = await resend(path, gateway, make_messages(4))
     assert resent == 2
     assert kinds(report) == [Skipped, Sent, Sent, Skipped]
     assert [sent.receipt.attempts for sent in report.sent] == [2, 5]
     assert report.retried == report.sent
-    later, resent = await resend(path, gateway, smses(4))
+    later, resent = await resend(path, gateway, make_messages(4))
     assert resent == 0
     assert [skipped.receipt for skipped in later.skipped][1:3] == [sent.receipt for sent in report.sent]
 
 
 async def test_each_run_counts_the_messages_that_it_sends_again(path: Path) -> None:
     """A run counts its own messages in doubt, and those alone whose request was about to start."""
-    await sent_with(path, Gateway(then=lost), smses(3))
+    await sent_with(path, Gateway(LOST), make_messages(3))
     for _ in range(2):
-        assert (await resend(path, Gateway(then=lost), smses(3)))[1] == 3
-    assert (await resend(path, Gateway(), smses(3), limiter=Gone()))[1] == 0
+        assert (await resend(path, Gateway(LOST), make_messages(3)))[1] == 3
+    assert (await resend(path, Gateway(), make_messages(3), limiter=Gone()))[1] == 0
 
 
-@pytest.mark.parametrize("ending", [refused, unconnected, lost])
+@pytest.mark.parametrize("ending", [REFUSED, UNCONNECTED, LOST])
 async def test_a_resend_that_fails_leaves_the_message_in_doubt(path: Path, ending: Answer) -> None:
     """Proof that the second request was not taken says nothing about the first one."""
-    await sent_with(path, Gateway(then=lost), smses(1))
-    error = the_error(await sent_with(path, Gateway(then=ending), smses(1), resend_unknown=True))
+    await sent_with(path, Gateway(LOST), make_messages(1))
+    error = the_error(await sent_with(path, Gateway(ending), make_messages(1), resend_unknown=True))
     assert error.may_have_been_sent
     gateway = Gateway()
-    report = await sent_with(path, gateway, smses(1))
+    report = await sent_with(path, gateway, make_messages(1))
     assert report.unknown == report.failed
     assert isinstance(the_error(report), DeliveryUnknownError)
-    assert gateway.requests == []
+    assert gateway.texts == []
 
 
 @pytest.mark.parametrize("expires_at", [datetime(2020, 1, 1, tzinfo=UTC), datetime(2120, 1, 1)])  # noqa: DTZ001 - wrong
 async def test_a_resend_that_is_refused_here_stays_unknown(path: Path, expires_at: datetime) -> None:
     """A message in doubt that has expired, or cannot be sent as it is now, may still have been sent."""
-    await sent_with(path, Gateway(then=lost), smses(1))
-    late = evolve(smses(1)[0], expires_at=expires_at)
+    await sent_with(path, Gateway(LOST), make_messages(1))
+    late = evolve(make_messages(1)[0], expires_at=expires_at)
     report = await sent_with(path, Gateway(), [late], resend_unknown=True)
     assert isinstance(the_error(report), ExpiredError | InvalidMessageError)
     assert len(report.unknown) == 1
@@ -567,28 +481,28 @@ class Gone(Unlimited):
 @pytest.mark.parametrize("stop", ["account", "limiter"])
 async def test_a_resend_that_was_stopped_before_its_turn_stays_unknown(path: Path, stop: str) -> None:
     """It is `Failed` and in doubt, not `Skipped`, for an earlier run may have sent it."""
-    await sent_with(path, Gateway(then=lost), smses(4))
-    gateway = Gateway(then=account_refused)
+    await sent_with(path, Gateway(LOST), make_messages(4))
+    gateway = Gateway(ACCOUNT_REFUSED)
     limiter = Gone() if stop == "limiter" else Turns(1)
-    report = await sent_with(path, gateway, smses(4), limiter=limiter, concurrency=4, resend_unknown=True)
+    report = await sent_with(path, gateway, make_messages(4), limiter=limiter, concurrency=4, resend_unknown=True)
     assert isinstance(report.stopped_by, LimiterUnavailableError if stop == "limiter" else QuotaExhaustedError)
     assert kinds(report) == [Failed] * 4
     assert len(report.unknown) == 4
-    assert len(gateway.requests) == (0 if stop == "limiter" else 1)
-    assert await statuses(path, smses(4)) == [DOUBTFUL] * 4
+    assert len(gateway.texts) == (0 if stop == "limiter" else 1)
+    assert await statuses(path, make_messages(4)) == [DOUBTFUL] * 4
 
 
 async def test_a_run_that_stopped_names_the_doubtful_messages_that_it_pulled(path: Path) -> None:
     """Without resending, a message in doubt is named, and not skipped with the reason of the stop."""
-    await sent_with(path, Gateway({"1": lost, "3": lost}, refused), smses(4))
-    report = await sent_with(path, Gateway(then=account_refused), smses(4), concurrency=4)
+    await sent_with(path, Gateway(REFUSED, answers={"1": LOST, "3": LOST}), make_messages(4))
+    report = await sent_with(path, Gateway(ACCOUNT_REFUSED), make_messages(4), concurrency=4)
     assert isinstance(report.stopped_by, QuotaExhaustedError)
     assert [failed.sms.message for failed in report.unknown] == ["1", "3"]
 
 
 async def test_resending_needs_a_journal() -> None:
-    """Without a journal no earlier run is known, so the option is refused at once."""
-    client = in_memory(Gateway())
+    """Without a journal no earlier run is known, so the option is REFUSED at once."""
+    client = client_of(Gateway())
     with pytest.raises(ValueError, match=r"^resend_unknown\b"):
         client.bulk([], resend_unknown=True)
     with pytest.raises(ValueError, match=r"^resend_unknown\b"):
@@ -613,24 +527,24 @@ class Interrupted:
     answer: asyncio.Event = field(factory=asyncio.Event)
     backing_off: bool = False
 
-    async def stopper(self, _: Gateway, __: str) -> httpx.Response:
+    async def stopper(self, request: httpx.Request) -> httpx.Response:
         """Refuse the account when it is time."""
         await self.refuse.wait()
-        return refusal(401, 55)
+        return await ask(ACCOUNT_REFUSED, request)
 
     async def brought_into(self, phase: str, gateway: Gateway) -> None:
         """Bring the second message into a phase."""
 
-        async def slow(gateway: Gateway, text: str) -> httpx.Response:
+        async def slow(request: httpx.Request) -> httpx.Response:
             await self.answer.wait()
-            return await taken(gateway, text)
+            return accept(request)
 
-        async def then_held(gateway: Gateway, text: str) -> httpx.Response:
+        async def then_held(request: httpx.Request) -> httpx.Response:
             self.disk.hold()
-            return await taken(gateway, text)
+            return accept(request)
 
-        await until(lambda: gateway.requests == ["0"] and self.limiter.asked == 2)
-        gateway.answers["1"] = {"wire": slow, "back-off": internal, "outcome": then_held}.get(phase, taken)
+        await until(lambda: gateway.texts == ["0"] and self.limiter.asked == 2)
+        gateway.answers["1"] = {"wire": slow, "back-off": INTERNAL, "outcome": then_held}.get(phase, accept)
         if phase == "token":
             return
         if phase == "intent":
@@ -640,7 +554,7 @@ class Interrupted:
             case "intent" | "outcome":
                 await until(lambda: self.disk.held)
             case "wire":
-                await until(lambda: gateway.requests == ["0", "1"])
+                await until(lambda: gateway.texts == ["0", "1"])
             case "back-off":
                 await until(lambda: self.backing_off)
                 await asyncio.sleep(0)
@@ -676,10 +590,10 @@ async def test_an_end_in_any_phase_leaves_the_truth(
         return high
 
     monkeypatch.setattr(random, "uniform", long)
-    gateway = Gateway({"0": scene.stopper})
-    client = in_memory(gateway, limiter=scene.limiter, retry=RetryPolicy(initial_wait=1000, max_wait=1000))
+    gateway = Gateway(answers={"0": scene.stopper})
+    client = client_of(gateway, limiter=scene.limiter, retry=RetryPolicy(initial_wait=1000, max_wait=1000))
     journal = SqliteJournal(path)
-    bulk = client.bulk(smses(2), concurrency=2, journal=journal)
+    bulk = client.bulk(make_messages(2), concurrency=2, journal=journal)
     assert isinstance(bulk, BulkRun)
     leave = asyncio.Event()
 
@@ -706,11 +620,11 @@ async def test_an_end_in_any_phase_leaves_the_truth(
     told, then, after_an_exception = EXPECTED[phase]
     if how in {"leaving", "by itself"}:
         assert {text: type(outcome) for text, outcome in outcomes.items()} == {"0": Failed, "1": told}
-        assert await statuses(path, smses(2)) == [UNSENT, then]
+        assert await statuses(path, make_messages(2)) == [UNSENT, then]
     else:
         assert outcomes == {}
-        assert await statuses(path, smses(2)) == [DOUBTFUL, after_an_exception]
-    assert gateway.requests.count("1") == (phase in {"wire", "back-off", "outcome"})
+        assert await statuses(path, make_messages(2)) == [DOUBTFUL, after_an_exception]
+    assert gateway.texts.count("1") == (phase in {"wire", "back-off", "outcome"})
 
 
 async def test_a_message_that_is_looked_up_when_the_run_ends_does_not_queue_for_a_token(path: Path, disk: Disk) -> None:
@@ -718,15 +632,15 @@ async def test_a_message_that_is_looked_up_when_the_run_ends_does_not_queue_for_
     limiter = Turns(1)
 
     async def source() -> AsyncIterator[Sms]:
-        yield smses(1)[0]
+        yield make_messages(1)[0]
         await until(lambda: disk.held)
-        yield smses(2)[1]
+        yield make_messages(2)[1]
 
     async with SqliteJournal(path) as journal, asyncio.timeout(PATIENCE):
         await journal.begin_run()  # so that the file is there, and the next write is an intent
         await journal.end_run()
         disk.hold()
-        bulk = in_memory(Gateway(), limiter=limiter).bulk(source(), journal=journal, concurrency=2)
+        bulk = client_of(Gateway(), limiter=limiter).bulk(source(), journal=journal, concurrency=2)
         async with bulk as run:
             await until(lambda: run.pulled == 2)
             asyncio.get_running_loop().call_soon(disk.release)
@@ -737,12 +651,12 @@ async def test_a_message_that_is_looked_up_when_the_run_ends_does_not_queue_for_
 async def test_a_block_is_left_when_everything_is_written(path: Path, disk: Disk) -> None:
     """After an exception the block is left once each outcome that was being written is on the disk."""
 
-    async def then_held(gateway: Gateway, text: str) -> httpx.Response:
+    async def then_held(request: httpx.Request) -> httpx.Response:
         disk.hold()
-        return await taken(gateway, text)
+        return accept(request)
 
     async with SqliteJournal(path) as journal:
-        bulk = in_memory(Gateway(then=then_held)).bulk(smses(1), journal=journal)
+        bulk = client_of(Gateway(then_held)).bulk(make_messages(1), journal=journal)
         assert isinstance(bulk, BulkRun)
 
         async def use() -> None:
@@ -758,14 +672,14 @@ async def test_a_block_is_left_when_everything_is_written(path: Path, disk: Disk
         disk.release()
         with pytest.raises(ConsumerError):
             await using
-        assert await statuses(path, smses(1)) == [SENT]
+        assert await statuses(path, make_messages(1)) == [SENT]
 
 
 async def test_a_message_that_expires_while_its_intent_is_written_is_not_sent(path: Path, disk: Disk) -> None:
     """A slow disk uses up a message's time as well, and then the message certainly was not sent."""
     gateway, limiter = Gateway(), Turns(0)
     expires_at = datetime.now(UTC) + timedelta(milliseconds=300)
-    sms = evolve(smses(1)[0], expires_at=expires_at)
+    sms = evolve(make_messages(1)[0], expires_at=expires_at)
     run = asyncio.create_task(sent_with(path, gateway, [sms], limiter=limiter))
     await until(lambda: limiter.asked)
     disk.hold()
@@ -775,7 +689,7 @@ async def test_a_message_that_expires_while_its_intent_is_written_is_not_sent(pa
     report = await run
     assert isinstance(the_error(report), ExpiredError)
     assert not the_error(report).may_have_been_sent
-    assert gateway.requests == []
+    assert gateway.texts == []
     assert await statuses(path, [sms]) == [UNSENT]
 
 
@@ -783,20 +697,20 @@ async def test_a_journal_that_is_closed_in_mid_run_stops_the_run(path: Path) -> 
     """Each message that was pulled has its outcome, and those on the wire are named as unknown."""
     gate = asyncio.Event()
 
-    async def slow(gateway: Gateway, text: str) -> httpx.Response:
+    async def slow(request: httpx.Request) -> httpx.Response:
         await gate.wait()
-        return await taken(gateway, text)
+        return accept(request)
 
-    gateway, source, journal = Gateway(then=slow), Source(smses(9)), SqliteJournal(path)
-    run = asyncio.create_task(in_memory(gateway).send_many(source, journal=journal, concurrency=3))
-    await until(lambda: len(gateway.requests) == 3)
+    gateway, source, journal = Gateway(slow), Source(make_messages(9)), SqliteJournal(path)
+    run = asyncio.create_task(client_of(gateway).send_many(source, journal=journal, concurrency=3))
+    await until(lambda: len(gateway.texts) == 3)
     await journal.aclose()
     gate.set()
     report = await run
     assert isinstance(report.stopped_by, JournalError)
     assert len(report.outcomes) == len(source.pulled)
     assert [failed.sms.message for failed in report.unknown] == ["0", "1", "2"]
-    assert await statuses(path, smses(3)) == [DOUBTFUL] * 3
+    assert await statuses(path, make_messages(3)) == [DOUBTFUL] * 3
 
 
 # --- a disk that fails while a run is on ----------------------------------------------------------------------------
@@ -810,7 +724,7 @@ async def test_a_disk_that_fails_stops_the_run_and_costs_no_message(
     """The run stops by a `JournalError`, and each message that may have been sent is named. With a good disk, a later
     run sends the rest, and no message twice.
     """
-    everybody, tokens = smses(1000), itertools.count()
+    everybody, tokens = make_messages(1000), itertools.count()
     full = FullDisk(monkeypatch, how)
 
     class Filling(Unlimited):
@@ -820,7 +734,7 @@ async def test_a_disk_that_fails_stops_the_run_and_costs_no_message(
 
     gateway, source = Gateway(), Source(everybody)
     async with SqliteJournal(path) as journal:
-        report = await in_memory(gateway, limiter=Filling()).send_many(source, journal=journal, concurrency=8)
+        report = await client_of(gateway, limiter=Filling()).send_many(source, journal=journal, concurrency=8)
         full.fails = False
     assert isinstance(report.stopped_by, JournalError)
     assert full.sentence in str(report.stopped_by)
@@ -847,9 +761,9 @@ async def test_after_a_failed_write_the_same_journal_serves_the_next_run(
 ) -> None:
     """The next run skips the message that was sent, and sends those whose intent could not be written."""
     full, gateway = FullDisk(monkeypatch, how), Gateway()
-    messages = [evolve(sms, key=key and key + sms.message) for sms in smses(3)]
+    messages = [evolve(sms, key=key and key + sms.message) for sms in make_messages(3)]
     async with SqliteJournal(path) as journal:
-        client = in_memory(gateway)
+        client = client_of(gateway)
         assert kinds(await client.send_many(messages[:1], journal=journal)) == [Sent]
         full.fails = True
         stopped = await client.send_many(messages, journal=journal, concurrency=1)
@@ -875,7 +789,7 @@ async def test_a_stopped_message_whose_end_cannot_be_kept_is_told_as_in_doubt(
     monkeypatch.setattr(SqliteJournal, "settle", fail)
     gateway, limiter = Gateway(), Turns(0)
     async with SqliteJournal(path) as journal:
-        bulk = in_memory(gateway, limiter=limiter).bulk(smses(1), journal=journal)
+        bulk = client_of(gateway, limiter=limiter).bulk(make_messages(1), journal=journal)
         async with bulk as run:
             await until(lambda: limiter.asked)
             disk.hold()
@@ -883,8 +797,8 @@ async def test_a_stopped_message_whose_end_cannot_be_kept_is_told_as_in_doubt(
             await until(lambda: disk.held)
             asyncio.get_running_loop().call_soon(disk.release)
         told = [isinstance(outcome, Failed) and outcome.error.may_have_been_sent async for outcome in run]
-    assert gateway.requests == []
-    assert await statuses(path, smses(1)) == [DOUBTFUL if told == [True] else UNSENT]
+    assert gateway.texts == []
+    assert await statuses(path, make_messages(1)) == [DOUBTFUL if told == [True] else UNSENT]
 
 
 # --- a process that is killed ---------------------------------------------------------------------------------------
@@ -973,7 +887,7 @@ async def test_a_run_that_was_killed_is_resumed_without_doubling_or_losing(
     """
     async with child(KILLED, step, str(path), str(concurrency), BASE_URL=sandbox.base_url) as process:
         assert await process.wait() == -signal.SIGKILL
-    everybody, before = smses(12), {message.text for message in sandbox.inbox}
+    everybody, before = make_messages(12), {message.text for message in sandbox.inbox}
     doubtful, accepted = STEPS[step]
     async with SqliteJournal(path) as journal:
         report = await client.send_many(everybody, journal=journal)

@@ -960,6 +960,10 @@ ERRORS: dict[str, Callable[[], Exception]] = {
 }
 
 
+# The first line of a journal: format, version, salt, length, checksum.
+HEAD = len("oca-sms-journal 2 ") + 32 + 1 + 20 + 1 + 8 + 1
+
+
 class Life:
     """The messages of a bulk, run after run: a fake send, and a journal that is copied when it crashes."""
 
@@ -988,7 +992,7 @@ class Life:
                 content = self.path.read_bytes() if self.path.exists() else b""
                 torn = self.synced + round(self.part.torn * max(len(content) - self.synced, 0))
                 # The head is one sector, so it is on the disk whole, or as zeros.
-                self.next_path.write_bytes(content[:torn] if self.synced or torn == len(content) else bytes(torn))
+                self.next_path.write_bytes(content[:torn] if torn >= HEAD else bytes(torn))
 
     def sync(self, descriptor: int) -> None:
         """Note how much of the file is on the disk, with an event before it and one after it."""

@@ -1,7 +1,6 @@
 """Waits that can be ended together from outside: those of a client that closes, or for a server that is back."""
 
 import asyncio
-from types import TracebackType
 
 
 class WaitEndedError(Exception):
@@ -16,7 +15,7 @@ class EndableWaits:
     """
 
     def __init__(self) -> None:
-        self._waits = dict[asyncio.Timeout, None]()  # in the order of arrival
+        self._waits = dict[_EndableWait, None]()  # in the order of arrival
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def endable(self) -> "_EndableWait":
@@ -25,14 +24,11 @@ class EndableWaits:
 
     def end(self) -> None:
         """End all waits of the running loop, in their order: each is cancelled."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # the waits of a dead loop are dead
-            return
-        for wait in self._waits:
-            if not wait.expired():  # else it has ended, and did not run yet
-                wait.reschedule(loop.time())
+        if asyncio.get_running_loop() is self._loop:  # the waits of a dead loop are dead
+            for wait in self._waits:
+                wait.end()
 
-    def add(self, wait: asyncio.Timeout) -> None:
+    def add(self, wait: "_EndableWait") -> None:
         """Count a wait of the running loop, and forget those of a loop before."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
@@ -40,29 +36,36 @@ class EndableWaits:
             self._waits.clear()
         self._waits[wait] = None
 
-    def discard(self, wait: asyncio.Timeout) -> None:
+    def discard(self, wait: "_EndableWait") -> None:
         """Count a wait no longer."""
         self._waits.pop(wait, None)
 
 
 class _EndableWait:
-    """One wait: a time-out without a time, until `end` sets one."""
+    """One wait: asyncio's own time-out does the same, for a time and at twice the cost."""
 
-    __slots__ = ("_timeout", "_waits")
+    __slots__ = ("_cancelling", "_ended", "_task", "_waits")
 
     def __init__(self, waits: EndableWaits) -> None:
         self._waits = waits
-        self._timeout = asyncio.timeout(None)
+        self._ended = False
+
+    def end(self) -> None:
+        """Cancel the wait, once."""
+        if not self._ended:
+            self._ended = True
+            self._task.cancel()
 
     async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-        self._waits.add(self._timeout)
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a wait must run in a task")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._waits.add(self)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._waits.discard(self._timeout)
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError:  # of this wait; a `TimeoutError` from within is not raised here, and passes
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._waits.discard(self)
+        # Others may have cancelled the task too, and their cancellation goes on.
+        if self._ended and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise WaitEndedError from None

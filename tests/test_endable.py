@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from collections.abc import Callable
 
 import pytest
 from virtual_time import VirtualTimeLoop, in_virtual_time, run
@@ -56,11 +57,12 @@ async def test_ended_waits_do_not_stand_before_those_of_another_client() -> None
 
 @in_virtual_time
 async def test_waits_may_be_ended_in_any_cycle_and_again() -> None:
-    """A wait that was ended and did not run yet is not ended twice, and later waits are waits as ever."""
+    """A second end of a wait that did not run yet changes nothing, and later waits do wait."""
     waiters = Waiters(TokenBucket(rate=1))
     tasks = [waiters.come(number) for number in range(3)]
     await asyncio.sleep(0)
     for _ in range(4):
+        waiters.waits.end()
         waiters.waits.end()
         await asyncio.sleep(0)
     await asyncio.gather(*tasks)
@@ -84,6 +86,63 @@ async def test_a_time_out_within_an_endable_wait_stays_one() -> None:
             raise KeyError
     waits.end()
     await asyncio.sleep(1)
+
+
+@in_virtual_time
+async def test_another_error_of_an_ended_wait_passes() -> None:
+    """An error that the waiter raises as it is cancelled is not hidden."""
+    waits = EndableWaits()
+
+    async def wait() -> None:
+        async with waits.endable():
+            try:
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                raise KeyError from None
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(1)
+    waits.end()
+    with pytest.raises(KeyError):
+        await task
+
+
+@pytest.mark.parametrize("ended_first", [False, True])
+def test_a_cancellation_beside_an_end_stays_a_cancellation(ended_first: bool) -> None:
+    """If a task is cancelled and its wait ended in the same moment, the task is cancelled."""
+
+    async def main() -> None:
+        waiters = Waiters(TokenBucket(rate=1))
+        tasks = [waiters.come(number) for number in range(2)]
+        await asyncio.sleep(0.5)
+        acts: list[Callable[[], object]] = [waiters.waits.end, tasks[1].cancel]
+        for act in acts if ended_first else acts[::-1]:
+            act()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert tasks[1].cancelled()
+        assert waiters.ended == []
+
+    run(main())
+
+
+@in_virtual_time
+async def test_an_ended_wait_leaves_no_cancellation_behind() -> None:
+    """The task goes on, and its later time-outs work."""
+    waits = EndableWaits()
+
+    async def work() -> None:
+        with pytest.raises(WaitEndedError):
+            async with waits.endable():
+                await asyncio.sleep(1000)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await asyncio.sleep(1000)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(1)
+    waits.end()
+    await task
+    assert task.cancelling() == 0
 
 
 def test_the_waits_of_a_dead_loop_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:

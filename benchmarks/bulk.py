@@ -1,7 +1,7 @@
-"""CPU and throughput of a bulk, warm, at 1, 16, 64 and 256 in flight: ours beside what a user would write.
+"""CPU and throughput of a bulk, warm, at 1, 16, 64 and 256 in flight: ours beside recipes of other libraries.
 
-Of this process in microseconds per message, the best of three; the server is another process, on another core. With
-uvloop at 64 in flight alone, to end within a minute.
+CPU is that of this process in microseconds per message, the best of three. The server is another process on another
+core. uvloop is measured at 64 in flight only, so that a run ends within a minute.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ ROUNDS = 3
 try:
     import uvloop
 except ImportError:
-    uvloop = None  # type: ignore[assignment] # it is an option
+    uvloop = None  # type: ignore[assignment] # an optional column
 
 
 async def cost(recipe: Recipe, base_url: str, in_flight: int) -> tuple[float, float]:
@@ -41,7 +41,7 @@ async def cost(recipe: Recipe, base_url: str, in_flight: int) -> tuple[float, fl
     return best_cpu, best_rate
 
 
-def measured(base_url: str, loops: dict[str, Callable[[], asyncio.AbstractEventLoop]]) -> list[list[object]]:
+def measure(base_url: str, loops: dict[str, Callable[[], asyncio.AbstractEventLoop]]) -> list[list[object]]:
     """Return a row for each recipe and number in flight."""
     figures = {
         (name, loop, in_flight): asyncio.Runner(loop_factory=factory).run(cost(recipe, base_url, in_flight))
@@ -67,7 +67,7 @@ def main() -> None:
     if uvloop is not None:
         loops["uvloop"] = uvloop.new_event_loop
     with answering() as port:
-        rows = measured(f"http://127.0.0.1:{port}/api/v1", loops)
+        rows = measure(f"http://127.0.0.1:{port}/api/v1", loops)
     columns = ["in flight", "client", "µs CPU", "to httpx", "to aiohttp", "to its 16", "messages/s", "µs CPU, uvloop"]
     show(__doc__.splitlines()[0] if __doc__ else "", columns, rows)
 

@@ -1,4 +1,4 @@
-"""What a journal costs: `oca-sms bulk`'s own passes over files of growing length, with a send that takes no time.
+"""The cost of a journal: `oca-sms bulk`'s own passes over files of growing length, with a send that takes no time.
 
 Each length has a process of its own. Rows per second: looking every row up, sending with the journal and the file of
 outcomes (each intent and each outcome durable), and resuming (but not the longest, to end within a minute). Growth is
@@ -20,10 +20,10 @@ from typing import Any, cast
 from table import show
 from workload import peak
 
-from oca_sms_async import AsyncOcaSms, Journal, Outcome, SendReceipt, Sms
-from oca_sms_async._bulk import Bulk
-from oca_sms_async._recording import Recording
-from oca_sms_async._retry import Call
+from oca_sms_async import AsyncOcaSms, Journal, Outcome, SendReceipt, Sms, SqliteJournal
+from oca_sms_async._bulk import BulkRun
+from oca_sms_async._call import CallState
+from oca_sms_async._journal import JournalRun
 from oca_sms_async.cli._campaign import Campaign
 from oca_sms_async.cli._out import OutcomesFile
 
@@ -32,23 +32,26 @@ CONCURRENCY = 64
 
 
 class Instant:
-    """Has a client's `bulk`, whose sends succeed at once."""
+    """A stand-in for a client: each send of its bulk succeeds at once."""
 
     def bulk(self, messages: Any, *, concurrency: int, journal: Journal, resend_unknown: bool) -> Any:
         """Return a bulk with that journal."""
-        recording = Recording(journal, lambda phone: phone, resend_unknown=resend_unknown)
-        return cast(AbstractAsyncContextManager[AsyncIterator[Outcome]], Bulk(send, messages, concurrency, recording))
+        recording = JournalRun(journal, lambda phone: phone, resend_unknown=resend_unknown)
+        return cast(
+            AbstractAsyncContextManager[AsyncIterator[Outcome]], BulkRun(send, messages, concurrency, recording)
+        )
 
 
-async def send(sms: Sms, call: Call) -> SendReceipt:
-    """Take the way of a real send, without a slot, a token or a request."""
-    await call.admit()
-    call.attempts += 1
+async def send(sms: Sms, call: CallState) -> SendReceipt:
+    """Go the way of a real send, without a slot, a token or a request."""
+    await call.before_first_send()
+    call.started()
+    call.left_wire()
     return SendReceipt(sms.phone, "sent")
 
 
 async def measure(count: int) -> dict[str, float | None]:
-    """Measure one length."""
+    """Measure a file of one length."""
     with tempfile.TemporaryDirectory(prefix="oca-sms-") as folder:
         path = Path(folder) / "messages.csv"
         with path.open("w", newline="") as file:
@@ -58,7 +61,7 @@ async def measure(count: int) -> dict[str, float | None]:
         journal_path, before = Path(folder) / "journal", peak()
         figures: dict[str, float | None] = {"resume": None}
         with path.open("rb") as stream:
-            async with Journal(journal_path) as journal:
+            async with SqliteJournal(journal_path) as journal:
                 campaign = Campaign(stream, None, journal)
                 started = time.perf_counter()
                 async for _ in campaign.entries():

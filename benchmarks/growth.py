@@ -1,6 +1,6 @@
 """CPU per message as messages, messages at once and waiters at the limiter grow tenfold, each to the row before.
 
-In microseconds, the best of three. The send takes one turn of the loop; the waiters wait for their tokens on a clock
+In microseconds, the best of three. The send takes one turn of the loop. The waiters wait for their tokens on a clock
 that jumps.
 """
 
@@ -14,7 +14,7 @@ from table import show
 from workload import messages, send, virtual_time
 
 from oca_sms_async import TokenBucket
-from oca_sms_async._bulk import Bulk
+from oca_sms_async._bulk import BulkRun
 
 ROUNDS = 3
 ACQUIRES = 10_000
@@ -25,7 +25,7 @@ Measure = Callable[[], Coroutine[Any, Any, float]]
 async def bulk(count: int, concurrency: int) -> float:
     """Return the CPU of a bulk, in seconds per message."""
     started = time.process_time()
-    async with Bulk(send, messages(count), concurrency) as outcomes:
+    async with BulkRun(send, messages(count), concurrency) as outcomes:
         async for _ in outcomes:
             pass
     return (time.process_time() - started) / count

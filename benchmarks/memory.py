@@ -10,9 +10,9 @@ import sys
 from table import show
 from workload import messages, peak, send
 
-from oca_sms_async import Priority, Sms
-from oca_sms_async._bulk import Bulk
-from oca_sms_async._retry import Call
+from oca_sms_async import Sms
+from oca_sms_async._bulk import BulkRun
+from oca_sms_async._call import CallState
 
 LENGTHS = (10_000, 100_000, 1_000_000)
 MOST_GATHERED = 100_000
@@ -21,7 +21,7 @@ CONCURRENCY = 64
 
 async def ours(count: int) -> None:
     """Workers over one iterator."""
-    async with Bulk(send, messages(count), CONCURRENCY) as outcomes:
+    async with BulkRun(send, messages(count), CONCURRENCY) as outcomes:
         async for _ in outcomes:
             pass
 
@@ -32,7 +32,7 @@ async def gather(count: int) -> None:
 
     async def one(sms: Sms) -> None:
         async with room:
-            await send(sms, Call(Priority.BULK))
+            await send(sms, CallState())
 
     await asyncio.gather(*map(one, messages(count)))
 
@@ -41,13 +41,13 @@ WAYS = {"ours": ours, "gather": gather}
 
 
 def grown(way: str, count: int) -> float:
-    """Return by how many MB a fresh process grows while it sends so many."""
+    """Return the MB by which a fresh process grows while it sends so many messages."""
     command = [sys.executable, __file__, "--cell", way, str(count)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def cell(way: str, count: int) -> float:
-    """Return by how many MB this process grows while it sends so many."""
+    """Return the MB by which this process grows while it sends so many messages."""
     before = peak()
     asyncio.run(WAYS[way](count))
     return peak() - before

@@ -1,4 +1,4 @@
-"""What a user would write instead of this library, and this library itself: each sends a list of messages."""
+"""Recipes that a user would write without this library, and the library itself. Each sends a list of messages."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ Recipe = Callable[[str, int], AbstractAsyncContextManager[Send]]
 
 @frozen
 class Receipt:
-    """What the gateway answers."""
+    """The gateway's answer."""
 
     status: str
     msg_uid: str
@@ -42,7 +42,7 @@ retrying = tenacity.retry(
 
 
 def receipt(status: int, body: Any) -> Receipt:
-    """Return a receipt, or say what went wrong."""
+    """Return a receipt, or raise the error that the status stands for."""
     if status == 500 and str(body["errors"][0]["code"]) == "13":
         raise InternalError
     if status != 200:
@@ -50,7 +50,7 @@ def receipt(status: int, body: Any) -> Receipt:
     return cattrs.structure(body, Receipt)
 
 
-async def gathered(send: Callable[[Sms], Awaitable[object]], messages: list[Sms], concurrency: int) -> None:
+async def send_all(send: Callable[[Sms], Awaitable[object]], messages: list[Sms], concurrency: int) -> None:
     """Send so many at once, the usual way."""
     room = asyncio.Semaphore(concurrency)
 
@@ -74,7 +74,7 @@ async def with_httpx(base_url: str, concurrency: int) -> AsyncIterator[Send]:
                 response = await client.post("/sms", json={"phone": sms.phone, "message": sms.message})
             return receipt(response.status_code, response.json())
 
-        yield lambda messages: gathered(send, messages, concurrency)
+        yield lambda messages: send_all(send, messages, concurrency)
 
 
 @asynccontextmanager
@@ -93,18 +93,18 @@ async def with_aiohttp(base_url: str, concurrency: int) -> AsyncIterator[Send]:
             ):
                 return receipt(response.status, await response.json())
 
-        yield lambda messages: gathered(send, messages, concurrency)
+        yield lambda messages: send_all(send, messages, concurrency)
 
 
-def unlimited() -> RateLimiter:
-    """Return our limiter, with as much to do as theirs, and as little to wait for."""
+def make_unlimited() -> RateLimiter:
+    """Return our limiter with the work of theirs and no waiting."""
     return TokenBucket(rate=1e6, capacity=1e6)
 
 
 @asynccontextmanager
 async def ours(base_url: str, concurrency: int) -> AsyncIterator[Send]:
     """`AsyncOcaSms`, as it is installed."""
-    async with AsyncOcaSms(*ACCOUNT, base_url=base_url, limiter=unlimited()) as client:
+    async with AsyncOcaSms(*ACCOUNT, base_url=base_url, limiter=make_unlimited()) as client:
         yield lambda messages: client.send_many(messages, concurrency=concurrency)
 
 
@@ -113,7 +113,7 @@ async def ours_fast(base_url: str, concurrency: int) -> AsyncIterator[Send]:
     """`AsyncOcaSms` on aiohttp's connections."""
     async with (
         aiohttp_client() as lent,
-        AsyncOcaSms(*ACCOUNT, base_url=base_url, limiter=unlimited(), http_client=lent) as client,
+        AsyncOcaSms(*ACCOUNT, base_url=base_url, limiter=make_unlimited(), http_client=lent) as client,
     ):
         yield lambda messages: client.send_many(messages, concurrency=concurrency)
 
@@ -134,7 +134,7 @@ class _Bare(asyncio.Protocol):
 
 @asynccontextmanager
 async def bare(base_url: str, concurrency: int) -> AsyncIterator[Send]:
-    """A protocol of asyncio's that writes one buffer and reads one: what no client can fall below."""
+    """A protocol of asyncio that writes one buffer and reads one: the least that a client can cost."""
     url, loop = httpx.URL(base_url), asyncio.get_running_loop()
     connections = [(await loop.create_connection(_Bare, url.host, url.port or 80))[1] for _ in range(concurrency)]
     head = f"POST {url.path}/sms HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: application/json\r\n"

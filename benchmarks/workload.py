@@ -1,4 +1,4 @@
-"""What several benchmarks share: messages, a send that takes no time, a clock that jumps, and the peak of memory."""
+"""Parts that several benchmarks share: messages, a send that takes no time, a clock that jumps, and peak memory."""
 
 import asyncio
 import resource
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from oca_sms_async import SendReceipt, Sms
-from oca_sms_async._retry import Call
+from oca_sms_async._call import CallState
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import virtual_time
@@ -18,21 +18,23 @@ _STATUS = Path("/proc/self/status")
 
 
 def messages(count: int) -> Iterator[Sms]:
-    """Yield so many, each made when it is asked for."""
+    """Yield so many messages, each made when it is asked for."""
     return (Sms(f"+62812{number:08}", f"Acme: {number:06} is your code") for number in range(count))
 
 
-async def send(sms: Sms, call: Call) -> SendReceipt:
+async def send(sms: Sms, call: CallState) -> SendReceipt:
     """Take the way of a real send, without a slot, a token or a request; one turn of the loop, so that others go on."""
-    await call.admit()
-    call.attempts += 1
+    await call.before_first_send()
+    call.started()
+    call.left_wire()
     await asyncio.sleep(0)
     return SendReceipt(sms.phone, "sent")
 
 
 def peak() -> float:
-    """Return the most memory that this process ever had, in MB; on Linux not by `ru_maxrss`, which begins with the
-    parent's.
+    """Return the peak memory of this process in MB.
+
+    On Linux `ru_maxrss` begins with the parent's, so `/proc` is read instead.
     """
     if _STATUS.exists():
         return next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if "VmHWM" in line) / 1024

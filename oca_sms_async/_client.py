@@ -1,83 +1,99 @@
 """The client: it checks, waits for its turn, sends, and says what became of it."""
 
-import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime, timedelta
+from datetime import timedelta
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, Unpack, overload
 
 import httpx
 
-from oca_sms_async import _wire
-from oca_sms_async._bulk import Bulk
+from oca_sms_async._bulk import BulkRun
+from oca_sms_async._call import CallState
+from oca_sms_async._deadline import find_deadline
 from oca_sms_async._dispatch import Dispatcher
-from oca_sms_async._errors import NotFoundError
-from oca_sms_async._journal import Journal
+from oca_sms_async._journal import Journal, JournalRun
 from oca_sms_async._limiter import RateLimiter, TokenBucket
-from oca_sms_async._log import log
-from oca_sms_async._messages import check_number, check_text, deadline_at, deadline_in
-from oca_sms_async._models import SendReceipt, Sms, SmsRecord
-from oca_sms_async._outcomes import BulkReport, Outcome, ReconcileReport
+from oca_sms_async._models import SendReceipt, Sms
+from oca_sms_async._observing import SendEvent
+from oca_sms_async._options import ClientOptions, EnvironmentOptions, options_from
+from oca_sms_async._outcomes import BulkReport, ReconcileReport
 from oca_sms_async._phone import check_region
-from oca_sms_async._reconcile import earliest, reconciled
-from oca_sms_async._recording import Recording
-from oca_sms_async._retry import Call, RetryPolicy
-from oca_sms_async._settings import ENVIRONMENT, check_base_url, check_credentials, options_from, positive_seconds
+from oca_sms_async._questions import Questions
+from oca_sms_async._reconcile import reconcile
+from oca_sms_async._retry import RetryPolicy
+from oca_sms_async._sending import Sender
+from oca_sms_async._settings import ENVIRONMENT, Environment, check_base_url, positive_seconds
 from oca_sms_async._statistics import Statistics
 from oca_sms_async._waiting import Priority
+from oca_sms_async._wire import Api, RegularV1
 
-_T = TypeVar("_T")
 
+class AsyncOcaSms(Questions):
+    """An asynchronous client of OCA's SMS gateway, for one account.
 
-class AsyncOcaSms:
-    """An asynchronous client of OCA's SMS Regular V1, for one account.
+    Create one client at start-up and share it: each client counts its rate limit alone. It may be made without a
+    running loop. Leave it by `async with` or `aclose()`; afterwards a send is a `RuntimeError`.
 
-    One client for an account and process keeps one rate limit; a client for each web request would keep none. It may
-    be made without a running loop. Leave it by `async with` or `aclose()`; afterwards a send is a `RuntimeError`.
+    `username`, an e-mail address, and `password` are those of SMS Regular V1. `api` is the value of any API, such as
+    `RegularV1(username, password)`; credentials in both ways are a `ValueError`. `base_url` defaults to the API's own.
+    `limiter` defaults to a `TokenBucket` of the client's own; clients that share a limiter keep one limit together.
+    `retry` says how HTTP 500 with code 13 is repeated. `timeout` is in seconds for one attempt in total. A lent
+    `http_client` is used as it is and never closed. `allow_http` permits plain http beyond loopback. `region` is how a
+    number without country code is read. `observer` is told of every send that ended.
 
-    `username`, an e-mail address, and `password` are the account's. `limiter` defaults to a `TokenBucket` of its own;
-    a limiter shared by several clients keeps one limit over all of them. `retry` says how HTTP 500 with code 13 is
-    repeated. `timeout` is in seconds for one attempt in total. A lent `http_client` is used as it is and never
-    closed. `allow_http` permits plain http beyond loopback. `region` is how a number without country code is read. A
-    value that cannot be worked with is a `ValueError` that names it and shows no secret; certificates that cannot be
-    read, because `SSL_CERT_FILE` leads nowhere, are an `OSError`.
+    A wrong value is a `ValueError` that names it and shows no secret. Certificates that cannot be read, because
+    `SSL_CERT_FILE` leads nowhere, are an `OSError`.
     """
 
+    @overload
+    def __init__(self, username: str, password: str, **options: Unpack[ClientOptions]) -> None: ...
+    @overload
+    def __init__(self, *, api: Api, **options: Unpack[ClientOptions]) -> None: ...
     def __init__(
         self,
-        username: str,
-        password: str,
+        username: str | None = None,
+        password: str | None = None,
         *,
-        base_url: str = _wire.BASE_URL,
+        api: Api | None = None,
+        base_url: str | None = None,
         limiter: RateLimiter | None = None,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - a frozen value
         timeout: float = 10.0,
         http_client: httpx.AsyncClient | None = None,
         allow_http: bool = False,
         region: str = "ID",
+        observer: Callable[[SendEvent], None] | None = None,
     ) -> None:
-        check_credentials(username, password)
+        if api is None:
+            api = RegularV1(username, password)  # type: ignore[arg-type] # it refuses None, and names the field
+        elif username is not None or password is not None:
+            raise ValueError("api must stand alone: it holds its credentials")
+        del username, password  # an error tracker would show them if a line below raises
         check_region(region)
-        self._region = region
+        self._api = api
         self._timeout = positive_seconds("timeout", timeout)
         self._dispatcher = Dispatcher(
-            check_base_url(base_url, allow_http=allow_http),
-            authorization=_wire.authorization(username, password),
+            api,
+            check_base_url(api.base_url if base_url is None else base_url, allow_http=allow_http),
             limiter=TokenBucket() if limiter is None else limiter,
-            retry=retry,
+            policy=retry,
             lent=http_client,
         )
+        self._sender = Sender(api, self._dispatcher, region=region, timeout=self._timeout, observer=observer)
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = ENVIRONMENT, **options: Any) -> Self:
-        """Return a client with what the environment says, and with `options` for the rest; an option given wins.
+    def from_env(cls, environ: Mapping[str, str] = ENVIRONMENT, **options: Unpack[EnvironmentOptions]) -> Self:
+        """Return a client with the environment's account, and with `options` for the rest; an option given wins.
 
         `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` are needed; `OCA_SMS_BASE_URL` and `OCA_SMS_ALLOW_HTTP` (1, true,
         yes, on, or their opposites) may be there. `ValueError` names the variable that is missing, or the field that
         is wrong.
         """
-        return cls(**options_from(environ, options))
+        variables = Environment(environ)
+        del environ  # an error tracker would serialise all of it if the next line raises
+        return cls(**options_from(variables, options))
 
     async def __aenter__(self) -> Self:
         self._dispatcher.check_open()
@@ -106,75 +122,14 @@ class AsyncOcaSms:
         """Send one message and return the gateway's receipt; every failure is an `OcaSmsError`.
 
         `phone` in any usual spelling. `expires_in` (seconds, or a timedelta) bounds the whole call, waiting and
-        repetitions included: what cannot be sent by then ends in an `ExpiredError`. Cancelling this from outside
-        gives no answer: then treat the message as possibly sent, or use `expires_in` instead. A `priority` that is
-        none is a `ValueError`.
+        repetitions included: a message that cannot be sent by then ends in an `ExpiredError`. A cancellation from
+        outside gives no answer: then treat the message as possibly sent, or use `expires_in` instead. A `priority`
+        that does not exist is a `ValueError`.
         """
         self._dispatcher.check_open()
-        return await self._send(phone, message, Call(Priority(priority)), deadline_in, expires_in)
-
-    async def history(self, *, timeout: float = 60.0) -> list[SmsRecord]:  # noqa: ASYNC109 - of one attempt, as the client's
-        """Return all that the gateway keeps, in its order; an `OcaSmsError` if that does not come. `timeout` is in
-        seconds for one attempt, `ValueError` unless above 0.
-        """
-        seconds = positive_seconds("timeout", timeout)
-        self._dispatcher.check_open()
-        return await self._dispatcher.request(_wire.history_request(), _query(), seconds=seconds)
-
-    async def status(self, msg_uid: str) -> SmsRecord:
-        """Return the record of one message; `NotFoundError` if there is none, or not yet, any other `OcaSmsError` if
-        the gateway does not say, `ValueError` for a blank id.
-        """
-        request = _wire.status_request(msg_uid)
-        self._dispatcher.check_open()
-        return await self._dispatcher.request(request, _query(), seconds=self._timeout)
-
-    async def wait_for_status(
-        self,
-        msg_uid: str,
-        statuses: Collection[str],
-        *,
-        timeout: float = 60.0,  # noqa: ASYNC109 - asking in between is this method's work
-        interval: float = 2.0,
-    ) -> SmsRecord:
-        """Ask every `interval` seconds until the status is one of `statuses`, and return the record.
-
-        A message that the gateway does not know yet is asked for again. `TimeoutError` after `timeout` seconds; other
-        errors as those of `status`, `ValueError` also for no status or a duration not above 0, `TypeError` for
-        `statuses` in one str.
-        """
-        if isinstance(statuses, str):
-            raise TypeError("statuses must be a collection of words, such as {'sent'}, not one str")
-        if not statuses:
-            raise ValueError("statuses must hold at least one word")
-        positive_seconds("interval", interval)
-        try:
-            async with asyncio.timeout(positive_seconds("timeout", timeout)) as bound:
-                while True:
-                    try:
-                        record = await self.status(msg_uid)
-                    except NotFoundError:
-                        pass  # the gateway may lag behind its own receipt
-                    else:
-                        if record.status in statuses:
-                            return record
-                    await asyncio.sleep(interval)
-        except TimeoutError:
-            if not bound.expired():
-                raise
-            raise TimeoutError(f"the message reached none of the statuses within {timeout} seconds") from None
-
-    async def find_in_history(self, sms: Sms, *, since: datetime) -> SmsRecord | None:
-        """Return the earliest record of this number and text made since then; None is no proof that it was not sent.
-
-        `since` must be aware, else `ValueError`, and is taken two minutes earlier, because clocks differ. A record
-        whose date cannot be read counts, after all those with a date. `InvalidMessageError` for an impossible number,
-        else errors as those of `history`.
-        """
-        if since.utcoffset() is None:
-            raise ValueError("since must be an aware datetime: give it a tzinfo")
-        self._number(sms.phone)
-        return earliest(await self.history(), sms, self._number, since=since)
+        return await self._sender.send(
+            phone, message, CallState(), Priority(priority), partial(find_deadline, expires_in=expires_in)
+        )
 
     def bulk(
         self,
@@ -183,24 +138,30 @@ class AsyncOcaSms:
         concurrency: int = 32,
         journal: Journal | None = None,
         resend_unknown: bool = False,
-    ) -> AbstractAsyncContextManager[AsyncIterator[Outcome]]:
-        """Return a context manager that sends while it is open and hands out an iterator over the outcomes as they
-        come.
+    ) -> AbstractAsyncContextManager[BulkRun]:
+        """Return a context manager that sends while it is open; it hands out the run, which yields the outcomes as
+        they come.
 
-        `concurrency` messages are under way at once, in the lane that lets interactive ones pass; at most twice as
-        many are pulled from `messages` whose outcome was not taken. Each pulled message has exactly one outcome. The
-        run stops by itself when the account is refused, a shared limiter or the journal is gone or no connection
-        comes about; what it had not started is `Skipped`. Leaving the block ends what is on the wire and starts
-        nothing new; leaving it by an exception cancels. `ValueError` for a `concurrency` below 1, `TypeError` for
-        `messages` that cannot be iterated over.
+        `concurrency` messages are under way at once, in the lane that lets interactive ones pass. At most twice as
+        many are pulled from `messages` whose outcome was not taken. Each pulled message has exactly one outcome.
 
-        With a `journal`, what an earlier run sent is `Skipped` with its receipt, and what it left in doubt is `Failed`
-        with a `DeliveryUnknownError`, or sent again if `resend_unknown`. A message is known by its `key`, else by its
-        number, text and place among its equals. A key of another number or text is an `InvalidMessageError`, its
-        repetition within a run is `Skipped`. `JournalError` if the journal cannot be used, `ValueError` for
-        `resend_unknown` without one.
+        The run stops by itself when the account is refused, a shared limiter or the journal is gone, no connection
+        comes about, or `concurrency` messages in a row get no answer in time. Then `run.stopped_by` is the error, and
+        messages that the run had not started are `Skipped`. Leaving the block waits for the requests on the wire and
+        starts nothing new; leaving it by an exception cancels them. `ValueError` for a `concurrency` below 1,
+        `TypeError` for `messages` that cannot be iterated over. An exception of `messages` itself comes after the
+        outcomes of all that was pulled.
+
+        With a `journal`, a message that an earlier run sent is `Skipped` with its receipt. One that it left in doubt
+        is `Failed` with a `DeliveryUnknownError`, or sent again if `resend_unknown`. A message is identified by its
+        `key`, else by number, text and order among identical messages. A key of another number or text is an
+        `InvalidMessageError`, its repetition within a run is `Skipped`. `JournalError` if the journal cannot be used,
+        `ValueError` for `resend_unknown` without one.
         """
-        return Bulk(self._send_sms, messages, concurrency, self._recording(journal, resend_unknown=resend_unknown))
+        self._dispatcher.check_open()
+        return BulkRun(
+            self._sender.send_sms, messages, concurrency, self._journal_run(journal, resend_unknown=resend_unknown)
+        )
 
     async def send_many(
         self,
@@ -211,56 +172,28 @@ class AsyncOcaSms:
         resend_unknown: bool = False,
     ) -> BulkReport:
         """Send all messages as `bulk` does and return every outcome, in input order; errors as those of `bulk`."""
-        recording = self._recording(journal, resend_unknown=resend_unknown)
-        async with Bulk(self._send_sms, messages, concurrency, recording) as run:
+        async with self.bulk(messages, concurrency=concurrency, journal=journal, resend_unknown=resend_unknown) as run:
             return await run.report()
 
     async def reconcile(self, journal: Journal, messages: Iterable[Sms] | AsyncIterable[Sms]) -> ReconcileReport:
-        """Look messages that the journal has in doubt up in the gateway's history, and note as sent those it finds.
+        """Look doubtful messages of the journal up in the gateway's history, and note as sent those that it finds.
 
         `messages` are those that the journal's runs were given, in the same order. One record settles one message, by
-        number, text and date (two minutes earlier to an hour later, because clocks differ). What is not found stays
-        in doubt: the history may lag or be incomplete. Errors as those of `history`, and `JournalError`; they change
-        nothing.
+        number, text and date (two minutes earlier to an hour later, because clocks differ). A message that is not
+        found stays in doubt: the history may lag or be incomplete. Errors as those of `history`, and `JournalError`;
+        they change nothing.
         """
-        return await reconciled(Recording(journal, self._number), messages, self._number, self.history)
+        return await reconcile(
+            JournalRun(journal, self._sender.normalize), messages, self._sender.normalize, self.history
+        )
 
     def statistics(self) -> Statistics:
-        """Return what this client has sent and what waits in it, as a frozen value."""
+        """Return counts of this client's sends, as a frozen value."""
         return self._dispatcher.counts.statistics()
 
-    def _recording(self, journal: Journal | None, *, resend_unknown: bool) -> Recording | None:
+    def _journal_run(self, journal: Journal | None, *, resend_unknown: bool) -> JournalRun | None:
         if journal is not None:
-            return Recording(journal, self._number, resend_unknown=resend_unknown)
+            return JournalRun(journal, self._sender.normalize, resend_unknown=resend_unknown)
         if resend_unknown:
             raise ValueError("resend_unknown needs a journal: it is about what an earlier run left in doubt")
         return None
-
-    async def _send_sms(self, sms: Sms, call: Call) -> SendReceipt:
-        return await self._send(sms.phone, sms.message, call, deadline_at, sms.expires_at)
-
-    async def _send(
-        self, phone: str, message: str, call: Call, deadline: Callable[[_T], float | None], expiry: _T
-    ) -> SendReceipt:
-        """Send one message; every send begins and ends here."""
-        try:
-            call.deadline = deadline(expiry)
-            call.number = self._number(phone)
-            check_text(message)
-            request = _wire.send_request(call.number, message)
-            receipt = await self._dispatcher.request(request, call, seconds=self._timeout)
-        except BaseException as end:
-            self._dispatcher.counts.note_failed(call, end)
-            if isinstance(end, asyncio.CancelledError) and call.doubt:
-                log("send.cancelled", phone=call.number, attempt=call.attempts)
-            raise
-        self._dispatcher.counts.note_sent(call)
-        return SendReceipt(receipt.msg_uid, receipt.status, call.attempts)
-
-    def _number(self, phone: str) -> str:
-        return check_number(phone, self._region)
-
-
-def _query() -> Call:
-    """Return a call that asks, in the bulk lane, so that polling never delays a one-time password."""
-    return Call(Priority.BULK, sends=False)

@@ -1,4 +1,4 @@
-"""Connections of our own: one for each request in flight, none that a cancelled request has touched."""
+"""Our own connections: one for each request in flight, and never one that a cancelled request has used."""
 
 import asyncio
 import contextlib
@@ -8,43 +8,50 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, cast
 
 import httpx
-from httpx import _utils as httpx_utils  # its rules for proxies and NO_PROXY have no public name
 
-from oca_sms_async._settings import is_loopback
+from oca_sms_async._httpx_internals import is_silent
+from oca_sms_async._proxies import EnvironmentProxies
+from oca_sms_async._tls import tls_context
 
-# A server's idle time-out is 5 s at the least (Node's default). A connection reused at that very moment dies under its
-# request, and then nobody knows whether the message was taken; so ours ends well before.
+# Servers close an idle connection after 5 s at the earliest (the default of Node). A connection that is used again at
+# that moment dies under its request, and the message is in doubt. Ours end well before.
 KEEPALIVE: Final = 2.5
 
 
-class Honest(httpx.AsyncBaseTransport):
-    """A transport that says «could not connect» only where no byte of the request left."""
+def own_client(base_url: httpx.URL) -> httpx.AsyncClient:
+    """Return the client of an `AsyncOcaSms` without a lent one.
+
+    It is an `httpx.AsyncClient` like any other, so mocks, hooks and tracing tools see its requests. It keeps no
+    cookies, follows no redirect, adds no credentials, and reads nothing from the environment but the proxy for this
+    URL. `ValueError` if that proxy cannot be used, `OSError` if `SSL_CERT_FILE` or `SSLKEYLOGFILE` cannot.
+    """
+    return _OwnClient(transport=Connections(base_url), trust_env=False, timeout=None)
 
 
-class Connections(Honest):
-    """The default transport: for each request in flight a transport of its own that holds one connection.
+class ExactConnectErrors(httpx.AsyncBaseTransport):
+    """A transport that raises `httpx.ConnectError` and its kin only if no byte of the request left."""
 
-    httpx's pool scans all of its connections for every request, and a request cancelled at the wrong moment blocks it
-    for ever. Here a request that was cancelled or failed takes its connection with it. The most recently used one
-    serves next; idle ones are closed after `KEEPALIVE` seconds.
+
+class Connections(ExactConnectErrors):
+    """The default transport: it gives each request in flight a transport of its own with one connection.
+
+    httpx's pool scans all of its connections for every request, and a request that is cancelled at the wrong moment
+    blocks the pool for ever. Here the connection of a cancelled or failed request is closed. The connection used last
+    serves next. Idle connections are closed after `KEEPALIVE` seconds.
     """
 
     def __init__(self, url: httpx.URL) -> None:
-        proxy = _environment_proxy(url)
-        # Without TLS nothing reads the context; one that trusts nobody spares the 40 ms of loading certificates.
-        tls = url.scheme == "https" or proxy is not None
-        self._ssl_context = httpx.create_ssl_context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._proxy = EnvironmentProxies().proxy_for(url)
+        # Plain http reads no certificates, so an empty context saves the 40 ms of loading them.
+        tls = url.scheme == "https" or self._proxy is not None
+        self._ssl_context = tls_context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._idle = deque[tuple[httpx.AsyncHTTPTransport, float]]()
         self._busy = set[httpx.AsyncHTTPTransport]()
         self._closing = set[asyncio.Task[None]]()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         usable = False
-        with contextlib.suppress(ValueError, ImportError, httpx.InvalidURL):  # their texts may quote its password
-            if proxy is not None and url.scheme == "http" and is_loopback(url.host):
-                # Plain http is allowed to this machine because it does not leave it: a proxy elsewhere is none for it.
-                proxy = proxy if is_loopback(httpx.URL(proxy).host) else None
-            self._proxy = proxy
+        with contextlib.suppress(ValueError, ImportError, httpx.InvalidURL):  # their texts may quote the password
             self._new()
             usable = True
         if not usable:
@@ -55,22 +62,27 @@ class Connections(Honest):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Serve one request on the connection used last, or on a new one."""
-        connection = self._reusable()
+        connection, trace = self._reusable(), None
         if connection is None:
             connection = self._new()
-        else:  # it is connected; to listen for that would cost 20 µs
-            request.extensions.pop("trace", None)
+        else:  # it is connected already, and a trace of the rest by httpcore costs 20 µs
+            trace = request.extensions.pop("trace", None)
         self._busy.add(connection)
         try:
+            if trace is not None:
+                await trace("connections.send_request_headers.started", {"request": request})
             response = await connection.handle_async_request(request)
         except BaseException:
             self.give_back(connection, reusable=False)
             raise
         response.stream = _Lease(self, connection, response.stream)
+        if response.has_redirect_location:
+            # No redirect is followed. httpx would still build its request, and fail on a URL that cannot be read.
+            del response.headers["location"]
         return response
 
     async def aclose(self) -> None:
-        """Close every connection, busy ones under their requests, and return when they are closed."""
+        """Close every connection, also under a request, and return when all are closed."""
         for connection in [*self._busy, *(connection for connection, _ in self._idle)]:
             self._close(connection)
         self._busy.clear()
@@ -94,16 +106,16 @@ class Connections(Honest):
             self._timer = loop.call_later(KEEPALIVE, self._close_expired)
 
     def _reusable(self) -> httpx.AsyncHTTPTransport | None:
-        """Return the connection used last of those that can serve again, and close any other on the way to it."""
+        """Return the connection used last that can serve again; close each one that cannot."""
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # what is left of another loop can be neither used nor closed in this one
+        if loop is not self._loop:  # connections of another loop can be neither used nor closed in this one
             self._loop, self._timer = loop, None
             self._busy.clear()
             self._idle.clear()
             self._closing.clear()
         while self._idle:
             connection, _ = self._idle.pop()
-            if _is_silent(connection):
+            if is_silent(connection):
                 return connection
             self._close(connection)
         return None
@@ -124,44 +136,20 @@ class Connections(Honest):
         self._timer = loop.call_at(self._idle[0][1], self._close_expired) if self._idle else None
 
     def _close(self, connection: httpx.AsyncHTTPTransport) -> None:
-        """Close in a task of its own, so that a cancelled request neither waits for it nor cancels it."""
-        task = asyncio.get_running_loop().create_task(_closed(connection))
+        """Close in a separate task, so that a cancelled request neither waits for it nor cancels it."""
+        task = asyncio.get_running_loop().create_task(_close_quietly(connection))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
 
-async def _closed(connection: httpx.AsyncHTTPTransport) -> None:
-    # A connection that broke may say so once more when it is closed; its request has been told already.
+async def _close_quietly(connection: httpx.AsyncHTTPTransport) -> None:
+    # A broken connection may raise again when it is closed. Its request has the error already.
     with contextlib.suppress(Exception):
         await connection.aclose()
 
 
-def _is_silent(connection: httpx.AsyncHTTPTransport) -> bool:
-    """Tell whether an idle connection still stands and nothing came on it after its last answer.
-
-    What did is no answer to a request of ours. httpcore looks for it in the socket alone, and would take what was read
-    from there together with the last answer for the next one: the receipt of another message.
-    """
-    try:
-        link: Any
-        (link,) = connection._pool.connections  # noqa: SLF001 - no layer tells in public
-        if link.has_expired():
-            return False
-        while not hasattr(link, "_h11_state"):  # a proxy's wraps the one that speaks
-            link = link._connection  # noqa: SLF001 - as above
-        unread = len(link._h11_state.trailing_data[0])  # noqa: SLF001 - as above
-        stream = link._network_stream._stream  # noqa: SLF001 - as above
-        while hasattr(stream, "transport_stream"):  # TLS, and perhaps that of a proxy below it
-            unread += stream._read_bio.pending + stream._ssl_object.pending()  # noqa: SLF001 - as above
-            stream = stream.transport_stream
-        unread += len(stream._protocol.read_queue)  # noqa: SLF001 - as above
-    except (AttributeError, ValueError):  # closed, or built otherwise in some version: a new one is never wrong
-        return False
-    return not unread
-
-
 class _Lease(httpx.AsyncByteStream):
-    """The body of an answer; gives its connection back when it is closed, for reuse only if it was read to its end."""
+    """The body of an answer. Closing it gives the connection back, for reuse only if the body was read to its end."""
 
     def __init__(self, connections: Connections, connection: httpx.AsyncHTTPTransport, stream: object) -> None:
         self._connections = connections
@@ -184,12 +172,14 @@ class _Lease(httpx.AsyncByteStream):
             self._connections.give_back(self._connection, reusable=reusable)
 
 
-def environment_proxies() -> dict[str, str | None]:
-    """Return the proxies of the environment's *_PROXY and NO_PROXY, None for none, by the URLs that they are for."""
-    return httpx_utils.get_environment_proxies()
+class _NoCookies(httpx.Cookies):
+    """A jar that keeps no cookie. httpx's own takes 15 µs for each answer without one, and keeps them all."""
+
+    def extract_cookies(self, response: httpx.Response) -> None:
+        """Leave the answer's cookies alone."""
 
 
-def _environment_proxy(url: httpx.URL) -> str | None:
-    """Return the proxy that httpx itself would use for this URL."""
-    mounts = {httpx_utils.URLPattern(key): proxy for key, proxy in environment_proxies().items()}
-    return next((proxy for pattern, proxy in sorted(mounts.items()) if pattern.matches(url)), None)
+class _OwnClient(httpx.AsyncClient):
+    """An `httpx.AsyncClient` without cookies."""
+
+    cookies: Any = _NoCookies()

@@ -1,24 +1,34 @@
-"""A request's way, always the same: slot, limiter, transport, parse; and round again where the retry policy says so."""
+"""A request's way, always the same: slot, token, transport, parse; and round again where the retry policy says so."""
 
 import asyncio
+import contextlib
 import functools
 import sys
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator
 from typing import Final, TypeVar
 
 import httpx
 
-from oca_sms_async._connections import Connections
-from oca_sms_async._errors import ApiError, ExpiredError, RateLimitedError
+from oca_sms_async._call import CallOptions, CallState
+from oca_sms_async._connections import own_client
+from oca_sms_async._errors import (
+    ApiError,
+    ClientClosedError,
+    DeliveryUnknownError,
+    ExpiredError,
+    LimiterUnavailableError,
+    OcaSmsError,
+    RateLimitedError,
+)
 from oca_sms_async._limiter import RateLimiter
 from oca_sms_async._log import log
-from oca_sms_async._retry import Call, RetryPolicy, repeated
+from oca_sms_async._retry import RetryPolicy, retry
 from oca_sms_async._scrub import scrub
 from oca_sms_async._statistics import Counts
-from oca_sms_async._transport import Client, UnderWay, exchange
+from oca_sms_async._transport import Reply, UnderWay, exchange
 from oca_sms_async._version import __version__
 from oca_sms_async._waiting import PrioritySemaphore
-from oca_sms_async._wire import Request
+from oca_sms_async._wire import Api, Request
 
 MAX_IN_FLIGHT: Final = 256
 _LARGE: Final = 2**20
@@ -32,126 +42,195 @@ class Dispatcher:
 
     def __init__(
         self,
+        api: Api,
         base_url: str,
         *,
-        authorization: str,
         limiter: RateLimiter,
-        retry: RetryPolicy,
+        policy: RetryPolicy,
         lent: httpx.AsyncClient | None,
     ) -> None:
         if not isinstance(lent, httpx.AsyncClient | None):  # an httpx.Client would send, and only then fail
             raise TypeError("http_client must be an httpx.AsyncClient")
-        if not isinstance(retry, RetryPolicy):  # as above
+        if not isinstance(policy, RetryPolicy):  # as above
             raise TypeError("retry must be a RetryPolicy")
+        self._api = api
         self._base_url = base_url
         self._limiter = limiter
-        self._retry = retry
+        self._policy = policy
         self._slots = PrioritySemaphore(MAX_IN_FLIGHT)
         self.counts = Counts()
         self._owned = lent is None
-        self._client: Client = Connections(httpx.URL(base_url)) if lent is None else lent
-        # What a lent client always sends goes with ours.
-        ours = {
-            "Accept": "application/json",
-            "Accept-Encoding": "gzip",
-            "Authorization": authorization,
-            "User-Agent": f"oca-sms-async/{__version__}",
-        }
-        ours["Host"] = httpx.URL(base_url).netloc.decode("ascii")
-        self._headers = httpx.Headers({**(lent.headers if lent else {}), **httpx.Headers(ours)}).raw
+        self._client = own_client(httpx.URL(base_url)) if lent is None else lent
+        headers = httpx.Headers(self._client.headers if lent else {})  # what a lent client always sends goes with ours
+        for name in api.headers():
+            headers.pop(name, None)
+        headers.update(
+            {
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip",
+                "User-Agent": f"oca-sms-async/{__version__}",
+                "Host": httpx.URL(base_url).netloc.decode("ascii"),
+            }
+        )
+        self._headers = headers.raw
         self._url = functools.lru_cache(maxsize=8)(lambda path: httpx.URL(base_url + path))
         self._under_way = UnderWay()
+        self._waits = UnderWay()
         self._closed = False
 
     def __repr__(self) -> str:
         return f"{self._base_url} {'closed' if self._closed else 'open'}"
 
     def check_open(self) -> None:
-        """Raise `RuntimeError` once there is nothing left to send with."""
-        if self._closed:
-            raise RuntimeError("this client is closed")
-        if isinstance(self._client, httpx.AsyncClient) and self._client.is_closed:
-            raise RuntimeError("the http_client that was lent to this client is closed")
+        """Raise `ClientClosedError` once there is nothing left to send with."""
+        if reason := self._reason_closed():
+            raise ClientClosedError(reason)
 
     async def aclose(self) -> None:
         """Close the connections, those under a request too, unless they were lent."""
         self._closed = True
-        if not self._owned:
-            return
-        now = asyncio.get_running_loop()
-        for bound, loop in self._under_way.items():
-            # One that still connects has nothing yet that could be closed; one whose time is up ends by itself.
-            if loop is now and not bound.expired():
-                bound.reschedule(now.time())
-        await self._client.aclose()
+        _end(self._waits)  # they must not stand before another client's at a limiter that both use
+        if self._owned:
+            _end(self._under_way)  # a request that still connects has nothing yet that could be closed
+            await self._client.aclose()
 
-    async def request(self, request: Request[_T], call: Call, *, seconds: float) -> _T:
-        """Return what the gateway answers, each attempt within `seconds`; or raise the one error of the whole call."""
-        return await repeated(lambda: self._attempt(request, call, seconds), policy=self._retry, call=call)
+    async def request(self, request: Request[_T], options: CallOptions, call: CallState) -> _T:
+        """Return the gateway's answer, or raise the one error of the whole call.
 
-    async def _attempt(self, request: Request[_T], call: Call, seconds: float) -> _T:
-        await self._turn(call)
+        An exception from elsewhere, such as a user's log handler, becomes an error that answers once a request may be
+        on its way.
+        """
+        outer = sys.exception()
         try:
-            if not call.attempts:
-                await call.admit()
-            elif call.last_attempt and call.last is not None:
-                raise call.last  # stopped while it waited, by a limiter that did not let itself be cancelled
-            self.check_open()
-            if call.deadline is not None and asyncio.get_running_loop().time() >= call.deadline:
-                raise ExpiredError("the message expired before its request was started")
-            call.attempts += 1
-            call.on_wire = True
-            self.counts.in_flight += 1
-            reply = await exchange(
-                self._client,
-                self._http(request),
-                seconds=seconds,
-                deadline=call.deadline,
-                max_body=request.max_body,
-                under_way=self._under_way,
+            return await retry(
+                lambda: self._attempt(request, options, call), self._back_off, self._policy, options, call
             )
-        except asyncio.CancelledError:
-            call.doubt = call.doubt or call.on_wire
+        except OcaSmsError:
             raise
-        finally:
-            self.counts.in_flight -= call.on_wire
-            call.on_wire = False
-            self._slots.release()
+        except Exception as error:
+            if not call.may_have_been_sent:
+                raise
+            unknown = DeliveryUnknownError(f"the send ended before its answer was known ({type(error).__name__})")
+            raise call.conclude(unknown) from scrub(error, outer)
+
+    async def _attempt(self, request: Request[_T], options: CallOptions, call: CallState) -> _T:
+        """Make one attempt.
+
+        The slot comes before the token. A request that waited for a connection after its token would start late, and
+        a stall of the gateway would end in a burst above the limit.
+        """
+        outer, clock = sys.exception(), asyncio.get_running_loop().time
+        self.counts.under_way += 1
+        since = clock()
         try:
-            if reply.body is not None and len(reply.body) > _LARGE:  # a history; nobody else should wait for it
+            async with self._slots.held(options.priority, options.until):
+                try:
+                    await self._token(options)
+                finally:
+                    call.waited += clock() - since
+                reply = await self._exchange(request, options, call)
+        except TimeoutError as refusal:  # of a slot or a limiter; exchange raises errors of ours alone
+            if isinstance(refusal, OcaSmsError):
+                raise
+            raise ExpiredError("the message would expire before its turn to be sent") from scrub(refusal, outer)
+        finally:
+            self.counts.under_way -= 1
+        try:
+            if reply.body is not None and len(reply.body) > _LARGE:  # a history; nothing else should wait for it
                 return await asyncio.to_thread(request.parse, *reply)
             return request.parse(*reply)
         except ApiError as refusal:
-            if refusal.status_code == 429 or isinstance(refusal, RateLimitedError):
-                pause = refusal.retry_after or _PAUSE
-                log("limiter.paused", wait=pause, error=refusal)
-                self._limiter.pause(pause)
+            self._pause(refusal)
             raise
 
-    async def _turn(self, call: Call) -> None:
-        """Return with a slot, to be given back, and a token.
-
-        The slot comes first: nothing may wait for a connection once it has its token, or a stall of the gateway would
-        end in a burst above the limit.
-        """
-        clock = asyncio.get_running_loop().time
-        self.counts.waiting += 1
+    async def _token(self, options: CallOptions) -> None:
+        """Wait for the limiter. An exception that its protocol does not know means that it is out of order."""
+        clock, outer = asyncio.get_running_loop().time, sys.exception()
+        since = clock()
         try:
-            await _in_time(self._slots.acquire(call.priority, call.deadline))
-            since = clock()
-            try:
-                await _in_time(self._limiter.acquire(priority=call.priority, deadline=call.deadline))
-            except BaseException:
-                self._slots.release()
-                raise
-            finally:
-                self.counts.limiter_wait += clock() - since
+            async with self._ends_by_closing():
+                await self._limiter.acquire(priority=options.priority, deadline=options.until)
+        except (OcaSmsError, TimeoutError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
+            line = f"the limiter failed ({type(error).__name__}): nobody knows whether a request is within the limit"
+            raise LimiterUnavailableError(line) from scrub(error, outer)
         finally:
-            self.counts.waiting -= 1
+            self.counts.limiter_wait += clock() - since
+
+    async def _back_off(self, seconds: float) -> None:
+        async with self._ends_by_closing():
+            await asyncio.sleep(seconds)
+
+    @contextlib.asynccontextmanager
+    async def _ends_by_closing(self) -> AsyncIterator[None]:
+        """Let `aclose` end the wait in this block, by a `ClientClosedError`."""
+        self.check_open()
+        bound = asyncio.timeout(None)
+        try:
+            async with bound:
+                self._waits[bound] = asyncio.get_running_loop()
+                yield
+        except TimeoutError:
+            if bound.expired():
+                self.check_open()
+            raise
+        finally:
+            self._waits.pop(bound, None)
+
+    async def _exchange(self, request: Request[_T], options: CallOptions, call: CallState) -> Reply:
+        """Send the request and return the reply, unless something has changed while it waited."""
+        if not call.attempts:
+            await call.before_first_send()
+        elif call.is_cut and call.last_error is not None:
+            raise call.last_error  # cut while it waited in a limiter that does not let itself be cancelled
+        await self._start(options)
+        self.check_open()
+        if options.deadline is not None and options.deadline.has_passed():
+            raise ExpiredError("the message expired before its request was started")
+        http = self._http(request)
+        self.counts.in_flight += 1
+        call.started()
+        try:
+            return await exchange(
+                self._client,
+                http,
+                seconds=options.seconds,
+                deadline=options.until,
+                max_body=request.max_body,
+                under_way=self._under_way,
+            )
+        finally:
+            call.left_wire()
+            self.counts.in_flight -= 1
+
+    async def _start(self, options: CallOptions) -> None:
+        """Take another token where a stall since the last one has made the request late, if the limiter knows."""
+        start = getattr(self._limiter, "start", None)
+        while start is not None and not await start():
+            await self._token(options)
+
+    def _pause(self, refusal: ApiError) -> None:
+        """Let nothing through for a while after a refusal by the rate limit; the refusal counts more than a limiter
+        that fails over it.
+        """
+        if refusal.status_code != 429 and not isinstance(refusal, RateLimitedError):
+            return
+        seconds = refusal.retry_after or _PAUSE
+        log("limiter.paused", wait=seconds, error=refusal)
+        try:
+            self._limiter.pause(seconds)
+        except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
+            log("limiter.failed", reason=type(error).__name__)
+
+    def _reason_closed(self) -> str:
+        if self._closed:
+            return "this client is closed"
+        return "the http_client that was lent to this client is closed" if self._client.is_closed else ""
 
     def _http(self, request: Request[_T]) -> httpx.Request:
         """Return a request whose headers are complete already; httpx would put them together anew each time."""
-        headers = list(self._headers)
+        headers = [*self._headers, *((name.encode(), value.encode()) for name, value in self._api.headers().items())]
         if request.body is not None:
             headers += [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(request.body))]
         http = httpx.Request(
@@ -161,10 +240,9 @@ class Dispatcher:
         return http
 
 
-async def _in_time(turn: Awaitable[None]) -> None:
-    """Wait for a turn; the `TimeoutError` with which slots and limiters refuse becomes the library's own."""
-    outer = sys.exception()
-    try:
-        await turn
-    except TimeoutError as refusal:
-        raise ExpiredError("the message would expire before its turn to be sent") from scrub(refusal, outer)
+def _end(bounds: UnderWay) -> None:
+    """End the waits or requests of this loop now. One whose time is up ends by itself."""
+    now = asyncio.get_running_loop()
+    for bound, loop in bounds.items():
+        if loop is now and not bound.expired():
+            bound.reschedule(now.time())

@@ -15,9 +15,15 @@ DEFAULT_RATE: Final = 22.0
 # One part in a billion slower than asked. Without it, a rounding could let one request too many through.
 ROUNDING: Final = 1 - 1e-9
 
+LATE: Final = 0.05  # seconds for which a request may wait at its start; beyond that it takes another token
+
 
 class RateLimiter(Protocol):
-    """The two methods that the client calls; write your own limiter, or take `TokenBucket` or `Unlimited`."""
+    """The two methods that the client calls; write your own limiter, or take `TokenBucket` or `Unlimited`.
+
+    A third one is optional: `async def start(self) -> bool`, called right before the first byte. It returns False where
+    a stall has made the request so late that it needs another token.
+    """
 
     async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
         """Return when one request may start.
@@ -92,6 +98,7 @@ class TokenBucket:
         self.capacity: Final = capacity
         self._state = BucketState(rate=rate * ROUNDING, capacity=capacity, tokens=capacity)
         self._queue = PriorityWaitQueue(self._take, self._state.ready_at)
+        self._gate = StartGate(rate, capacity)
         self._refused = 0
         self._granted = 0
 
@@ -110,6 +117,10 @@ class TokenBucket:
         except TimeoutError:
             self._refused += 1
             raise
+
+    async def start(self) -> bool:
+        """Return True when a request with a token may start; False if it is too late and needs another token."""
+        return await self._gate.start()
 
     def pause(self, seconds: float) -> None:
         """Let no request through for so many seconds from now; a longer pause that is on already stays.
@@ -146,6 +157,37 @@ class TokenBucket:
         taken = self._state.take(asyncio.get_running_loop().time())
         self._granted += taken
         return taken
+
+
+class StartGate:
+    """The limit once more, at the first byte: a request may start long after its token.
+
+    A slow disk or a slow name server holds requests back, and all of them would start at once when it recovers. So the
+    starts are spaced too, by the generic cell rate algorithm. Requests that start in time never wait here.
+    """
+
+    def __init__(self, rate: float, capacity: float) -> None:
+        self._interval = 1 / rate
+        self._burst = (capacity - 1) / rate
+        self._full_at = -math.inf  # in the loop's time
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def start(self) -> bool:
+        """Return True when one request may start; False, at once, if that would take longer than `LATE`.
+
+        In that case the request needs another token: its own was for a moment that has passed.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # another loop's clock may have its zero elsewhere
+            self._loop, self._full_at = loop, -math.inf
+        now = loop.time()
+        at = max(now, self._full_at - self._burst)
+        if at - now > LATE:
+            return False
+        self._full_at = max(self._full_at, at) + self._interval
+        if at > now:
+            await asyncio.sleep(at - now)
+        return True
 
 
 @define

@@ -1,23 +1,27 @@
-"""What the logger `oca_sms_async` is told: few events, by names that stay, with nothing secret in their fields.
+"""The events of the logger `oca_sms_async`: few, with stable names, and without secrets in their fields.
 
 | event | level | fields | when |
 | --- | --- | --- | --- |
 | `send.retry` | INFO | phone, attempt, wait, error, status, code | an attempt failed; after the wait comes the next |
 | `send.cancelled` | WARNING | phone, attempt | a send was cancelled whose message may have been sent |
 | `lookup.retry` | INFO | attempt, wait, error, status, code | as `send.retry`, of `status` or `history` |
-| `limiter.paused` | WARNING | wait, error, status, code | the gateway's rate limit: nobody is let through meanwhile |
-| `limiter.fallback` | WARNING | limiter | Redis does not answer, and the fallback serves |
+| `limiter.paused` | WARNING | wait, error, status, code | the gateway's rate limit: no request starts meanwhile |
+| `limiter.failed` | WARNING | reason | a limiter raised an exception when it was told to pause |
+| `limiter.fallback` | WARNING | limiter | Redis does not answer, and the fallback decides |
 | `limiter.restored` | INFO | limiter | Redis is back, and decides again |
 | `bulk.stopped` | WARNING | pulled, error, status, code | a bulk stopped by itself; `stopped_by` has the error |
-| `journal.doubtful` | WARNING | journal, doubtful | one was opened in which an earlier run left doubt |
+| `observer.failed` | WARNING | reason | the observer of a client raised an exception |
+| `journal.doubtful` | WARNING | journal, doubtful | a journal was opened in which an earlier run left doubt |
+| `transport.guard_lost` | WARNING | guard | a check relies on a private name of httpx or aiohttp that is gone |
 
-Each field is an attribute of the record, `record.event` its name; the record's message is the name, the fields and a
-sentence. `phone` shows three digits; `attempt` is the number of the request that comes next, or came last; `wait` is
-in seconds; `error` is the name of its class, with the HTTP `status` and the gateway's `code` where the gateway refused;
-`limiter` and `journal` are a name and a path; `pulled` and `doubtful` count messages.
+Each field is an attribute of the record; `record.event` is the name. The record's message is the name, the fields and a
+sentence. `phone` shows three digits. `attempt` is the number of the next request, or of the last one. `wait` is in
+seconds. `error` is the name of a class; `status` (HTTP) and `code` follow it if the gateway refused. `limiter` is a
+name and `journal` a path. `reason` is the name of a class. `pulled` and `doubtful` count messages.
 """
 
 import logging
+import traceback
 from typing import Final
 
 from oca_sms_async._errors import ApiError, OcaSmsError, safe_code
@@ -28,17 +32,20 @@ EVENTS: Final = {
     "send.cancelled": (logging.WARNING, "the message may have been sent"),
     "lookup.retry": (logging.INFO, "tried again after the wait"),
     "limiter.paused": (logging.WARNING, "the gateway asks to wait"),
-    "limiter.fallback": (logging.WARNING, "the fallback serves until Redis is back"),
+    "limiter.failed": (logging.WARNING, "the limiter does not pause"),
+    "limiter.fallback": (logging.WARNING, "the fallback decides until Redis is back"),
     "limiter.restored": (logging.INFO, "Redis is back"),
     "bulk.stopped": (logging.WARNING, "nothing more is pulled"),
+    "observer.failed": (logging.WARNING, "the observer is told of the next send again"),
     "journal.doubtful": (logging.WARNING, "an earlier run left messages in doubt"),
+    "transport.guard_lost": (logging.WARNING, "a private name has moved: the safe way is taken instead"),
 }
 
 _logger: Final = logging.getLogger("oca_sms_async")
 
 
 def log(event: str, *, phone: str | None = None, error: OcaSmsError | None = None, **fields: object) -> None:
-    """Log an event with its fields; of a number and of an error, only what may be shown."""
+    """Log an event with its fields. A number is masked, and an error is named without its words."""
     level, sentence = EVENTS[event]
     if not _logger.isEnabledFor(level):
         return
@@ -48,6 +55,10 @@ def log(event: str, *, phone: str | None = None, error: OcaSmsError | None = Non
         shown["error"] = type(error).__name__
     if isinstance(error, ApiError):
         shown |= {"status": error.status_code, "code": safe_code(error.code)}
-    # The template of an event is always the same, for those who group records by it.
+    # The template of an event is always the same, so that log services can group records by it.
     template = f"{event} {' '.join(f'{name}=%s' for name in shown)}: {sentence}"
-    _logger.log(level, template, *shown.values(), extra={"event": event, **shown}, stacklevel=2)
+    try:
+        _logger.log(level, template, *shown.values(), extra={"event": event, **shown}, stacklevel=2)
+    except Exception:  # noqa: BLE001 - a handler that raises must not change the end of a send
+        if logging.raiseExceptions:  # as logging itself tells of a handler that fails
+            traceback.print_exc()

@@ -1,4 +1,4 @@
-"""The values that go to the gateway and come back from it; their reprs show neither a text nor a whole number."""
+"""The values that go to the gateway and come back. Their reprs show neither a text nor a whole number."""
 
 from datetime import datetime
 
@@ -11,9 +11,9 @@ from oca_sms_async._phone import mask_phone
 class Sms:
     """One message of a bulk.
 
-    `phone` in any usual spelling; `message`, the text; `key`, the caller's own name for this message, if there is
-    one; `expires_at`, an aware datetime after which it is worth nothing any more. Nothing is checked here: a message
-    that cannot be sent is refused, with an `InvalidMessageError`, where it would be sent.
+    `phone` is the number in any usual spelling. `message` is the text. `key` is the caller's own identifier for this
+    message, if it has one. `expires_at` is an aware datetime, after which the message is not sent. Nothing is checked
+    here: sending an impossible message raises `InvalidMessageError`.
     """
 
     phone: str = field(repr=lambda phone: repr(mask_phone(str(phone))))
@@ -24,8 +24,10 @@ class Sms:
 
 @frozen
 class SendReceipt:
-    """The gateway took the message: `msg_uid`, its opaque id; `status`, its word for the state («sent»; empty if it
-    gave none); `attempts`, the requests that it took: above 1 the message may have been delivered more than once.
+    """The gateway took the message.
+
+    `msg_uid` is its opaque id. `status` is its word for the state: «sent», or empty if it gave no word. `attempts`
+    counts the requests: above 1 the message may have been delivered more than once.
     """
 
     msg_uid: str
@@ -35,11 +37,11 @@ class SendReceipt:
 
 @frozen
 class SmsRecord:
-    """What the gateway keeps of a message: its history's row, or the detail of one.
+    """The gateway's record of a message: a row of the history, or the detail of one message.
 
-    `phone_number` as the gateway writes it (`+62…`); `status` any word, there is no list of them; `created_at` and
-    `updated_at` aware, None where the gateway gave none that can be read; `total_sms` in segments («per 160
-    characters»); `application` in the detail alone.
+    `phone_number` is written as the gateway writes it (`+62…`). `status` is any word; the gateway has no list of them.
+    `created_at` and `updated_at` are aware datetimes, or `None` where the gateway gave no readable date. `total_sms`
+    counts segments («per 160 characters»). Only the detail has `application`.
     """
 
     msg_uid: str

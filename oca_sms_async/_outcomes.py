@@ -1,4 +1,4 @@
-"""What became of each message of a bulk."""
+"""The outcome of each message of a bulk, and the report of a run."""
 
 from attrs import field, frozen
 
@@ -8,7 +8,7 @@ from oca_sms_async._models import SendReceipt, Sms
 
 @frozen
 class Sent:
-    """The gateway took the message; `sms` is the caller's own object, `receipt` what the gateway gave for it."""
+    """The gateway took the message. `sms` is the caller's own object, `receipt` the gateway's answer."""
 
     sms: Sms
     receipt: SendReceipt
@@ -16,7 +16,7 @@ class Sent:
 
 @frozen
 class Failed:
-    """The message was tried or refused; `error.may_have_been_sent` says whether it may have arrived all the same."""
+    """The message failed. `error.may_have_been_sent` says whether it may have arrived all the same."""
 
     sms: Sms
     error: OcaSmsError
@@ -26,8 +26,8 @@ class Failed:
 class Skipped:
     """The message was not attempted in this run.
 
-    `reason` is what stopped the run, if that was it; `receipt` is the earlier run's, if the journal knows that it sent
-    the message. With neither, the run was left before the message's turn, or it repeats another one's key.
+    `reason` is the error that stopped the run, if it was stopped. `receipt` comes from the journal, if an earlier run
+    sent the message. With neither, the caller left the run before the message's turn, or its `key` is a repetition.
     """
 
     sms: Sms
@@ -40,11 +40,10 @@ Outcome = Sent | Failed | Skipped
 
 @frozen(repr=False)
 class BulkReport:
-    """Every message that was pulled, in input order, with what became of it; and the error that stopped the run, if
-    one did.
+    """The outcome of every message that was pulled, in input order, and the error that stopped the run, if any.
 
-    `sent`, `failed` and `skipped` part `outcomes` between them. `unknown` is the part of `failed` that may have been
-    sent; `retried` the part of `sent` that took more than one attempt, and so may have been delivered more than once.
+    Each of `outcomes` is in one of `sent`, `failed` and `skipped`. `unknown` is the part of `failed` that may have been
+    sent. `retried` is the part of `sent` that took more than one attempt: these may have been delivered more than once.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -57,7 +56,7 @@ class BulkReport:
 
     @property
     def failed(self) -> tuple[Failed, ...]:
-        """The messages that were refused, or whose fate is unknown."""
+        """The messages that were refused, and those with an unknown outcome."""
         return tuple(outcome for outcome in self.outcomes if isinstance(outcome, Failed))
 
     @property
@@ -67,7 +66,7 @@ class BulkReport:
 
     @property
     def unknown(self) -> tuple[Failed, ...]:
-        """The failed messages that may have been sent: look them up before sending them again."""
+        """The failed messages that may have been sent. Look them up before sending them again."""
         return tuple(outcome for outcome in self.failed if outcome.error.may_have_been_sent)
 
     @property
@@ -84,8 +83,9 @@ class BulkReport:
 
 @frozen
 class ReconcileReport:
-    """What a look into the gateway's history settled: `found` are the doubtful messages that are in it, sent after
-    all, and `doubtful` those that are not, which proves nothing. Both in input order.
+    """The doubtful messages after a look into the gateway's history, both parts in input order.
+
+    `found` are in the history, so they were sent. `doubtful` are not in it, which proves nothing.
     """
 
     found: tuple[Sent, ...] = field(repr=lambda found: str(len(found)))

@@ -1,4 +1,4 @@
-"""Messages looked up in the gateway's history: found is sent, and not found proves nothing."""
+"""Messages looked up in the gateway's history: a message in it was sent, and a message not in it may have been too."""
 
 import contextlib
 from collections import defaultdict
@@ -6,21 +6,20 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from oca_sms_async._ledger import Entry, Standing
+from oca_sms_async._journal import Answer, JournalRun, Lookup, Status
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
 from oca_sms_async._outcomes import ReconcileReport, Sent
-from oca_sms_async._recording import Recording
 
 _CLOCK_SKEW: Final = timedelta(minutes=2)
-_LAG: Final = timedelta(hours=1)  # between the last that was heard of a message and the date that its record bears
+_LAG: Final = timedelta(hours=1)  # between the last news of a message and the date of its record
 
-Number = Callable[[str], str]  # E.164 out of any spelling; ValueError for what is none
+Number = Callable[[str], str]  # E.164 out of any spelling; ValueError for an impossible number
 
 
 def earliest(records: Iterable[SmsRecord], sms: Sms, number: Number, *, since: datetime) -> SmsRecord | None:
-    """Return the first record of this number and text made since then, as clocks go; those without a date last."""
+    """Return the first record of this number and text since then, less the clock skew; undated records come last."""
     wanted, start = number(sms.phone), since
-    with contextlib.suppress(OverflowError):  # the beginning of the calendar, for whoever wants all there ever was
+    with contextlib.suppress(OverflowError):  # a caller may pass the beginning of the calendar
         start = since - _CLOCK_SKEW
     found = [
         record
@@ -32,25 +31,27 @@ def earliest(records: Iterable[SmsRecord], sms: Sms, number: Number, *, since: d
     return min(found, key=lambda record: (record.created_at is None, record.created_at or since), default=None)
 
 
-async def reconciled(
-    recording: Recording,
+async def reconcile(
+    run: JournalRun,
     messages: Iterable[Sms] | AsyncIterable[Sms],
     number: Number,
     history: Callable[[], Awaitable[list[SmsRecord]]],
 ) -> ReconcileReport:
-    """Look the doubtful ones of these messages up, and note those that are found as sent.
+    """Look up the doubtful messages among these, and store those that the history has as sent.
 
-    A record settles one message: of its number and text, of its time as clocks go, and with an id that no other
-    message has. One without a date settles none, for it may be of another day.
+    A record settles one message. Number and text must agree, and so must the date, less the clock skew. No other
+    message may have the record's id. An undated record settles nothing, for it may be of another day.
     """
-    async with recording:
+    async with run:
         doubtful = [
-            (sms, entry) async for sms, entry in recording.entries(messages) if entry.standing is Standing.DOUBTFUL
+            (sms, lookup)
+            async for sms, lookup in run.lookups(messages)
+            if lookup.answer is Answer.STORED and lookup.entry.status is Status.DOUBTFUL
         ]
         found = dict[bytes, Sent]()
-        waiting = defaultdict[str, list[tuple[str, Sms, Entry]]](list)
-        for sms, entry in doubtful:
-            waiting[sms.message].append((number(sms.phone), sms, entry))
+        waiting = defaultdict[str, list[tuple[str, Sms, Lookup]]](list)
+        for sms, lookup in doubtful:
+            waiting[sms.message].append((number(sms.phone), sms, lookup))
         records = [record for record in await history() if record.message_body in waiting] if doubtful else []
         for record in sorted(records, key=lambda record: record.created_at or datetime.max.replace(tzinfo=UTC)):
             fitting = [
@@ -60,23 +61,23 @@ async def reconciled(
             ]
             if not fitting:
                 continue
-            settled = min(fitting, key=lambda it: it[2].ended)  # whose time runs out first
-            _, sms, entry = settled
-            receipt = SendReceipt(record.msg_uid, record.status, entry.attempts)
-            if await recording.find(entry, receipt):
+            settled = min(fitting, key=lambda it: it[2].ended)  # the one whose window closes first
+            _, sms, lookup = settled
+            receipt = SendReceipt(record.msg_uid, record.status, lookup.entry.attempts)
+            if await run.find(lookup, receipt):
                 waiting[record.message_body].remove(settled)
-                found[entry.identity] = Sent(sms, receipt)
+                found[lookup.identity] = Sent(sms, receipt)
     return ReconcileReport(
-        found=tuple(found[entry.identity] for _, entry in doubtful if entry.identity in found),
-        doubtful=tuple(sms for sms, entry in doubtful if entry.identity not in found),
+        found=tuple(found[lookup.identity] for _, lookup in doubtful if lookup.identity in found),
+        doubtful=tuple(sms for sms, lookup in doubtful if lookup.identity not in found),
     )
 
 
-def _fits(record: SmsRecord, entry: Entry) -> bool:
+def _fits(record: SmsRecord, lookup: Lookup) -> bool:
     """Tell whether a record may be of a request of this message, by its date."""
     if record.created_at is None:
         return False
-    began, ended = (datetime.fromtimestamp(at, UTC) for at in (entry.began, entry.ended))
+    began, ended = (datetime.fromtimestamp(at, UTC) for at in (lookup.began, lookup.ended))
     return began - _CLOCK_SKEW <= record.created_at <= ended + _LAG
 
 

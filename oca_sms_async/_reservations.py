@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from oca_sms_async._errors import LimiterUnavailableError
 from oca_sms_async._fallback import Fallback
-from oca_sms_async._limiter import ROUNDING, BucketState, LimiterStatistics, RateLimiter, check_pause
+from oca_sms_async._limiter import ROUNDING, BucketState, LimiterStatistics, RateLimiter, StartGate, check_pause
 from oca_sms_async._reservation_store import ReservationStore, Reserver
 from oca_sms_async._waiting import Priority, PriorityWaitQueue
 
@@ -47,6 +47,7 @@ class ReservedTokenBucket:
         # A reservation may be used at its time. After a stall several are late, and go one after the other.
         self._state = BucketState(rate=rate * ROUNDING, capacity=capacity, tokens=capacity)
         self._queue = PriorityWaitQueue(self._take, self._ready_at)
+        self._gate = StartGate(rate, capacity)
         self._reserved = list[float]()  # times of the loop, in order
         self._asking = set[_Asked]()
         self._looking = set[_Asked]()  # at most one
@@ -78,6 +79,10 @@ class ReservedTokenBucket:
                     raise
             else:
                 return
+
+    async def start(self) -> bool:
+        """Return True when a request with a token may start; False if it is too late and needs another token."""
+        return await self._gate.start()
 
     def pause(self, seconds: float) -> None:
         """Let no request through for so many seconds.

@@ -1,16 +1,24 @@
-"""What is tried again, and when; and what the attempts of one call add up to."""
+"""The retry policy: tenacity decides what is tried again and how long the back-off lasts."""
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import tenacity
-from attrs import Attribute, define, field, frozen
+from attrs import Attribute, field, frozen
 
-from oca_sms_async._errors import ConnectionFailedError, ExpiredError, InternalError, OcaSmsError, RateLimitedError
+from oca_sms_async._call import CallOptions, CallState
+from oca_sms_async._errors import (
+    ClientClosedError,
+    ConnectionFailedError,
+    ExpiredError,
+    InternalError,
+    OcaSmsError,
+    RateLimitedError,
+)
 from oca_sms_async._log import log
 from oca_sms_async._settings import is_finite
-from oca_sms_async._waiting import Priority
 
 _T = TypeVar("_T")
 
@@ -27,11 +35,11 @@ def _check_attempts(_: object, attribute: "Attribute[int]", value: int) -> None:
 
 @frozen
 class RetryPolicy:
-    """How often, and after what waits, HTTP 500 with code 13 is tried again. Nothing else is, but for `retry_unsent`.
+    """How often HTTP 500 with code 13 is tried again, and after which waits. Other errors are not tried again.
 
-    `max_attempts` counts the first one. Waits are in seconds, exponential with full jitter: before the n-th
-    repetition anything between 0 and `initial_wait`·2ⁿ⁻¹, and never more than `max_wait`; both may be 0.
-    `retry_unsent=True` also repeats what is proven unsent: a connection that failed, and a refusal by the rate limit.
+    `max_attempts` counts the first attempt. Waits are in seconds, exponential with full jitter: before the n-th
+    repetition anything between 0 and `initial_wait`·2ⁿ⁻¹, and never more than `max_wait`. Both may be 0.
+    `retry_unsent=True` also repeats what is proven unsent: a failed connection, and a refusal by the rate limit.
     Wrong values are a `ValueError`.
     """
 
@@ -41,102 +49,57 @@ class RetryPolicy:
     retry_unsent: bool = False
 
     def _repeats(self, error: BaseException) -> bool:
-        """Decide about one attempt's own error, before it is told what the attempts before it did."""
+        """Decide about the error of one attempt, before the attempts before it change its answer."""
+        if isinstance(error, ClientClosedError):  # it stays closed
+            return False
         unsent = isinstance(error, ConnectionFailedError | RateLimitedError) and not error.may_have_been_sent
         return isinstance(error, InternalError) or (self.retry_unsent and unsent)
 
-
-async def _admit() -> None:
-    """Let the call start."""
-
-
-def _hear(_: OcaSmsError) -> None:
-    """Take no note."""
-
-
-@define
-class Call:
-    """One call of the user's: what was asked for, and what its attempts add up to so far.
-
-    `priority` is its lane, `deadline` its end in the loop's time; `sends` is False where it asks and sends no
-    message, `number` the recipient's. `admit` is awaited once, after the first token and before the first byte;
-    `hear` is told each attempt's error as it comes; once `last_attempt` is set, no further attempt follows. `attempts`
-    counts the requests started; `doubt` is True once one of them may have been taken; `on_wire` while one is under
-    way, `recording` while the journal is asked or told; `last` is the last one's error. What a journal has in doubt and
-    is sent again begins with the doubt and the error of an earlier run.
-    """
-
-    priority: Priority
-    deadline: float | None = None
-    sends: bool = True
-    number: str | None = field(default=None, repr=False)
-    admit: Callable[[], Awaitable[None]] = _admit
-    hear: Callable[[OcaSmsError], None] = _hear
-    last_attempt: bool = False
-    attempts: int = 0
-    doubt: bool = False
-    on_wire: bool = False
-    recording: bool = False
-    last: OcaSmsError | None = None
-
-    def settled(self, error: OcaSmsError) -> OcaSmsError:
-        """Return the error with which the whole call ends: it answers for all of its attempts."""
-        error.attempts = self.attempts
-        error.may_have_been_sent = self.sends and (self.doubt or error.may_have_been_sent)
-        return error
-
-
-async def repeated(attempt: Callable[[], Awaitable[_T]], *, policy: RetryPolicy, call: Call) -> _T:
-    """Return what the first attempt that succeeds returns, or raise the original error of the last one.
-
-    A back-off that would reach the call's deadline, at which no attempt starts, is not begun: that ends in an
-    `ExpiredError`, chained to the error that it would have followed.
-    """
-
-    async def noted() -> _T:
-        try:
-            return await attempt()
-        except OcaSmsError as error:
-            call.last = error
-            call.doubt = call.doubt or error.may_have_been_sent
-            call.hear(error)
-            raise
-
-    def repeats(error: BaseException) -> bool:
-        return not call.last_attempt and policy._repeats(error)  # noqa: SLF001 - not for the user, and this is its room
-
-    def before_sleep(state: tenacity.RetryCallState) -> None:
-        wait = state.upcoming_sleep
-        if call.deadline is not None and asyncio.get_running_loop().time() + wait >= call.deadline:
-            raise ExpiredError("the message would expire before its next attempt") from call.last
-        event = "send.retry" if call.sends else "lookup.retry"
-        log(event, phone=call.number, attempt=call.attempts + 1, wait=round(wait, 3), error=call.last)
-
-    first: OcaSmsError | None = None
-
-    async def again() -> _T:
-        """Have tenacity, which decides about it, see the first attempt end as it did; then try again."""
-        nonlocal first
-        if first is not None:
-            error, first = first, None
-            raise error
-        return await noted()
-
-    try:
-        try:
-            return await noted()  # as nearly always; tenacity would double what the rest of a call costs
-        except OcaSmsError as error:
-            first = error
-        # A fresh object for each call: tasks that share one lose each other's failures.
-        retrying = tenacity.AsyncRetrying(
-            sleep=asyncio.sleep,
-            stop=tenacity.stop_after_attempt(policy.max_attempts),
-            wait=tenacity.wait_random_exponential(multiplier=policy.initial_wait, max=policy.max_wait),
-            retry=tenacity.retry_if_exception(repeats),
-            before_sleep=before_sleep,
+    def _retrying(self) -> tenacity.AsyncRetrying:
+        """Return tenacity's policy. It is a fresh one for each call: calls that share one lose each other's errors."""
+        return tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(self.max_attempts),
+            wait=tenacity.wait_random_exponential(multiplier=self.initial_wait, max=self.max_wait),
+            retry=tenacity.retry_if_exception(self._repeats),
             reraise=True,
         )
-        return await retrying(again)
+
+
+async def retry(
+    attempt: Callable[[], Awaitable[_T]],
+    back_off: Callable[[float], Awaitable[None]],
+    policy: RetryPolicy,
+    options: CallOptions,
+    call: CallState,
+) -> _T:
+    """Return the result of the first attempt that succeeds, or raise the original error of the last one.
+
+    Tenacity is asked after an attempt has failed: nearly all calls succeed at once, and its own loop would double the
+    cost of the rest of a call. No attempt starts at the call's deadline. A back-off that would reach it is not begun:
+    that is an `ExpiredError`, chained to the error before it.
+    """
+    retrying: tenacity.AsyncRetrying | None = None
+    try:
+        while True:
+            try:
+                return await attempt()
+            except OcaSmsError as error:
+                call.failed(error)
+                if call.is_cut:
+                    raise
+                if retrying is None:
+                    retrying = policy._retrying()  # noqa: SLF001 - not for the user, and this is its room
+                    retrying.begin()
+                    state = tenacity.RetryCallState(retrying, None, (), {})
+                state.set_exception(sys.exc_info())  # type: ignore[arg-type] # within an except block it is complete
+            wait = cast(float, await retrying.iter(state))  # it raises the error that is not tried again
+            if options.until is not None and asyncio.get_running_loop().time() + wait >= options.until:
+                raise ExpiredError("the message would expire before its next attempt") from call.last_error
+            event = "send.retry" if call.sends else "lookup.retry"
+            number, last = call.attempts + 1, call.last_error
+            log(event, phone=options.number, attempt=number, wait=round(wait, 3), error=last)
+            await back_off(wait)
+            state.prepare_for_next_attempt()
     except OcaSmsError as error:
-        call.settled(error)
+        call.conclude(error)
         raise

@@ -1,21 +1,23 @@
-"""Exceptions and texts without the message: for chained causes, and for the gateway's words."""
+"""Removing the message from chained causes, and digits from the gateway's words."""
 
 import re
 from collections.abc import Iterator
 from typing import Final
 
-# h11 quotes the bytes that it could not read. A gateway may have echoed a message in them.
+from oca_sms_async._errors import OcaSmsError
+
+# h11 quotes the bytes that it could not read. The gateway may have echoed a message in them.
 _QUOTED_BYTES: Final = re.compile(r"b['\"].*", re.DOTALL)
 _DIGIT_RUNS: Final = re.compile(r"\d{4,}")
 
 
 def mask_digits(text: str) -> str:
-    """Return a text in which each run of four or more digits is starred: it may be a number or a one-time password."""
+    """Star each run of four or more digits: it may be a number or a one-time password."""
     return _DIGIT_RUNS.sub("****", text)
 
 
 def chain(cause: BaseException, outer: BaseException | None = None) -> Iterator[BaseException]:
-    """Yield an exception and all that it came from, those in groups included, each once; `outer` is not looked at."""
+    """Yield an exception, its causes, its contexts and the members of groups, each once. `outer` is left out."""
     waiting, seen = [cause], {id(outer)}
     while waiting:
         link = waiting.pop(0)
@@ -27,17 +29,19 @@ def chain(cause: BaseException, outer: BaseException | None = None) -> Iterator[
 
 
 def scrub(cause: BaseException, outer: BaseException | None = None) -> BaseException:
-    """Return an exception, to be chained as a cause, freed of all that it and its own causes hold of the message.
+    """Remove the message from an exception and its causes, and return it. It is then chained as a cause.
 
-    httpx's hold the request (body and credentials) or the response, json's the whole document, a traceback's frames
-    all of it, and the text of a protocol error the bytes that could not be read. `outer` is what our caller was
-    handling when it called, `sys.exception()` of then: the causes lead there in the end, and it stays as it is.
+    httpx's exceptions hold the request (body and credentials) or the response. json's hold the whole document. The
+    frames of a traceback hold all of these. The text of a protocol error quotes the bytes that could not be read.
+    `outer` is the exception that our caller was handling, `sys.exception()` at that time. The chain of causes ends
+    there; it belongs to the caller and stays unchanged.
     """
     for link in chain(cause, outer):
         link.__traceback__ = None
         for name in ("_request", "response", "doc"):
             if name in vars(link):
                 setattr(link, name, None)
-        if not isinstance(link, OSError):  # these say only what the system said, and keep it elsewhere than in args
+        # OSError's words are the system's, and not only in args. Ours hold no word of the message.
+        if not isinstance(link, OSError | OcaSmsError):
             link.args = tuple(mask_digits(_QUOTED_BYTES.sub("…", a)) if isinstance(a, str) else a for a in link.args)
     return cause

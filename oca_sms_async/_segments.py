@@ -1,4 +1,4 @@
-"""How many SMS segments a text takes, and what the networks of Indonesia do to it (alphabet: 3GPP TS 23.038)."""
+"""How many SMS segments a text takes, and how Indonesian networks may treat it (alphabet: 3GPP TS 23.038)."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from attrs import frozen
 
-# 3GPP TS 23.038, 6.2.1, in the order of the codes; 0x1B, the escape to the extension table, is no character.
+# 3GPP TS 23.038, 6.2.1, in the order of the codes. 0x1B is no character: it is the escape to the extension table.
 _BASIC: Final = frozenset(
     "@£$¥èéùìòÇ\nØø\rÅå"
     "Δ_ΦΓΛΩΠΨΣΘΞÆæßÉ"
@@ -14,7 +14,7 @@ _BASIC: Final = frozenset(
     "¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§"
     "¿abcdefghijklmnopqrstuvwxyzäöñüà"
 )
-# 3GPP TS 23.038, 6.2.1.1: each is sent as the escape and one septet more.
+# 3GPP TS 23.038, 6.2.1.1. Each is sent as the escape and one more septet.
 _EXTENSION: Final = frozenset("\f^{}\\[~]|€")
 _GSM7: Final = _BASIC | _EXTENSION
 
@@ -25,8 +25,8 @@ _NAMED_AT_MOST: Final = 3
 class Segments:
     """The size of a text on the air.
 
-    `encoding` is the alphabet that the whole text needs; `units` its length, in septets for GSM-7 and in UTF-16 code
-    units for UCS-2; `count` the number of SMS segments it takes, 0 for an empty text.
+    `encoding` is the alphabet that the whole text needs. `units` is its length: septets for GSM-7, UTF-16 code units
+    for UCS-2. `count` is the number of SMS segments, 0 for an empty text.
     """
 
     encoding: Literal["GSM-7", "UCS-2"]
@@ -36,10 +36,10 @@ class Segments:
 
 @frozen
 class Advice:
-    """One thing that the networks may do to a text.
+    """One reason why a text may arrive late, damaged or not at all.
 
     `code` is stable: `not-gsm7`, `extension-characters`, `several-segments` or `brand-missing`. `text` is a sentence
-    for people that is safe to log: it names at most three characters of a kind, and never a digit of the message.
+    for people. It is safe to log: it names at most three characters of a kind, and never a digit of the message.
     """
 
     code: str
@@ -47,9 +47,9 @@ class Advice:
 
 
 def segments(text: str) -> Segments:
-    """Count the segments of a text, which is GSM-7 if every character of it is in that alphabet and UCS-2 otherwise.
+    """Count the segments of a text. It is GSM-7 if that alphabet has all its characters, and UCS-2 otherwise.
 
-    One segment holds 160 septets or 70 UTF-16 code units; each of several holds 153 or 67, since a header takes the
+    One segment holds 160 septets or 70 UTF-16 code units. Each of several holds 153 or 67, since a header takes the
     rest. Neither an escape pair nor a surrogate pair is split over two segments. A lone surrogate counts one unit. The
     national language tables are not used. Raises `TypeError` if `text` is no `str`.
     Source: 3GPP TS 23.038, and TS 23.040, 9.2.3.24, for the header.
@@ -59,7 +59,7 @@ def segments(text: str) -> Segments:
     if _GSM7.issuperset(text):
         units = len(text) + sum(map(text.count, _EXTENSION))
         return Segments("GSM-7", units, _count(units, (1 + (char in _EXTENSION) for char in text), 160, 153))
-    # Two halves that stand side by side become one character on the wire, so they are one here as well.
+    # Two halves side by side become one character on the wire, so they count as one here.
     encoded = text.encode("utf-16-le", "surrogatepass")
     joined = encoded.decode("utf-16-le", "surrogatepass")
     units = len(encoded) // 2
@@ -67,10 +67,10 @@ def segments(text: str) -> Segments:
 
 
 def _count(units: int, widths: Iterable[int], alone: int, concatenated: int) -> int:
-    """Pack characters of these widths: `alone` units fit in a single segment, `concatenated` in each of several."""
+    """Pack characters of these widths. A single segment holds `alone` units, each of several `concatenated` units."""
     if units <= alone:
         return min(units, 1)
-    # A plain division would be short by one where a pair that must stay whole leaves the end of a segment empty.
+    # Not a plain division: a pair must stay whole, so it may leave the last unit of a segment empty.
     count = room = 0
     for width in widths:
         if width > room:
@@ -81,19 +81,19 @@ def _count(units: int, widths: Iterable[int], alone: int, concatenated: int) -> 
 
 
 def check_message(text: str, *, brand: str | None = None) -> list[Advice]:
-    """Say what the networks of Indonesia may do to a text; the list is empty if there is nothing to say.
+    """Advise on how Indonesian networks may treat a text. The list is empty if there is no advice.
 
-    The order is that of the list at `Advice`. `brand` is the name that an OTP has to show, in whatever case: it is
-    Telkomsel's policy since April 2024 to block an OTP without it. None leaves that out. Raises `TypeError` if `text`
-    or `brand` is no `str`, `ValueError` if `brand` is blank.
-    Source: Vonage's and Twilio's notes on sending to Indonesia; nothing of it is promised by the networks.
+    The order is that of the codes in `Advice`. `brand` is the name that an OTP must show, in any case: since April 2024
+    Telkomsel blocks an OTP without it. `None` skips this check. Raises `TypeError` if `text` or `brand` is no `str`,
+    and `ValueError` if `brand` is blank.
+    Source: Vonage's and Twilio's notes on sending to Indonesia. The networks promise nothing.
     """
     size = segments(text)
     if brand is not None and not isinstance(brand, str):
         raise TypeError(f"brand must be a str or None, not {type(brand).__name__}")
     if brand is not None and not brand.strip():
         raise ValueError("brand must not be blank")
-    # No sentence brings a number of its own: whoever finds digits in a log should not have to ask if they are an OTP.
+    # Our sentences contain no digits, so digits in a log never come from here.
     advice = []
     if foreign := set(text) - _GSM7:
         sentence = f"Indonesian networks do not officially support more than the GSM alphabet: {_names(foreign)}."
@@ -111,8 +111,8 @@ def check_message(text: str, *, brand: str | None = None) -> list[Advice]:
 
 
 def _names(chars: set[str] | frozenset[str]) -> str:
-    """Name a few of the characters, by Unicode name or else by code point."""
-    # Sorted, for the order of appearance would spell a code out; and a numeral of any script may be a part of one.
+    """Name up to three of the characters, by Unicode name or else by code point."""
+    # Sorted: the order of appearance would spell a code out. Without numerals of any script: they may be part of one.
     names = [unicodedata.name(char, f"U+{ord(char):04X}") for char in sorted(chars) if not char.isnumeric()]
     shown = names[:_NAMED_AT_MOST]
     if len(names) < len(chars):

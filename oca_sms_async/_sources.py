@@ -1,6 +1,6 @@
-"""Where messages come from: any iterable, or asynchronous iterable, of `Sms`; pulled one by one."""
+"""The source of a bulk: any iterable or asynchronous iterable of `Sms`, pulled one by one."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Final
 
 from oca_sms_async._models import Sms
@@ -8,21 +8,22 @@ from oca_sms_async._models import Sms
 _END: Final = object()
 
 
-def puller(messages: Iterable[Sms] | AsyncIterable[Sms]) -> Callable[[], Awaitable[Sms | None]]:
-    """Return what pulls the next message, or None after the last; it raises `TypeError` for what is no `Sms`."""
-    source = aiter(messages) if isinstance(messages, AsyncIterable) else iter(messages)
-    ended = False
+class MessageSource:
+    """Pulls messages out of an iterable. Raises `TypeError` if `messages` is not iterable."""
 
-    async def pull() -> Sms | None:
-        nonlocal ended
-        if ended:  # not every iterator says so twice: one over a queue would wait for ever
+    def __init__(self, messages: Iterable[Sms] | AsyncIterable[Sms]) -> None:
+        self._iterator = aiter(messages) if isinstance(messages, AsyncIterable) else iter(messages)
+        self._ended = False
+
+    async def pull(self) -> Sms | None:
+        """Return the next message, or `None` after the last. Raises `TypeError` for a value that is no `Sms`."""
+        if self._ended:  # not every iterator repeats its end: one over a queue would wait for ever
             return None
+        source = self._iterator
         sms = await anext(source, _END) if isinstance(source, AsyncIterator) else next(source, _END)
         if sms is _END:
-            ended = True
+            self._ended = True
             return None
         if not isinstance(sms, Sms):
             raise TypeError(f"messages must yield Sms, not {type(sms).__name__}")
         return sms
-
-    return pull

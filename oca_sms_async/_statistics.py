@@ -1,27 +1,27 @@
-"""What a client has done and is doing: counted as it happens, told as a frozen value."""
+"""Counting the sends of a client. A frozen value shows the counts at one moment."""
 
 from collections import Counter
 from collections.abc import Mapping
 
 from attrs import Factory, define, frozen
 
+from oca_sms_async._call import CallState
 from oca_sms_async._errors import OcaSmsError
-from oca_sms_async._retry import Call
 
 
 @frozen
 class Statistics:
-    """A client at one moment; its limiter, which may be shared, has statistics of its own.
+    """The counts of a client at one moment. Its limiter may be shared, and has statistics of its own.
 
-    Since the client was made, messages `sent`, `retried` of them by more than one request; `failed` ones, counted by
-    the name of their error's class, `unknown` of them perhaps sent all the same. Every send that has ended is in
-    exactly one of `sent` and `failed`, be it a single one or a bulk's. One that was cancelled failed by
-    `CancelledError`, and is `unknown` if a request of it had started. What a bulk never came to send counts nowhere:
-    what it skipped as it stopped, and what its journal answered for.
+    The first four count messages since the client was made. `sent` were taken by the gateway, `retried` of them by more
+    than one request. `failed` counts the others by the name of the error's class; `unknown` of them may have been sent
+    all the same. Every send that has ended, single or in a bulk, is in exactly one of `sent` and `failed`. A cancelled
+    send failed by `CancelledError`, and is `unknown` if a request had started. Messages that a stopping bulk skips and
+    messages that its journal answers for are not counted.
 
-    Requests `in_flight` are on the wire now, those `waiting` wait for their slot or token; `limiter_wait` is how many
-    seconds requests have waited for their tokens, all added up, whether they got them or not. These are about all
-    requests; `status` and `history` send nothing and count as no send.
+    The others are about requests of every kind. `in_flight` requests are on the wire now. `waiting` requests wait for
+    their slot, their token or the journal. `limiter_wait` adds up the seconds that requests waited for tokens, even in
+    vain. `status` and `history` send nothing, so they count as requests alone.
     """
 
     sent: int
@@ -35,39 +35,42 @@ class Statistics:
 
 @define
 class Counts:
-    """The same, as it grows."""
+    """The same counts, as they grow."""
 
     sent: int = 0
     retried: int = 0
     failed: Counter[str] = Factory(Counter)
     unknown: int = 0
+    under_way: int = 0  # from the wait for a slot to the end of the exchange
     in_flight: int = 0
-    waiting: int = 0
     limiter_wait: float = 0.0
 
-    def note_sent(self, call: Call) -> None:
-        """Count a send that ended in a receipt."""
-        self.sent += 1
-        self.retried += call.attempts > 1
+    def note(self, call: CallState, end: BaseException | None) -> bool:
+        """Count a send that ended in a receipt or in an exception; return whether it counts.
 
-    def note_failed(self, call: Call, end: BaseException) -> None:
-        """Count a send that ended otherwise; one whose run was stopped as the run tells it, if it does."""
-        if call.last_attempt and not isinstance(end, OcaSmsError):
-            if call.last is not None:
-                end = call.last
-            elif not call.doubt:
-                return  # skipped
+        A send that a stopping run ended counts as the run reports it, and a skipped one not at all.
+        """
+        if end is None:
+            self.sent += 1
+            self.retried += call.attempts > 1
+            return True
+        if call.is_cut and not isinstance(end, OcaSmsError):
+            if call.last_error is not None:
+                end = call.last_error
+            elif not call.may_have_been_sent:
+                return False
         self.failed[type(end).__name__] += 1
-        self.unknown += call.doubt
+        self.unknown += call.may_have_been_sent
+        return True
 
     def statistics(self) -> Statistics:
-        """Return a copy that stays as it is."""
+        """Return a frozen copy."""
         return Statistics(
             sent=self.sent,
             retried=self.retried,
             failed=dict(self.failed),
             unknown=self.unknown,
             in_flight=self.in_flight,
-            waiting=self.waiting,
+            waiting=self.under_way - self.in_flight,
             limiter_wait=self.limiter_wait,
         )

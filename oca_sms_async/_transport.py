@@ -1,142 +1,192 @@
-"""One request over httpx and its answer, bounded in time and in size; or the one error that says whether it left."""
+"""One request over httpx and its answer, bounded in time and size, or the one error that says whether it left."""
 
 import asyncio
+import functools
 import os
 import socket
 import ssl
 import sys
 import zlib
-from typing import Any, Final, NamedTuple
+from contextlib import aclosing
+from types import TracebackType
+from typing import Final, NamedTuple
 
 import httpx
 
-from oca_sms_async._connections import Honest
+from oca_sms_async._connections import ExactConnectErrors
 from oca_sms_async._errors import ConnectionFailedError, DeliveryUnknownError, ExpiredError, OcaSmsError
+from oca_sms_async._httpx_internals import transport_of
 from oca_sms_async._scrub import chain, scrub
+from oca_sms_async._trace import Gate, Trace
 
 _PROOF: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+# OpenSSL's words for an answer that is no TLS; the last one is that of OpenSSL 3.2 and later.
+_NO_TLS: Final = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 
 
 class Reply(NamedTuple):
-    """An answer: HTTP status, headers, and the decompressed body, which is None if it was too long or undecodable."""
+    """An answer: HTTP status, headers and decompressed body, which is None if it was too long or undecodable."""
 
     status_code: int
     headers: httpx.Headers
     body: bytes | None
 
 
-Client = httpx.AsyncClient | httpx.AsyncBaseTransport
-UnderWay = dict[asyncio.Timeout, asyncio.AbstractEventLoop]  # the bound of each request, for whoever ends it earlier
+UnderWay = dict[
+    asyncio.Timeout, asyncio.AbstractEventLoop
+]  # the bound of each request, so that it can be ended earlier
 
 
 async def exchange(
-    client: Client,
+    client: httpx.AsyncClient,
     request: httpx.Request,
     *,
     seconds: float,
     deadline: float | None,
     max_body: int,
     under_way: UnderWay,
+    gate: Gate | None = None,
 ) -> Reply:
-    """Return the answer to a request, first byte to last within `seconds` and before `deadline` (the loop's time)."""
-    loop, outer = asyncio.get_running_loop(), sys.exception()
-    until = loop.time() + seconds if deadline is None else min(loop.time() + seconds, deadline)
-    request.extensions["trace"] = progress = _Progress()
-    transport, response = _transport_of(client, request.url), None
-    try:
-        async with asyncio.timeout_at(until) as bound:
-            under_way[bound] = loop
-            try:
-                response = await _sent(client, transport, request)
-            except BaseException:
-                await progress.close_half_open()
-                raise
-            try:
+    """Return the answer to a request, first byte to last within `seconds` and before `deadline` (the loop's time).
+
+    `gate` is awaited right before the first byte if the request is late, for example because the name server stalled.
+    It needs a transport of ours or of httpx. Its time does not count, but the deadline holds. An `OcaSmsError` of the
+    gate comes out as it is.
+    """
+    until = asyncio.get_running_loop().time() + seconds
+    timeout = asyncio.timeout_at(until if deadline is None else min(until, deadline))
+    trace = Trace(None if gate is None else functools.partial(_pause, timeout, until, deadline, gate))
+    request.extensions["trace"] = trace
+    with _Verdict(client, request, trace, timeout, deadline):
+        async with timeout, _UnderWay(under_way, timeout, trace):
+            response = await client.send(request, stream=True, auth=None, follow_redirects=False)
+            trace.sent = True
+            async with aclosing(response):
                 body = await _read(response, max_body)
-            finally:
-                await response.aclose()
-    except Exception as error:  # noqa: BLE001 - a lent transport may raise anything, and all of it is mapped by this table
-        # Other transports say «could not connect» of a reset after the request, too; and so may a hook, or a second
-        # attempt of a transport's own.
-        honest = isinstance(transport, httpx.AsyncHTTPTransport | Honest) and response is None and not progress.sent
-        unsent = honest and (progress.connecting or isinstance(error, _PROOF))
-        expired = bound.expired() and bound.when() == deadline  # and not moved nearer by who closes the client
-        raise _error(error, unsent=unsent, expired=expired) from scrub(error, outer)
-    finally:
-        del under_way[bound]
     return Reply(response.status_code, response.headers, body)
 
 
-def _transport_of(client: Client, url: httpx.URL) -> httpx.AsyncBaseTransport:
-    if isinstance(client, httpx.AsyncClient):
-        return client._transport_for_url(url)  # noqa: SLF001 - which one serves a lent client's URL has no public name
-    return client
+async def _pause(bound: asyncio.Timeout, until: float, deadline: float | None, gate: Gate) -> None:
+    """Await the gate while only the deadline runs, and then let the time-out go on."""
+    loop = asyncio.get_running_loop()
+    since = loop.time()
+    bound.reschedule(deadline)
+    await gate()
+    if bound.when() == deadline:  # else closing the client has moved it, and the request ends at once
+        until += loop.time() - since
+        bound.reschedule(until if deadline is None else min(until, deadline))
 
 
-async def _sent(client: Client, transport: httpx.AsyncBaseTransport, request: httpx.Request) -> httpx.Response:
-    if isinstance(client, httpx.AsyncClient):
-        if not isinstance(transport, Honest) or any(client.event_hooks.values()):
-            return await client.send(request, stream=True, auth=None, follow_redirects=False)
-        request.extensions["timeout"] = client.timeout.as_dict()
-    # Of ours nothing else that a client does is wanted, and looking for cookies in the answer alone costs 30 µs.
-    return await transport.handle_async_request(request)
+class _UnderWay:
+    """An async context manager that keeps a request's time-out where closing the client finds it."""
+
+    def __init__(self, under_way: UnderWay, timeout: asyncio.Timeout, trace: Trace) -> None:
+        self._under_way = under_way
+        self._timeout = timeout
+        self._trace = trace
+
+    async def __aenter__(self) -> None:
+        self._under_way[self._timeout] = asyncio.get_running_loop()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        del self._under_way[self._timeout]
+        if error is not None:
+            await self._trace.close_half_open()
 
 
-def _error(error: Exception, *, unsent: bool, expired: bool) -> OcaSmsError:
-    if expired:
-        return ExpiredError("the message expired while its request was under way", may_have_been_sent=not unsent)
-    if unsent:
-        return ConnectionFailedError(f"no connection to the gateway came about: {_reason(error)}")
-    return DeliveryUnknownError(f"the gateway's answer did not arrive ({type(error).__name__})")
+class _Verdict:
+    """A context manager that turns an exception of a request into the error that says whether it left."""
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        request: httpx.Request,
+        trace: Trace,
+        timeout: asyncio.Timeout,
+        deadline: float | None,
+    ) -> None:
+        self._client = client
+        self._request = request
+        self._trace = trace
+        self._timeout = timeout
+        self._deadline = deadline
+        self._outer = sys.exception()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception):
+            return
+        unsent = self._trace.is_cause(error) or self._is_exact(error)
+        if unsent and isinstance(error, OcaSmsError):  # the gate's
+            return
+        # Closing the client moves the time-out nearer, and then it is not the deadline that ended the request.
+        if self._timeout.expired() and self._timeout.when() == self._deadline:
+            told: OcaSmsError = ExpiredError(
+                "the message expired while its request was under way", may_have_been_sent=not unsent
+            )
+        elif unsent:
+            told = ConnectionFailedError(f"no connection to the gateway came about: {_reason(error)}")
+        else:
+            told = DeliveryUnknownError(f"the gateway's answer did not arrive ({type(error).__name__})")
+        raise told from scrub(error, self._outer)
+
+    def _is_exact(self, error: Exception) -> bool:
+        """Tell whether an exception by itself proves that the request did not leave.
+
+        Only a transport of ours, or httpx's own, may say so, and only of this request: a hook may raise the same
+        exception about another connection. Other transports say «could not connect» of a reset after the request.
+        """
+        if self._trace.sent or not isinstance(error, _PROOF):
+            return False
+        try:
+            if error.request is not self._request:
+                return False
+        except RuntimeError:  # it is about no request
+            return False
+        transport = transport_of(self._client, self._request.url)
+        return type(transport) is httpx.AsyncHTTPTransport or isinstance(transport, ExactConnectErrors)
 
 
 def _reason(error: Exception) -> str:
-    for link in chain(error):
-        match link:
-            case ssl.SSLCertVerificationError():
-                return f"the certificate is not trusted ({link.verify_message})"
-            case ssl.SSLError():
-                return "the TLS handshake failed"
-            case socket.gaierror():
-                return "the host's name was not found"
-            case TimeoutError() | httpx.TimeoutException():
-                return "it took too long"
-            case OSError(errno=int(number)):
-                return os.strerror(number)
-    return type(error).__name__
+    """Return why there was no connection, in words of ours or of the system."""
+    return next((reason for link in chain(error) if (reason := _describe(link))), type(error).__name__)
 
 
-class _Progress:
-    """Listens to httpcore, and to our fast transport, for how far a request is: whether it waits for its connection, or
-    has been sent at least in part. Other transports tell it nothing.
-    """
-
-    def __init__(self) -> None:
-        self.connecting = False
-        self.sent = False
-        self._half_open: Any = None
-
-    async def __call__(self, event: str, info: dict[str, Any]) -> None:
-        if event.startswith("connection.connect_"):
-            self.connecting = True
-            self._half_open = info.get("return_value")
-        elif event.endswith(".send_request_headers.started") and info["request"].method != b"CONNECT":
-            self.sent = True
-            self._half_open = None
-
-    async def close_half_open(self) -> None:
-        """Close the socket that httpcore forgets when it is cancelled within a TLS handshake."""
-        if self._half_open is not None:
-            await self._half_open.aclose()
+def _describe(error: BaseException) -> str | None:
+    reason: str | None = None
+    match error:
+        case ssl.SSLCertVerificationError():
+            reason = f"the certificate is not trusted ({error.verify_message})"
+        case ssl.SSLError(reason=code) if code in _NO_TLS:
+            reason = "the other side does not speak TLS: is it an http port, or an http proxy given as https?"
+        case ssl.SSLError():
+            reason = "the TLS handshake failed"
+        case socket.gaierror(errno=socket.EAI_AGAIN):
+            reason = "the name server did not answer"
+        case socket.gaierror():
+            reason = "the host's name was not found"
+        case httpx.ProxyError():
+            reason = "the proxy refused"
+        case TimeoutError() | httpx.TimeoutException():
+            reason = "it took too long"
+        case OSError(errno=int(number)):
+            reason = os.strerror(number)
+    return reason
 
 
 async def _read(response: httpx.Response, limit: int) -> bytes | None:
-    """Return the body, decompressed, or None where it is longer than `limit`, on the wire or unpacked, or cannot be
-    decompressed.
+    """Return the body, decompressed.
 
-    httpx's own decoders would unpack a chunk whole before anybody could look at its length.
+    Return None for a body that is longer than `limit`, compressed or not, and for one that cannot be decompressed.
+    httpx's own decoders would decompress a chunk whole before its length can be checked.
     """
-    if response.is_stream_consumed:  # a lent client's hook has read it, and httpx has kept it
+    if response.is_stream_consumed:  # a hook of a lent client has read it, and httpx has kept it
         return response.content if len(response.content) <= limit else None
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if encoding in {"gzip", "x-gzip", "deflate"} else None
@@ -148,7 +198,7 @@ async def _read(response: httpx.Response, limit: int) -> bytes | None:
         try:
             if unpack is None:
                 body += chunk
-            elif not unpack.eof:  # what comes after the end is kept nowhere
+            elif not unpack.eof:  # bytes after the end of the compressed data are dropped
                 body += unpack.decompress(chunk, limit - len(body) + 1)
         except zlib.error:
             return None

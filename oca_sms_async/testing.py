@@ -1,7 +1,7 @@
-"""Fixtures for the tests of what sends: a pytest plugin, which every pytest finds where this package is installed.
+"""Fixtures for tests of programs that send SMS: a pytest plugin. pytest finds it where this package is installed.
 
 `oca_sms_sandbox` is a gateway, `oca_sms_client` a client of it. They are the same for plain tests, pytest-asyncio and
-anyio's plugin, and need `pip install "oca-sms-async[sandbox]"`. `pytest -p no:oca_sms_async` turns them off.
+anyio's plugin. They need `pip install "oca-sms-async[sandbox]"`. `pytest -p no:oca_sms_async` turns them off.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ __all__ = ["oca_sms_client", "oca_sms_sandbox"]
 
 @pytest.fixture
 def _oca_sms_portal() -> "Iterator[BlockingPortal]":
-    """A thread with an event loop of its own, so that no test's loop, nor its end, is the sandbox's."""
+    """A thread with an event loop of its own: the sandbox lives on when a test's loop ends."""
     from anyio.from_thread import start_blocking_portal
 
     with start_blocking_portal() as portal:
@@ -29,9 +29,9 @@ def _oca_sms_portal() -> "Iterator[BlockingPortal]":
 
 @pytest.fixture
 def oca_sms_sandbox(_oca_sms_portal: "BlockingPortal") -> "Iterator[Sandbox]":
-    """OCA's SMS gateway on a free port, a fresh one for each test: `inbox` holds what it accepted, nothing is sent.
+    """OCA's SMS gateway on a free port, a fresh one for each test. `inbox` holds the accepted messages; no SMS is sent.
 
-    Its knobs are set from the test as plain attributes and hold from the next request on: `oca_sms_sandbox.quota = 0`.
+    Its knobs are plain attributes that hold from the next request on: `oca_sms_sandbox.quota = 0`.
     """
     try:
         from oca_sms_async.sandbox import Sandbox
@@ -43,7 +43,7 @@ def oca_sms_sandbox(_oca_sms_portal: "BlockingPortal") -> "Iterator[Sandbox]":
 
 @pytest.fixture
 def oca_sms_client(_oca_sms_portal: "BlockingPortal", oca_sms_sandbox: "Sandbox") -> "Iterator[AsyncOcaSms]":
-    """An AsyncOcaSms on `oca_sms_sandbox` that waits for nothing: it has no rate limit, and repeats at once.
+    """An AsyncOcaSms on `oca_sms_sandbox` that never waits: it has no rate limit, and repeats at once.
 
     It is closed after the test. It may be used in one event loop after another: `asyncio.run` twice in a test is fine.
     """
@@ -53,13 +53,13 @@ def oca_sms_client(_oca_sms_portal: "BlockingPortal", oca_sms_sandbox: "Sandbox"
 
     from oca_sms_async import AsyncOcaSms, RetryPolicy, Unlimited
 
-    # A connection that waited for a next request would outlive the test's loop, and then nobody could close it. This
-    # one has none between its requests, so that it is never closed itself; and no proxy could reach a loopback.
+    # A connection that waited for a next request would outlive the test's loop, and could not be closed then. This
+    # client keeps no connection between its requests, so it needs no closing. No proxy could reach a loopback address.
     http_client = httpx.AsyncClient(
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         timeout=None,  # noqa: S113 - the client has its own
         trust_env=False,
-        verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # it trusts nobody, which spares loading certificates
+        verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # it trusts no certificate, which spares loading them
     )
     client = AsyncOcaSms(
         oca_sms_sandbox.username,

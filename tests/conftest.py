@@ -1,4 +1,4 @@
-"""What all tests share: a sandbox on a real socket, and a client on it that does not wait."""
+"""The fixtures of all tests: a sandbox on a real socket, and a client of it that does not wait."""
 
 import asyncio
 import sys
@@ -14,7 +14,7 @@ from oca_sms_async.sandbox import Sandbox
 if sys.platform != "win32":  # where uvloop does not run
     import uvloop
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "command"]
 
 # The limiter, the client and its bulk run on uvloop too: `uvicorn[standard]` installs it, so many users have it.
 ON_UVLOOP_TOO: Final = {"test_bulk", "test_client", "test_redis", "test_statistics", "test_waiting"}
@@ -30,9 +30,9 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
 
 @pytest.fixture(params=["httpx", "aiohttp"])
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each of the two transports in turn, as that of every client that is lent none."""
+    """Each of the two transports in turn, for every client without a lent one."""
     if request.param == "aiohttp":
-        monkeypatch.setattr(_dispatch, "Connections", lambda _: aiohttp_client())
+        monkeypatch.setattr(_dispatch, "own_client", lambda _: aiohttp_client())
     return str(request.param)
 
 
@@ -45,7 +45,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 async def client(sandbox: Sandbox) -> AsyncIterator[AsyncOcaSms]:
-    """A client of that sandbox, without a limit and without waits between attempts."""
+    """A client of that sandbox, without a limit and without back-off."""
     async with AsyncOcaSms(
         sandbox.username,
         sandbox.password,

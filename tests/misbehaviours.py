@@ -1,4 +1,4 @@
-"""What a gateway may do to a request once it has the connection: the wrong thing, or the right one in an odd way."""
+"""Ways in which a gateway may treat a request: wrong ones, and right ones in an odd form."""
 
 import asyncio
 import contextlib
@@ -14,12 +14,12 @@ from raw_gateway import Behaviour, Connection, http
 MEGABYTE: Final = 10**6
 
 
-# The receipt of some other message, as an answer that nobody asked for.
+# The receipt of another message, as an answer to no request.
 _STRAY: Final = http({"status": "sent", "msg_uid": "somebody-else"})
 
 
 def uid(request: bytes) -> str:
-    """Return the id of which the answer to this request speaks: its text for a send, and what it asks for else."""
+    """Return the id in the answer to this request: the text of a send, the last part of the path otherwise."""
     head, _, body = request.partition(b"\r\n\r\n")
     return str(json.loads(body)["message"]) if body else head.split()[1].decode().rpartition("/")[2]
 
@@ -47,32 +47,34 @@ async def answer(connection: Connection) -> None:
     await connection.write(http(content(connection.request)))
 
 
-async def _taken() -> None:
-    """Give the client as many turns of the loop as it needs to take what was sent to it, and more."""
+async def _wait_until_read() -> None:
+    """Give the client more turns of the loop than it needs to read the bytes sent to it."""
     for _ in range(100):
         await asyncio.sleep(0)
 
 
 async def answer_and_hang_up(connection: Connection) -> None:
-    """Answer, and close the connection by a FIN, though nothing in the answer says so."""
+    """Answer, and close the connection by a FIN that the answer does not announce."""
     await answer(connection)
-    await _taken()
+    await _wait_until_read()
     connection.writer.transport.abort()  # not close(): TLS would wait for the other side's good-bye before its FIN
 
 
 async def answer_and_reset(connection: Connection) -> None:
     """Answer, and abort the connection by an RST."""
     await answer(connection)
-    await _taken()
+    await _wait_until_read()
     connection.reset()
 
 
 async def answer_and_leave_at_the_next(connection: Connection) -> None:
-    """Answer, and close the connection just when the next request is on its way: its bytes are never read."""
+    """Answer, and close the connection when the bytes of the next request arrive, without reading them."""
     await answer(connection)
     connection.writer.transport.pause_reading()  # type: ignore[attr-defined] # a socket's transport has it
     with connection.writer.get_extra_info("socket").dup() as raw:
-        while not _has_bytes(raw):
+        for _ in range(10**6):
+            if _has_bytes(raw):
+                break
             await asyncio.sleep(0)
         raw.shutdown(socket.SHUT_WR)
     connection.writer.transport.abort()
@@ -93,30 +95,29 @@ async def say_nothing(connection: Connection) -> None:
 
 
 async def drip_head(connection: Connection) -> None:
-    """Send the head of an answer for ever, one byte a second; each would restart a time-out for reading."""
+    """Send the head of an answer without end, one byte a second. Each would restart a time-out for reading."""
     await connection.write(b"HTTP/1.1 200 OK\r\nx: ")
     await _drip(connection, b"x")
 
 
 async def drip_body(connection: Connection) -> None:
-    """Send the body of an answer for ever, one byte a second."""
+    """Send the body of an answer without end, one byte a second."""
     await connection.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
     await _drip(connection, b" ")
 
 
 async def _drip(connection: Connection, byte: bytes) -> None:
-    hung_up = False
-    while not hung_up:
+    for _ in range(1000):
         await connection.write(byte)
         connection.stalled.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
                 await connection.until_hung_up()
-                hung_up = True
+                return
 
 
 async def stall_in_the_body(connection: Connection) -> None:
-    """Send all of an answer but its last byte, and no more."""
+    """Send all of an answer but its last byte, and wait."""
     await connection.write(http(content(connection.request))[:-1])
     await say_nothing(connection)
 
@@ -148,59 +149,59 @@ def says(data: bytes) -> Behaviour:
 
 
 async def promise_too_much(connection: Connection) -> None:
-    """Send an answer whose Content-Length is one byte too long, and hang up."""
+    """Send an answer with a Content-Length one byte too long, and hang up."""
     body = content(connection.request)
     await connection.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body) + 1, body))
     connection.writer.close()
 
 
 async def promise_too_little(connection: Connection) -> None:
-    """Send an answer whose Content-Length is one byte too short."""
+    """Send an answer with a Content-Length one byte too short."""
     body = content(connection.request)
     await connection.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body) - 1, body))
 
 
 async def answer_twice(connection: Connection) -> None:
-    """Send, in one piece, the answer and another one that nobody asked for."""
+    """Send the answer and, in the same piece, one to no request."""
     await connection.write(http(content(connection.request)) + _STRAY)
 
 
 async def answer_twice_in_two_pieces(connection: Connection) -> None:
-    """Send the answer, and once the client has taken it another one that nobody asked for."""
+    """Send the answer, and once the client has read it, one to no request."""
     await answer(connection)
-    await _taken()
+    await _wait_until_read()
     await connection.write(_STRAY)
 
 
 async def answer_after_informing(connection: Connection) -> None:
-    """Send a «100 Continue» that nobody asked for, and a «103 Early Hints», and then the answer."""
+    """Send a «100 Continue», a «103 Early Hints», and then the answer."""
     await connection.write(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
     await answer(connection)
 
 
 async def answer_compressed(connection: Connection) -> None:
     """Send the answer in gzip."""
-    await connection.write(_gzipped(gzip.compress(content(connection.request))))
+    await connection.write(_gzip(gzip.compress(content(connection.request))))
 
 
 async def answer_broken_gzip(connection: Connection) -> None:
-    """Send the answer in a gzip whose middle was overwritten."""
+    """Send the answer in a gzip with some bytes in the middle overwritten."""
     packed = gzip.compress(content(connection.request))
-    await connection.write(_gzipped(packed[:15] + b"\xff\xff\xff" + packed[18:]))
+    await connection.write(_gzip(packed[:15] + b"\xff\xff\xff" + packed[18:]))
 
 
 async def answer_with_a_bomb(connection: Connection) -> None:
     """Send the answer with so many blanks after it that its gzip becomes a gigabyte."""
-    await connection.write(_gzipped(_bomb(content(connection.request), 2**10)))
+    await connection.write(_gzip(_bomb(content(connection.request), 2**10)))
 
 
-def _gzipped(packed: bytes) -> bytes:
+def _gzip(packed: bytes) -> bytes:
     return http(packed, headers="content-encoding: gzip\r\n")
 
 
 @functools.cache
 def _bomb(body: bytes, mebibytes: int) -> bytes:
-    """Return the gzip of a body with so many MiB of blanks after it, without ever compressing more than one."""
+    """Return the gzip of a body with so many MiB of blanks after it; only one of them is compressed."""
     blanks = b" " * 2**20
     packer = zlib.compressobj(level=9, wbits=-zlib.MAX_WBITS)
     first = packer.compress(body) + packer.flush(zlib.Z_FULL_FLUSH)

@@ -1,4 +1,4 @@
-"""A gateway that behaves badly on purpose: raw sockets, and for each request whatever a test wants done to it."""
+"""A gateway on raw sockets that behaves badly on purpose: each test says how it treats a request."""
 
 import asyncio
 import contextlib
@@ -22,8 +22,9 @@ def http(body: object, status: str = "200 OK", headers: str = "") -> bytes:
 
 
 class Connection:
-    """One connection from the client, and the request read from it last; `stalled` is for a behaviour to set once it
-    will never come to an end by itself.
+    """One connection from the client, and the request read from it last.
+
+    A behaviour sets `stalled` once it will not end by itself.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stalled: asyncio.Event) -> None:
@@ -56,7 +57,7 @@ async def receipt(connection: Connection) -> None:
 
 
 class RawGateway:
-    """Reads whole requests and hands each connection to `behaviour`; `on_connect`, if given, has it before that."""
+    """Reads whole requests and hands each connection to `behaviour`; `on_connect`, if given, has it first."""
 
     def __init__(self, behaviour: Behaviour = receipt, *, on_connect: Behaviour | None = None) -> None:
         self.behaviour = behaviour
@@ -83,7 +84,7 @@ class RawGateway:
         """Have a free port of the loopback and listen on it, or refuse connections until `listen` is called."""
         tasks = set[asyncio.Task[None]]()
 
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             assert task is not None
             tasks.add(task)
@@ -96,7 +97,7 @@ class RawGateway:
         self.port = self.socket.getsockname()[1]
         self.scheme = "https" if context else "http"
         self._server = await asyncio.start_server(
-            connected, sock=self.socket, ssl=context, backlog=4096, start_serving=listening
+            on_connection, sock=self.socket, ssl=context, backlog=4096, start_serving=listening
         )
         try:
             yield self

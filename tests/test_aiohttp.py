@@ -1,4 +1,4 @@
-"""The fast transport: what aiohttp's exceptions prove, what is lent and what is bounded."""
+"""The fast transport: the proof in aiohttp's exceptions, its options and its bounds."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ TEXT = "Acme: 482913 is your code"
 KEY = ConnectionKey("localhost", 1, True, True, None, None, None)
 REFUSED = OSError(111, "Connection refused")
 
-# What aiohttp raises, and whether it proves that nothing was sent.
+# Exceptions of aiohttp, and whether each proves that the request did not leave.
 TABLE: list[tuple[Exception, bool]] = [
     (aiohttp.ClientConnectorError(KEY, REFUSED), True),
     (aiohttp.ClientConnectorDNSError(KEY, REFUSED), True),
@@ -54,8 +54,8 @@ async def client_on(base_url: str, lent: httpx.AsyncClient, timeout: float = 10.
         yield client
 
 
-async def raised(base_url: str, lent: httpx.AsyncClient) -> OcaSmsError:
-    """Return what a send ends in."""
+async def error_of(base_url: str, lent: httpx.AsyncClient) -> OcaSmsError:
+    """Return the error of a send."""
     async with client_on(base_url, lent) as client:
         with pytest.raises(OcaSmsError) as caught:
             await client.send(PHONE, TEXT)
@@ -66,13 +66,13 @@ async def raised(base_url: str, lent: httpx.AsyncClient) -> OcaSmsError:
 async def test_only_a_connection_that_did_not_come_about_is_proof(
     trouble: Exception, proof: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Aiohttp's connector errors and its time-out for connecting prove that nothing left; nothing else does."""
+    """Connector errors and the time-out for connecting prove that the request did not leave, and no others."""
 
     async def fail(*_: object, **__: object) -> None:
         raise trouble
 
     monkeypatch.setattr(aiohttp.ClientSession, "_request", fail)
-    error = await raised("https://sms.example", aiohttp_client())
+    error = await error_of("https://sms.example", aiohttp_client())
     assert type(error) is (ConnectionFailedError if proof else DeliveryUnknownError)
     assert error.may_have_been_sent is not proof
     assert isinstance(error.__cause__, httpx.ConnectError if proof else httpx.TransportError)
@@ -80,7 +80,7 @@ async def test_only_a_connection_that_did_not_come_about_is_proof(
 
 @pytest.mark.parametrize("trouble", [trouble for trouble, _ in TABLE], ids=lambda it: type(it).__name__)
 async def test_trouble_within_an_answers_body_is_doubt(trouble: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once an answer has begun, the request was sent, whatever the exception is called."""
+    """Once an answer has begun the request was sent, and the name of the exception does not matter."""
 
     async def fail(*_: object) -> AsyncIterator[bytes]:
         raise trouble
@@ -88,26 +88,26 @@ async def test_trouble_within_an_answers_body_is_doubt(trouble: Exception, monke
 
     async with RawGateway().serve() as gateway:
         monkeypatch.setattr(aiohttp.StreamReader, "iter_chunked", fail)
-        error = await raised(gateway.base_url, aiohttp_client())
+        error = await error_of(gateway.base_url, aiohttp_client())
     assert type(error) is DeliveryUnknownError
     assert isinstance(error.__cause__, httpx.ReadError)
 
 
 async def test_a_connection_that_hangs_while_it_is_made_is_proof() -> None:
-    """A TLS handshake that never ends is ended by the time-out for connecting, which proves that nothing was sent."""
+    """The time-out for connecting ends a TLS handshake without an answer, and the request did not leave."""
 
     async def hang(connection: Connection) -> None:
         await connection.until_hung_up()
 
     async with RawGateway(on_connect=hang).serve() as gateway:
         lent = aiohttp_client(timeout=httpx.Timeout(None, connect=0.1))
-        error = await raised(f"https://localhost:{gateway.port}", lent)
+        error = await error_of(f"https://localhost:{gateway.port}", lent)
     assert type(error) is ConnectionFailedError
     assert "took too long" in str(error)
 
 
 async def test_a_server_that_closes_after_each_answer_causes_no_doubt() -> None:
-    """A connection that the server closed right after its answer is not used again, however soon a send comes."""
+    """A connection that the server closes right after its answer is not used again, even by the very next send."""
 
     async def once(connection: Connection) -> None:
         await connection.write(http(RECEIPT))
@@ -120,7 +120,7 @@ async def test_a_server_that_closes_after_each_answer_causes_no_doubt() -> None:
 
 
 async def test_as_many_connections_as_requests_and_none_kept_long() -> None:
-    """Nothing waits for a connection, and an idle one is gone before a server would close it."""
+    """No request waits for a connection, and an idle one is closed before a server would close it."""
     lent = aiohttp_client()
     async with RawGateway().serve() as gateway, client_on(gateway.base_url, lent) as client:
         await client.send(PHONE, TEXT)
@@ -138,24 +138,45 @@ async def test_options_are_httpx_own() -> None:
 
 @pytest.mark.parametrize("name", ["cert", "limits", "http1", "http2"])
 def test_options_that_would_be_ignored_are_refused(name: str) -> None:
-    """Nobody believes to present a certificate that is never shown."""
+    """An option without an effect would mislead, for example a certificate that is never presented."""
     with pytest.raises(TypeError, match=f"takes no {name}:"):
         aiohttp_client(**dict[str, Any]({name: None}))
 
 
-@pytest.mark.parametrize("options", [{}, {"trust_env": False}, {"proxy": "http://localhost:1"}])
+@pytest.mark.parametrize(("options", "proxied"), [({}, True), ({"trust_env": False}, False)])
 async def test_the_environments_proxies_serve_unless_told_otherwise(
-    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], proxied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`trust_env=False` and a `proxy` of one's own keep them out, as with httpx."""
-    monkeypatch.setenv("HTTPS_PROXY", "http://localhost:2")
-    async with aiohttp_client(**options) as lent:
-        proxy = lent._transport_for_url(httpx.URL("https://gateway.test")).proxy  # type: ignore[attr-defined] # ours
-        assert (proxy and str(proxy.url)) == options.get("proxy", None if options else "http://localhost:2")
+    """The proxy of the environment is asked, and `trust_env=False` turns that off."""
+    async with RawGateway().serve() as gateway, RawGateway().serve() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://localhost:{proxy.port}")
+        async with client_on(gateway.base_url, aiohttp_client(**options)) as client:
+            await client.send(PHONE, TEXT)
+        assert (len(gateway.requests), len(proxy.requests)) == ((0, 1) if proxied else (1, 0))
+
+
+async def test_a_proxy_that_is_given_serves_before_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`proxy=` wins over `HTTP_PROXY`, as with httpx, and needs no request that the environment permits."""
+    async with RawGateway().serve() as gateway, RawGateway().serve() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", "http://localhost:1")
+        monkeypatch.setenv("NO_PROXY", "*")
+        async with client_on(gateway.base_url, aiohttp_client(proxy=f"http://localhost:{proxy.port}")) as client:
+            await client.send(PHONE, TEXT)
+        assert (len(gateway.requests), len(proxy.requests)) == (0, 1)
+
+
+async def test_mounts_are_honoured() -> None:
+    """A client with a mount, or with a transport of the user's own, does not go past it."""
+    mock = httpx.MockTransport(lambda _: httpx.Response(200, json={"status": "sent", "msg_uid": "mounted"}))
+    async with RawGateway().serve() as gateway:
+        for options in ({"mounts": {"http://localhost": mock}}, {"transport": mock}):
+            async with client_on(gateway.base_url, aiohttp_client(**options)) as client:
+                assert (await client.send(PHONE, TEXT)).msg_uid == "mounted"
+        assert gateway.accepted == 0
 
 
 async def test_hooks_are_called() -> None:
-    """Whoever gives the client hooks sees its requests and answers, on this transport too."""
+    """Event hooks see each request and answer on this transport, too."""
     seen = list[object]()
 
     async def see(it: object) -> None:
@@ -177,7 +198,7 @@ def test_a_proxy_that_cannot_be_used_is_told_at_once(proxy: str, monkeypatch: py
 
 
 def test_without_its_extra_it_says_which() -> None:
-    """The sentence is what has to be typed."""
+    """The error names the command to type."""
     script = "import sys; sys.modules['httpx_aiohttp'] = None; import oca_sms_async.aiohttp"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert 'pip install "oca-sms-async[aiohttp]"' in ended.stderr.splitlines()[-1]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from faults import BEGIN, END, FAULTS, README, End, Fault, Link, renewed
+from faults import BEGIN, END, FAULTS, README, End, Fault, Link, replace_table
 from moved_clock import HANG, Clock, turns, until
 from troubles import Deafness
 
@@ -23,8 +23,12 @@ CALLS: dict[str, Callable[[AsyncOcaSms, str], Awaitable[SendReceipt | SmsRecord 
     "status": lambda client, _: client.status("abc"),
 }
 UIDS: Final = {"send": "first", "history": "sms", "status": "abc"}
-TIMEOUTS: Final = {"send": 10, "history": 60, "status": 10}  # seconds: what the calls allow if nothing else is said
-LONGEST: Final = {"send": 1 * MEBIBYTE, "history": 64 * MEBIBYTE, "status": 1 * MEBIBYTE}  # what they read of an answer
+TIMEOUTS: Final = {"send": 10, "history": 60, "status": 10}  # seconds: the defaults of the calls
+LONGEST: Final = {
+    "send": 1 * MEBIBYTE,
+    "history": 64 * MEBIBYTE,
+    "status": 1 * MEBIBYTE,
+}  # of an answer
 
 
 def open_files() -> int:
@@ -33,8 +37,8 @@ def open_files() -> int:
 
 
 @contextlib.contextmanager
-def memory_bounded(bound: int) -> Iterator[None]:
-    """Fail if more memory than that was taken at any time."""
+def bound_memory(bound: int) -> Iterator[None]:
+    """Fail if the peak of memory is above the bound."""
     tracemalloc.start()
     try:
         yield
@@ -52,11 +56,11 @@ def cases() -> Iterator[Any]:
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize(("fault", "link"), [*cases()])
-@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # aiohttp's, on the one that nobody reads
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # aiohttp's, about Deafness
 async def test_a_fault_ends_as_the_table_says(
     fault: Fault, link: Link, call: str, transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Error, doubt, requests and time are those of the row; nothing is left over, and the next send is not harmed."""
+    """Error, doubt, requests and time are those of the row. Nothing is left over, and the next send works."""
     files = open_files()
     clock = Clock(monkeypatch)
     trouble = fault.trouble()
@@ -76,7 +80,7 @@ async def test_a_fault_ends_as_the_table_says(
             read, accepted = len(gateway.requests), gateway.accepted
             await trouble.begin()
             timeout = TIMEOUTS[call]
-            bounded = memory_bounded(2 * LONGEST[call] + 16 * MEBIBYTE) if fault.floods else contextlib.nullcontext()
+            bounded = bound_memory(2 * LONGEST[call] + 16 * MEBIBYTE) if fault.floods else contextlib.nullcontext()
             with bounded:
                 pending = asyncio.ensure_future(CALLS[call](client, text))
                 await clock.end(pending, once=gateway.stalled.wait(), at_most=timeout + 1)
@@ -94,7 +98,7 @@ async def test_a_fault_ends_as_the_table_says(
             assert clock.seconds >= timeout if fault.timed_out else clock.moved == 0 and clock.seconds < timeout
             await trouble.end()
             await until(lambda: gateway.in_flight == 0)
-            # A connection whose answer came to its end may be kept; no other one.
+            # A connection is kept only if its answer came to its end.
             kept = 0 if end in {End.UNSENT, End.UNKNOWN} or fault.floods else 1
             await until(lambda: gateway.open <= kept)
             assert (await asyncio.wait_for(client.send(PHONE, "next"), HANG)).msg_uid == "next"
@@ -108,4 +112,4 @@ def test_the_readme_has_the_table() -> None:
     """`python tests/faults.py` was run after the table was changed."""
     readme = README.read_text(encoding="utf-8")
     assert readme.count(f"{BEGIN}\n") == readme.count(f"{END}\n") == 1
-    assert readme == renewed(readme)
+    assert readme == replace_table(readme)

@@ -1,4 +1,4 @@
-"""The sandbox's inbox: codes in texts, statuses that move on, and waiting for what arrives, in whatever thread."""
+"""The sandbox's inbox: codes in texts, statuses that move on, and waiting for messages in any thread."""
 
 import asyncio
 import gc
@@ -10,10 +10,11 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from hypothesis import given
 from hypothesis import strategies as st
+from watched_inbox import Watches
 
 from oca_sms_async import AsyncOcaSms, Unlimited
 from oca_sms_async.sandbox import Sandbox, _inbox
-from oca_sms_async.sandbox._codes import code_in
+from oca_sms_async.sandbox._one_time_codes import find_code
 
 PHONE = "+6281381475159"
 OTHER = "+6281381475158"
@@ -52,13 +53,13 @@ TEXT = "Acme: 482913 is your code"
 )
 def test_the_code_is_found(text: str, code: str | None) -> None:
     """Four to eight digits that stand alone are a code, nearest to a word for one; sums and numbers to call are not."""
-    assert code_in(text) == code
+    assert find_code(text) == code
 
 
 @given(before=st.text(st.characters(exclude_categories=["Nd"])), code=st.from_regex(r"[0-9]{4,8}", fullmatch=True))
 def test_a_code_in_any_text_is_found(before: str, code: str) -> None:
-    """Whatever words are before it, the only code in a text is found."""
-    assert code_in(f"{before} kode {code}") == code
+    """The only code in a text is found, after any words."""
+    assert find_code(f"{before} kode {code}") == code
 
 
 @pytest.mark.parametrize(
@@ -66,8 +67,8 @@ def test_a_code_in_any_text_is_found(before: str, code: str) -> None:
     [("code 1234 ", "1234"), ("kode 4829.\n", "4829"), ("1 ", None), ("1-", None), ("12345678 1.5 ", None)],
 )
 def test_a_code_in_a_text_of_any_length_is_found(part: str, code: str | None) -> None:
-    """Looking takes as long as the text is: one whose square was looked at would stop the gateway for good."""
-    assert code_in(part * 20_000) == code
+    """The search takes time linear in the text: quadratic time would stop the gateway for good."""
+    assert find_code(part * 20_000) == code
 
 
 async def test_the_newest_code_of_a_number(client: AsyncOcaSms, sandbox: Sandbox) -> None:
@@ -90,8 +91,9 @@ async def test_the_newest_code_of_a_number(client: AsyncOcaSms, sandbox: Sandbox
         sandbox.inbox.code(OTHER)
 
 
-async def test_waiting_for_a_message(client: AsyncOcaSms, sandbox: Sandbox) -> None:
-    """One that is there comes at once, one that is not when it arrives, and nobody else's at all."""
+async def test_waiting_for_a_message(client: AsyncOcaSms, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that is there comes at once. Otherwise the wait ends when one to the same number arrives."""
+    watches = Watches(sandbox.inbox, monkeypatch)
     waiting = asyncio.create_task(sandbox.inbox.wait_for("081381475159", timeout=3600))
     await client.send(OTHER, TEXT)
     assert not waiting.done()
@@ -101,12 +103,12 @@ async def test_waiting_for_a_message(client: AsyncOcaSms, sandbox: Sandbox) -> N
     assert await sandbox.inbox.wait_for(PHONE, timeout=0) is arrived
     await client.send(PHONE, "newer")
     assert (await sandbox.inbox.wait_for(PHONE, timeout=0)).text == "newer"
-    assert sandbox.inbox._waiting == set()
+    assert (watches.given > 0, watches.open) == (True, 0)
 
 
 async def test_waiting_in_vain(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the time is up it says who did not get anything, masked, and nobody waits any more."""
-    loop = asyncio.get_running_loop()
+    """When the time is up, the error has the masked number, and the wait leaves nothing behind."""
+    watches, loop = Watches(sandbox.inbox, monkeypatch), asyncio.get_running_loop()
     clock, later = loop.time, 0.0
     monkeypatch.setattr(loop, "time", lambda: clock() + later)
     waiting = asyncio.create_task(sandbox.inbox.wait_for(PHONE, timeout=3600))
@@ -114,35 +116,37 @@ async def test_waiting_in_vain(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
     later = 3601.0
     with pytest.raises(TimeoutError, match=r"no message to \*+159 has arrived within 3600 s"):
         await waiting
-    assert sandbox.inbox._waiting == set()
+    assert (watches.given > 0, watches.open) == (True, 0)
     with pytest.raises(ValueError, match="phone"):
         await sandbox.inbox.wait_for("0812", timeout=0)
 
 
-async def test_a_cancelled_wait_leaves_nothing(sandbox: Sandbox) -> None:
-    """Who stops waiting is not kept, and what arrives then troubles nobody."""
+async def test_a_cancelled_wait_leaves_nothing(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancelled wait leaves nothing behind, and later messages arrive as usual."""
+    watches = Watches(sandbox.inbox, monkeypatch)
     waiting = asyncio.create_task(sandbox.inbox.wait_for(PHONE, timeout=3600))
     await asyncio.sleep(0)
+    assert watches.open == 1
     waiting.cancel()
     await asyncio.wait({waiting})
     assert waiting.cancelled()
-    assert sandbox.inbox._waiting == set()
+    assert (watches.given > 0, watches.open) == (True, 0)
 
 
 def test_waiting_in_another_thread_than_the_server(caplog: pytest.LogCaptureFixture) -> None:
-    """A sandbox that is served in a thread wakes who waits in a loop of another, one loop after the other."""
+    """A sandbox served in one thread wakes a waiter in another thread's loop, one loop after the other."""
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(Sandbox().serve()) as sandbox:
         for n in range(3):
             text = f"Acme: 48291{n} is your code"
 
-            async def sent_and_arrived(text: str = text) -> str:
+            async def send_and_wait(text: str = text) -> str:
                 async with AsyncOcaSms(sandbox.username, sandbox.password, base_url=sandbox.base_url) as client:
                     waiting = asyncio.create_task(sandbox.inbox.wait_for(PHONE, timeout=30))
                     await asyncio.sleep(0)
                     await client.send(PHONE, text)
                     return (await waiting).text
 
-            assert asyncio.run(sent_and_arrived()) == text
+            assert asyncio.run(send_and_wait()) == text
             sandbox.inbox.clear()
     gc.collect()
     assert caplog.records == []
@@ -170,7 +174,7 @@ async def test_a_status_moves_on(client: AsyncOcaSms, sandbox: Sandbox, monkeypa
     assert (await client.status((await client.send(PHONE, TEXT)).msg_uid)).status == "delivered"
 
 
-async def ends(share: float) -> list[str]:
+async def find_ends(share: float) -> list[str]:
     """Return how sixty messages ended of which this share fails."""
     sandbox = Sandbox(seed=5, sent_for=0, failed_share=share)
     async with (
@@ -182,9 +186,9 @@ async def ends(share: float) -> list[str]:
 
 
 async def test_a_share_fails() -> None:
-    """The share that fails in the end is drawn from the seed, and none or all of them can be."""
-    first = await ends(0.3)
-    assert first == await ends(0.3)
+    """The failing share is drawn from the seed, and may be 0 or 1."""
+    first = await find_ends(0.3)
+    assert first == await find_ends(0.3)
     assert 6 <= Counter(first)["failed"] <= 30
-    assert set(await ends(0.0)) == {"delivered"}
-    assert set(await ends(1.0)) == {"failed"}
+    assert set(await find_ends(0.0)) == {"delivered"}
+    assert set(await find_ends(1.0)) == {"failed"}

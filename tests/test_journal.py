@@ -35,7 +35,6 @@ from oca_sms_async import (
     Failed,
     InvalidMessageError,
     InvalidRequestError,
-    Journal,
     JournalError,
     LimiterUnavailableError,
     Outcome,
@@ -46,19 +45,20 @@ from oca_sms_async import (
     Sent,
     Skipped,
     Sms,
+    SqliteJournal,
     Unlimited,
 )
-from oca_sms_async import _ledger as ledger_module
-from oca_sms_async._bulk import Bulk
-from oca_sms_async._ledger import Ledger, Standing
+from oca_sms_async._bulk import BulkRun
+from oca_sms_async._call import CallState
+from oca_sms_async._journal import JournalEntry, JournalRun, Status
+from oca_sms_async._journal import _store as store_module
+from oca_sms_async._journal._store import Store
 from oca_sms_async._messages import check_number
-from oca_sms_async._recording import Recording
-from oca_sms_async._retry import Call
 from oca_sms_async.sandbox import Sandbox
 
 WITHOUT_WAITS = RetryPolicy(initial_wait=0, max_wait=0)
 PATIENCE: Final = 20  # seconds, after which something hangs
-UNSENT, DOUBTFUL, SENT = Standing.UNSENT, Standing.DOUBTFUL, Standing.SENT
+UNSENT, DOUBTFUL, SENT = STATUSES = Status.UNSENT, Status.DOUBTFUL, Status.SENT
 
 
 @pytest.fixture
@@ -166,8 +166,17 @@ def in_memory(gateway: Gateway, **options: Any) -> AsyncOcaSms:
 async def sent_with(path: Path, gateway: Gateway, messages: Iterable[Sms], **options: Any) -> BulkReport:
     """Return the report of one run with the journal of this path."""
     client = in_memory(gateway, **{name: options.pop(name) for name in ("limiter", "retry") if name in options})
-    async with Journal(path) as journal:
+    async with SqliteJournal(path) as journal:
         return await client.send_many(messages, journal=journal, **options)
+
+
+async def resend(path: Path, gateway: Gateway, messages: Iterable[Sms], **options: Any) -> tuple[BulkReport, int]:
+    """Return the report of a run that sends doubtful messages again, and how many of those it sent."""
+    async with SqliteJournal(path) as journal:
+        bulk = in_memory(gateway, **options).bulk(messages, journal=journal, resend_unknown=True)
+        assert isinstance(bulk, BulkRun)
+        async with bulk:
+            return await bulk.report(), bulk.resent
 
 
 def kinds(report: BulkReport) -> list[type[Outcome]]:
@@ -222,17 +231,17 @@ def copied(path: Path) -> Iterator[Path]:
         yield copy
 
 
-def on_disk(path: Path) -> list[Standing]:
+def on_disk(path: Path) -> list[Status]:
     """Return the standing of every message in the journal, as plain SQLite reads it after a crash at this moment."""
     with copied(path) as copy, contextlib.closing(sqlite3.connect(copy)) as database:
-        return [Standing(standing) for (standing,) in database.execute("SELECT standing FROM message ORDER BY 1")]
+        return [STATUSES[standing] for (standing,) in database.execute("SELECT standing FROM message ORDER BY 1")]
 
 
-def standings(path: Path, messages: Iterable[Sms]) -> list[Standing]:
+def statuses(path: Path, messages: Iterable[Sms]) -> list[Status]:
     """Return what the next run would know of each of these messages."""
-    with copied(path) as copy, contextlib.closing(Ledger(copy)) as ledger:
-        ledger.perform([Ledger.begin_run], durable=False)
-        return [ledger.enter(sms.key, number(sms.phone), sms.message).standing for sms in messages]
+    with copied(path) as copy, contextlib.closing(Store(copy)) as store:
+        store.perform([Store.begin_run], durable=False)
+        return [store.lookup_next(sms.key, number(sms.phone), sms.message).entry.status for sms in messages]
 
 
 def content_of(path: Path) -> bytes:
@@ -249,9 +258,9 @@ class Disk:
         self.held = False
         self._free = threading.Event()
         self._free.set()
-        perform = Ledger.perform
+        perform = Store.perform
 
-        def slow(ledger: Ledger, operations: Sequence[ledger_module.Operation], *, durable: bool) -> list[Any]:
+        def slow(store: Store, operations: Sequence[store_module.Operation], *, durable: bool) -> list[Any]:
             self.operations = len(operations)
             self.held = not self._free.is_set()
             went_on = self._free.wait(PATIENCE)
@@ -259,9 +268,9 @@ class Disk:
             assert went_on, "nobody let the disk go on: was that the event loop's own thread?"
             self.held = False
             self.commits += durable
-            return perform(ledger, operations, durable=durable)
+            return perform(store, operations, durable=durable)
 
-        monkeypatch.setattr(Ledger, "perform", slow)
+        monkeypatch.setattr(Store, "perform", slow)
 
     def hold(self) -> None:
         """Write nothing more for now."""
@@ -292,7 +301,7 @@ async def test_the_file_is_made_when_it_is_needed_and_only_its_owner_may_read_it
     """Whatever the umask: neither the file nor the log beside it can be read by others, and neither is made early."""
     umask = os.umask(0)
     try:
-        async with Journal(path) as journal:
+        async with SqliteJournal(path) as journal:
             assert mode(path) is None
             await in_memory(Gateway()).send_many(smses(3), journal=journal)
             assert mode(path) == mode(path.with_name(path.name + "-wal")) == 0o600
@@ -314,7 +323,7 @@ def test_a_file_that_others_may_read_is_tightened(path: Path) -> None:
 def test_a_path_must_not_be_empty(empty: str) -> None:
     """An empty path is refused where it is given."""
     with pytest.raises(ValueError, match=r"^path\b"):
-        Journal(empty)
+        SqliteJournal(empty)
 
 
 async def test_a_path_may_be_a_str_and_is_taken_where_it_was_given(
@@ -322,7 +331,7 @@ async def test_a_path_may_be_a_str_and_is_taken_where_it_was_given(
 ) -> None:
     """A relative path stays that of the directory in which the journal was made."""
     monkeypatch.chdir(tmp_path)
-    journal = Journal("run.journal")
+    journal = SqliteJournal("run.journal")
     monkeypatch.chdir("/")
     async with journal:
         await in_memory(Gateway()).send_many(smses(1), journal=journal)
@@ -332,7 +341,7 @@ async def test_a_path_may_be_a_str_and_is_taken_where_it_was_given(
 async def test_a_closed_journal_stays_closed(path: Path) -> None:
     """Closing twice is fine, and what would write afterwards is a `RuntimeError` before anything is sent."""
     gateway = Gateway()
-    journal = Journal(path)
+    journal = SqliteJournal(path)
     await in_memory(gateway).send_many(smses(1), journal=journal)
     await journal.aclose()
     await journal.aclose()
@@ -343,23 +352,23 @@ async def test_a_closed_journal_stays_closed(path: Path) -> None:
 
 async def test_a_journal_that_was_never_used_closes_without_a_trace(path: Path) -> None:
     """Who opens a journal and sends nothing has no file."""
-    async with Journal(path):
+    async with SqliteJournal(path):
         pass
     assert mode(path) is None
 
 
 async def test_a_repr_says_where_and_whether_it_is_open(path: Path) -> None:
     """A repr names the file and shows nothing of what is kept in it."""
-    journal = Journal(path)
+    journal = SqliteJournal(path)
     await in_memory(Gateway()).send_many([Sms("081234500000", "marker", key="marker")], journal=journal)
-    assert repr(journal) == f"<Journal {path} open>"
+    assert repr(journal) == f"<SqliteJournal {path} open>"
     await journal.aclose()
-    assert repr(journal) == f"<Journal {path} closed>"
+    assert repr(journal) == f"<SqliteJournal {path} closed>"
 
 
 def test_one_journal_serves_one_event_loop_after_another(path: Path) -> None:
     """A journal may be made without a running loop, and goes on in the next one."""
-    gateway, journal = Gateway(), Journal(path)
+    gateway, journal = Gateway(), SqliteJournal(path)
 
     async def once() -> list[type[Outcome]]:
         return kinds(await in_memory(gateway).send_many(smses(2), journal=journal))
@@ -385,7 +394,7 @@ async def test_the_file_holds_no_message_and_no_credentials(path: Path) -> None:
     ]
     gateway.take = lambda text: f"its-id-{len(gateway.requests)}"  # type: ignore[method-assign] # ours echo the text
     gateway.answers = {"marker-text 3": lost}
-    async with Journal(path) as journal:
+    async with SqliteJournal(path) as journal:
         await client.send_many(messages, journal=journal)
         opened = content_of(path)
     closed = content_of(path)
@@ -405,7 +414,7 @@ async def test_an_intent_follows_the_token_and_precedes_the_request_and_an_outco
     """A crash at the token finds nothing in doubt, one at the request finds it in doubt, and one at the outcome finds
     that.
     """
-    seen = list[tuple[str, list[Standing]]]()
+    seen = list[tuple[str, list[Status]]]()
 
     class Limiter(Unlimited):
         async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
@@ -417,7 +426,7 @@ async def test_an_intent_follows_the_token_and_precedes_the_request_and_an_outco
 
     messages = [Sms("081234500000", str(it)) for it in range(3)]
     client = in_memory(Gateway(then=answer), limiter=Limiter())
-    async with Journal(path) as journal, client.bulk(messages, concurrency=1, journal=journal) as outcomes:
+    async with SqliteJournal(path) as journal, client.bulk(messages, concurrency=1, journal=journal) as outcomes:
         await anext(outcomes)
         seen.append(("outcome", on_disk(path)))
     assert [kind for kind, _ in seen[:3]] == ["token", "request", "outcome"]
@@ -432,9 +441,9 @@ async def test_each_outcome_is_on_the_disk_when_it_is_handed_out(path: Path) -> 
     gateway = Gateway({"1": refused, "2": lost, "3": unconnected})
     client = in_memory(gateway)
     expected = {"0": SENT, "1": UNSENT, "2": DOUBTFUL, "3": UNSENT, "4": SENT}
-    async with Journal(path) as journal, client.bulk(smses(5), concurrency=2, journal=journal) as outcomes:
+    async with SqliteJournal(path) as journal, client.bulk(smses(5), concurrency=2, journal=journal) as outcomes:
         async for outcome in outcomes:
-            known = dict(zip("01234", standings(path, smses(5)), strict=True))
+            known = dict(zip("01234", statuses(path, smses(5)), strict=True))
             assert known[outcome.sms.message] is expected[outcome.sms.message]
 
 
@@ -448,7 +457,7 @@ async def test_who_waits_for_a_token_is_not_in_doubt(path: Path) -> None:
 
     gateway = Gateway(then=slow)
     client = in_memory(gateway, limiter=limiter)
-    async with Journal(path) as journal, client.bulk(smses(4), concurrency=4, journal=journal) as outcomes:
+    async with SqliteJournal(path) as journal, client.bulk(smses(4), concurrency=4, journal=journal) as outcomes:
         await until(lambda: gateway.requests and limiter.asked == 4)
         assert Counter(on_disk(path))[DOUBTFUL] == 1
         gate.set()
@@ -467,11 +476,11 @@ async def test_what_waits_meanwhile_shares_the_next_commit(path: Path, disk: Dis
         return await taken(gateway, text)
 
     client = in_memory(Gateway(then=counting), limiter=limiter)
-    async with Journal(path) as journal:
+    async with SqliteJournal(path) as journal:
         run = asyncio.create_task(client.send_many(smses(100), concurrency=100, journal=journal))
         await until(lambda: limiter.asked == 100)
         disk.hold()
-        written = journal.perform(lambda _: None)
+        written = journal._perform(lambda _: None, durable=False)
         await until(lambda: disk.held)
         limiter.more.set()
         await until(lambda: len(journal._waiting) == 100)
@@ -488,19 +497,19 @@ async def test_what_waits_meanwhile_shares_the_next_commit(path: Path, disk: Dis
 async def test_a_slow_disk_does_not_block_the_event_loop(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop goes on while a write takes its time; one that ran in the loop's own thread would wait for ever."""
     turned = threading.Event()
-    perform = Ledger.perform
+    perform = Store.perform
 
-    def slow(ledger: Ledger, operations: Sequence[ledger_module.Operation], *, durable: bool) -> list[Any]:
+    def slow(store: Store, operations: Sequence[store_module.Operation], *, durable: bool) -> list[Any]:
         assert turned.wait(PATIENCE), "the event loop stands still"
         turned.clear()
-        return perform(ledger, operations, durable=durable)
+        return perform(store, operations, durable=durable)
 
     async def turn() -> None:
         while True:
             turned.set()
             await asyncio.sleep(0.001)
 
-    monkeypatch.setattr(Ledger, "perform", slow)
+    monkeypatch.setattr(Store, "perform", slow)
     turning = asyncio.create_task(turn())
     async with asyncio.timeout(PATIENCE):
         assert kinds(await sent_with(path, Gateway(), smses(3))) == [Sent] * 3
@@ -685,27 +694,22 @@ async def test_the_doubtful_are_sent_again_if_told_so(path: Path) -> None:
     gateway = Gateway({"1": taken_and_lost, "2": internal})
     await sent_with(path, gateway, smses(4))
     gateway.answers.clear()
-    async with Journal(path) as journal:
-        report = await in_memory(gateway).send_many(smses(4), journal=journal, resend_unknown=True)
-        assert journal.resent == 2
+    report, resent = await resend(path, gateway, smses(4))
+    assert resent == 2
     assert kinds(report) == [Skipped, Sent, Sent, Skipped]
     assert [sent.receipt.attempts for sent in report.sent] == [2, 5]
     assert report.retried == report.sent
-    async with Journal(path) as journal:
-        later = await in_memory(gateway).send_many(smses(4), journal=journal, resend_unknown=True)
-        assert journal.resent == 0
+    later, resent = await resend(path, gateway, smses(4))
+    assert resent == 0
     assert [skipped.receipt for skipped in later.skipped][1:3] == [sent.receipt for sent in report.sent]
 
 
-async def test_the_count_of_the_resent_is_of_the_latest_run(path: Path) -> None:
-    """A journal that serves several runs does not add them up, and counts only whose request was about to start."""
+async def test_each_run_counts_the_messages_that_it_sends_again(path: Path) -> None:
+    """A run counts its own messages in doubt, and those alone whose request was about to start."""
     await sent_with(path, Gateway(then=lost), smses(3))
-    async with Journal(path) as journal:
-        for again in (3, 3):
-            await in_memory(Gateway(then=lost)).send_many(smses(3), journal=journal, resend_unknown=True)
-            assert journal.resent == again
-        await in_memory(Gateway()).send_many(smses(3), journal=journal)
-        assert journal.resent == 0
+    for _ in range(2):
+        assert (await resend(path, Gateway(then=lost), smses(3)))[1] == 3
+    assert (await resend(path, Gateway(), smses(3), limiter=Gone()))[1] == 0
 
 
 @pytest.mark.parametrize("ending", [refused, unconnected, lost])
@@ -729,7 +733,7 @@ async def test_a_resend_that_is_refused_here_stays_unknown(path: Path, expires_a
     report = await sent_with(path, Gateway(), [late], resend_unknown=True)
     assert isinstance(the_error(report), ExpiredError | InvalidMessageError)
     assert len(report.unknown) == 1
-    assert standings(path, [late]) == [DOUBTFUL]
+    assert statuses(path, [late]) == [DOUBTFUL]
 
 
 class Gone(Unlimited):
@@ -751,7 +755,7 @@ async def test_a_resend_that_was_stopped_before_its_turn_stays_unknown(path: Pat
     assert kinds(report) == [Failed] * 4
     assert len(report.unknown) == 4
     assert len(gateway.requests) == (0 if stop == "limiter" else 1)
-    assert standings(path, smses(4)) == [DOUBTFUL] * 4
+    assert statuses(path, smses(4)) == [DOUBTFUL] * 4
 
 
 async def test_a_run_that_stopped_tells_of_the_doubtful_it_came_to(path: Path) -> None:
@@ -829,7 +833,7 @@ class Interrupted:
         self.disk.release()
 
 
-EXPECTED: dict[str, tuple[type[Outcome], Standing, Standing]] = {
+EXPECTED: dict[str, tuple[type[Outcome], Status, Status]] = {
     # what the consumer is told and what is on the disk; and what is on the disk after an exception
     "token": (Skipped, UNSENT, UNSENT),
     "intent": (Skipped, UNSENT, UNSENT),
@@ -854,9 +858,9 @@ async def test_an_end_in_any_phase_leaves_the_truth(
     monkeypatch.setattr(random, "uniform", long)
     gateway = Gateway({"0": scene.stopper})
     client = in_memory(gateway, limiter=scene.limiter, retry=RetryPolicy(initial_wait=1000, max_wait=1000))
-    journal = Journal(path)
+    journal = SqliteJournal(path)
     bulk = client.bulk(smses(2), concurrency=2, journal=journal)
-    assert isinstance(bulk, Bulk)
+    assert isinstance(bulk, BulkRun)
     leave = asyncio.Event()
 
     async def use() -> None:
@@ -869,11 +873,11 @@ async def test_an_end_in_any_phase_leaves_the_truth(
     await scene.brought_into(phase, gateway)
     if how == "by itself":
         scene.refuse.set()
-        await until(lambda: bulk._halted)
+        await until(lambda: "running" not in repr(bulk))
     elif how == "cancelled":
         using.cancel()
     leave.set()
-    await until(lambda: bulk._halted)
+    await until(lambda: "running" not in repr(bulk))
     scene.let_go()
     with contextlib.suppress(ConsumerError, asyncio.CancelledError):
         await using
@@ -882,10 +886,10 @@ async def test_an_end_in_any_phase_leaves_the_truth(
     told, then, after_an_exception = EXPECTED[phase]
     if how in {"leaving", "by itself"}:
         assert {text: type(outcome) for text, outcome in outcomes.items()} == {"0": Failed, "1": told}
-        assert standings(path, smses(2)) == [UNSENT, then]
+        assert statuses(path, smses(2)) == [UNSENT, then]
     else:
         assert outcomes == {}
-        assert standings(path, smses(2)) == [DOUBTFUL, after_an_exception]
+        assert statuses(path, smses(2)) == [DOUBTFUL, after_an_exception]
     assert gateway.requests.count("1") == (phase in {"wire", "back-off", "outcome"})
 
 
@@ -897,7 +901,7 @@ async def test_a_message_that_is_looked_up_when_the_run_ends_does_not_queue_for_
         disk.hold()
         yield from smses(1)
 
-    async with Journal(path) as journal, asyncio.timeout(PATIENCE):
+    async with SqliteJournal(path) as journal, asyncio.timeout(PATIENCE):
         bulk = in_memory(Gateway(), limiter=limiter).bulk(source(), journal=journal, concurrency=1)
         async with bulk as outcomes:
             await until(lambda: disk.held)
@@ -913,9 +917,9 @@ async def test_a_block_is_left_when_everything_is_written(path: Path, disk: Disk
         disk.hold()
         return await taken(gateway, text)
 
-    async with Journal(path) as journal:
+    async with SqliteJournal(path) as journal:
         bulk = in_memory(Gateway(then=then_held)).bulk(smses(1), journal=journal)
-        assert isinstance(bulk, Bulk)
+        assert isinstance(bulk, BulkRun)
 
         async def use() -> None:
             async with bulk:
@@ -923,14 +927,14 @@ async def test_a_block_is_left_when_everything_is_written(path: Path, disk: Disk
                 raise ConsumerError
 
         using = asyncio.create_task(use())
-        await until(lambda: bulk._calls and not bulk._working)
-        for _ in range(10):
+        await until(lambda: "aborted" in repr(bulk))
+        for _ in range(200):
             await asyncio.sleep(0)
         assert not using.done()
         disk.release()
         with pytest.raises(ConsumerError):
             await using
-        assert standings(path, smses(1)) == [SENT]
+        assert statuses(path, smses(1)) == [SENT]
 
 
 async def test_a_message_that_expires_while_its_intent_is_written_is_not_sent(path: Path, disk: Disk) -> None:
@@ -948,16 +952,16 @@ async def test_a_message_that_expires_while_its_intent_is_written_is_not_sent(pa
     assert isinstance(the_error(report), ExpiredError)
     assert not the_error(report).may_have_been_sent
     assert gateway.requests == []
-    assert standings(path, [sms]) == [UNSENT]
+    assert statuses(path, [sms]) == [UNSENT]
 
 
 # --- one user, and a file that cannot be used -----------------------------------------------------------------------
 
 
-async def assert_refused(path: Path, sentence: str, journal: Journal | None = None) -> None:
+async def assert_refused(path: Path, sentence: str, journal: SqliteJournal | None = None) -> None:
     """Assert that a run is refused in these words, before anything is pulled or sent."""
     gateway, source = Gateway(), Source(smses(3))
-    own = journal or Journal(path)
+    own = journal or SqliteJournal(path)
     with pytest.raises(JournalError, match=sentence) as caught:
         await in_memory(gateway).send_many(source, journal=own)
     assert str(path) in str(caught.value)
@@ -971,7 +975,7 @@ async def test_a_second_run_in_this_process_is_refused_until_the_first_has_close
     """Neither another object nor the same one can be used while a run is on; afterwards both can."""
     gateway = Gateway()
     client = in_memory(gateway)
-    journal, other = Journal(path), Journal(path)
+    journal, other = SqliteJournal(path), SqliteJournal(path)
     async with client.bulk(smses(3), journal=journal) as outcomes:
         await anext(outcomes)
         await assert_refused(path, "another run uses it", journal)
@@ -986,10 +990,10 @@ async def test_a_second_run_in_this_process_is_refused_until_the_first_has_close
 
 HOLDER = """
 import asyncio, sys
-from oca_sms_async import Journal
+from oca_sms_async import SqliteJournal
 
 async def main():
-    async with Journal(sys.argv[1]) as journal:
+    async with SqliteJournal(sys.argv[1]) as journal:
         await journal.begin_run()
         print("open", flush=True)
         sys.stdin.readline()
@@ -1122,7 +1126,7 @@ async def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
 
 async def test_a_refused_journal_can_be_used_once_its_trouble_is_over(path: Path) -> None:
     """The same object opens the file that could not be opened before."""
-    async with Journal(path) as journal:
+    async with SqliteJournal(path) as journal:
         text_file(path)
         await assert_refused(path, ".", journal)
         os.truncate(path, 0)
@@ -1151,32 +1155,32 @@ class FailingCommits:
         return getattr(self._database, name)
 
 
-def without_room(ledger: Ledger) -> None:
+def without_room(store: Store) -> None:
     """Let the file grow no further."""
-    pages = ledger._db.execute("PRAGMA page_count").fetchone()[0]
-    ledger._db.execute(f"PRAGMA max_page_count = {pages}")
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
 
 
-def with_failing_commits(ledger: Ledger) -> None:
+def with_failing_commits(store: Store) -> None:
     """Let no commit succeed."""
-    ledger._db = cast(Any, FailingCommits(ledger._db))
+    store._db = cast(Any, FailingCommits(store._db))
 
 
 @pytest.mark.parametrize("full", [without_room, with_failing_commits])
 @pytest.mark.parametrize("after", [0, 1, 50])
 async def test_a_full_disk_stops_the_run_and_costs_no_message(
-    full: Callable[[Ledger], None], after: int, path: Path
+    full: Callable[[Store], None], after: int, path: Path
 ) -> None:
     """The run stops by a `JournalError`; each message has its outcome, whoever may have been sent is named, and with
     room again a later run sends the rest, and nobody twice.
     """
-    journal, everybody = Journal(path), smses(1000)
+    journal, everybody = SqliteJournal(path), smses(1000)
     tokens = itertools.count()
 
     class Filling(Unlimited):
         async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
             if next(tokens) == after:
-                await journal.perform(full)
+                await journal._perform(full, durable=False)
 
     gateway, source = Gateway(), Source(everybody)
     client = in_memory(gateway, limiter=Filling())
@@ -1189,10 +1193,10 @@ async def test_a_full_disk_stops_the_run_and_costs_no_message(
     assert report.failed == report.unknown
     sent, unknown = ({one.sms.message for one in part} for part in (report.sent, report.unknown))
     assert set(gateway.accepted) <= sent | unknown
-    on_the_disk = standings(path, everybody)
+    on_the_disk = statuses(path, everybody)
     assert all(on_the_disk[int(text)] in {DOUBTFUL, SENT} for text in gateway.accepted)
-    if full is with_failing_commits and journal._ledger is not None:
-        cast(Any, journal._ledger._db).full = False
+    if full is with_failing_commits and journal._store is not None:
+        cast(Any, journal._store._db).full = False
     await journal.aclose()
     again = await sent_with(path, gateway, everybody)
     assert again.stopped_by is None
@@ -1205,16 +1209,35 @@ async def test_a_full_disk_stops_the_run_and_costs_no_message(
 def test_an_intent_needs_its_message(path: Path) -> None:
     """Where a failure has undone that a message was entered, its intent is refused, so it is not sent unrecorded."""
 
-    def failing(_: Ledger) -> None:
+    def failing(_: Store) -> None:
         raise ConsumerError
 
-    with contextlib.closing(Ledger(path)) as ledger:
-        ledger.perform([Ledger.begin_run], durable=True)
-        (entry,) = ledger.perform([lambda it: it.enter(None, "+6281234500000", "text")], durable=False)
+    with contextlib.closing(Store(path)) as store:
+        store.perform([Store.begin_run], durable=True)
+        (lookup,) = store.perform([lambda it: it.lookup_next(None, "+6281234500000", "text")], durable=False)
         with pytest.raises(ConsumerError):
-            ledger.perform([failing], durable=False)
+            store.perform([failing], durable=False)
         with pytest.raises(JournalError, match="begin a new run"):
-            ledger.perform([lambda it: it.intend(entry)], durable=True)
+            store.perform([lambda it: it.intend(lookup)], durable=True)
+
+
+async def test_a_run_gets_each_message_once(path: Path) -> None:
+    """An intent is refused for a message that was sent, and for one that a later run has looked up."""
+    receipt = SendReceipt("id", "sent")
+    async with SqliteJournal(path) as journal:
+        await journal.begin_run()
+        sent, other = [await journal.lookup_next(key, "+6281234500000", "text") for key in ("sent", "other")]
+        assert await journal.intend(sent)
+        await journal.settle(sent, JournalEntry(Status.SENT, receipt, 1))
+        assert not await journal.intend(sent)
+        await journal.end_run()
+        await journal.begin_run()
+        again = await journal.lookup_next("other", "+6281234500000", "text")
+        assert (again, await journal.intend(again)) == (other, True)
+        await journal.end_run()
+        await journal.begin_run()
+        assert not await journal.intend(again)
+        assert (await journal.lookup_next("sent", "+6281234500000", "text")).entry.receipt == receipt
 
 
 @pytest.mark.parametrize("key", [None, "key"])
@@ -1228,7 +1251,7 @@ async def test_a_run_that_a_full_disk_undid_does_not_confuse_the_next_one(
     gateway = Gateway()
     messages = [evolve(sms, key=key and key + sms.message) for sms in smses(3)]
     await sent_with(path, gateway, messages[:1])
-    journal = Journal(path)
+    journal = SqliteJournal(path)
     second = asyncio.Event()
 
     async def source() -> AsyncIterator[Sms]:
@@ -1239,7 +1262,7 @@ async def test_a_run_that_a_full_disk_undid_does_not_confuse_the_next_one(
     limiter = Turns(0)
     run = asyncio.create_task(in_memory(gateway, limiter=limiter).send_many(source(), journal=journal, concurrency=2))
     await until(lambda: limiter.asked == 1)
-    await journal.perform(with_failing_commits)
+    await journal._perform(with_failing_commits, durable=False)
     disk.hold()
     limiter.more.set()
     await until(lambda: disk.held)
@@ -1247,8 +1270,8 @@ async def test_a_run_that_a_full_disk_undid_does_not_confuse_the_next_one(
     await until(lambda: journal._waiting)
     disk.release()
     assert isinstance((await run).stopped_by, JournalError)
-    assert journal._ledger is not None
-    cast(Any, journal._ledger._db).full = False
+    assert journal._store is not None
+    cast(Any, journal._store._db).full = False
     await journal.aclose()
     assert kinds(await sent_with(path, gateway, messages)) == [Skipped, Sent, Sent]
     assert kinds(await sent_with(path, gateway, messages)) == [Skipped] * 3
@@ -1265,11 +1288,11 @@ async def test_a_stopped_message_of_which_that_cannot_be_kept_is_told_as_in_doub
     def failing(*_: object) -> None:
         raise JournalError("full")
 
-    monkeypatch.setattr(Ledger, "settle", failing)
+    monkeypatch.setattr(Store, "settle", failing)
     gateway, limiter = Gateway(), Turns(0)
-    async with Journal(path) as journal:
+    async with SqliteJournal(path) as journal:
         bulk = in_memory(gateway, limiter=limiter).bulk(smses(1), journal=journal)
-        assert isinstance(bulk, Bulk)
+        assert isinstance(bulk, BulkRun)
         async with bulk:
             await until(lambda: limiter.asked)
             disk.hold()
@@ -1278,15 +1301,15 @@ async def test_a_stopped_message_of_which_that_cannot_be_kept_is_told_as_in_doub
             asyncio.get_running_loop().call_soon(disk.release)
         told = [isinstance(outcome, Failed) and outcome.error.may_have_been_sent async for outcome in bulk]
     assert gateway.requests == []
-    assert standings(path, smses(1)) == [DOUBTFUL if told == [True] else UNSENT]
+    assert statuses(path, smses(1)) == [DOUBTFUL if told == [True] else UNSENT]
 
 
 async def test_closing_that_was_cancelled_gives_up_the_lock(path: Path, disk: Disk) -> None:
     """Whoever is cancelled while a slow disk keeps a journal from closing leaves no file locked."""
-    journal = Journal(path)
-    await journal.perform(Ledger.begin_run)
+    journal = SqliteJournal(path)
+    await journal._perform(Store.begin_run, durable=False)
     disk.hold()
-    written = journal.perform(Ledger.begin_run)
+    written = journal._perform(Store.begin_run, durable=False)
     closing = asyncio.create_task(journal.aclose())
     await until(lambda: disk.held)
     await asyncio.sleep(0)
@@ -1301,10 +1324,10 @@ async def test_closing_that_was_cancelled_gives_up_the_lock(path: Path, disk: Di
 
 async def test_a_journal_that_cannot_be_closed_cleanly_gives_up_its_lock(path: Path) -> None:
     """A full disk at the end is an error, and still the next run can begin."""
-    journal = Journal(path)
+    journal = SqliteJournal(path)
     await in_memory(Gateway()).send_many(smses(3), journal=journal)
-    await journal.perform(Ledger.begin_run)  # which need not be durable, and is left for the end
-    await journal.perform(with_failing_commits)
+    await journal._perform(Store.begin_run, durable=False)  # which need not be durable, and is left for the end
+    await journal._perform(with_failing_commits, durable=False)
     with pytest.raises(JournalError, match="the disk is full") as caught:
         await journal.aclose()
     with pytest.raises(RuntimeError, match="shutdown"):
@@ -1318,8 +1341,8 @@ async def test_a_journal_that_cannot_be_closed_cleanly_gives_up_its_lock(path: P
 # The run of a process that kills itself when the step that it is told comes for the fifth time.
 KILLED = """
 import asyncio, itertools, os, signal, sys
-from oca_sms_async import AsyncOcaSms, Journal, Sms, Unlimited, _dispatch
-from oca_sms_async._ledger import Ledger
+from oca_sms_async import AsyncOcaSms, SqliteJournal, Sms, Unlimited, _dispatch
+from oca_sms_async._journal._store import Store
 
 step, path, concurrency = sys.argv[1], sys.argv[2], int(sys.argv[3])
 times = itertools.count(1)
@@ -1333,20 +1356,21 @@ class Limiter(Unlimited):
         came("before the intent")
 
 def noting(method, kind):
-    def noted(ledger, *arguments):
+    def noted(store, *arguments):
         came(f"before the {kind}'s commit")
-        method(ledger, *arguments)
-        ledger.noted.append(kind)
+        result = method(store, *arguments)
+        store.noted.append(kind)
+        return result
     return noted
 
-Ledger.noted = []
-Ledger.intend, Ledger.settle = noting(Ledger.intend, "intent"), noting(Ledger.settle, "outcome")
-perform, exchange = Ledger.perform, _dispatch.exchange
+Store.noted = []
+Store.intend, Store.settle = noting(Store.intend, "intent"), noting(Store.settle, "outcome")
+perform, exchange = Store.perform, _dispatch.exchange
 
-def performed(ledger, operations, *, durable):
-    results = perform(ledger, operations, durable=durable)
-    while ledger.noted:
-        came(f"after the {ledger.noted.pop()}'s commit")
+def performed(store, operations, *, durable):
+    results = perform(store, operations, durable=durable)
+    while store.noted:
+        came(f"after the {store.noted.pop()}'s commit")
     return results
 
 async def exchanged(*arguments, **options):
@@ -1354,12 +1378,12 @@ async def exchanged(*arguments, **options):
     came("after the request")
     return reply
 
-Ledger.perform, _dispatch.exchange = performed, exchanged
+Store.perform, _dispatch.exchange = performed, exchanged
 
 async def main():
     client = AsyncOcaSms("sandbox@example.com", "sandbox", base_url=os.environ["BASE_URL"], limiter=Limiter())
     messages = [Sms(f"+62812345{it:05}", str(it)) for it in range(12)]
-    await client.send_many(messages, concurrency=concurrency, journal=Journal(path))
+    await client.send_many(messages, concurrency=concurrency, journal=SqliteJournal(path))
 
 asyncio.run(main())
 """
@@ -1386,7 +1410,7 @@ async def test_a_run_that_was_killed_is_resumed_without_doubling_or_losing(
         assert await process.wait() == -signal.SIGKILL
     everybody, before = smses(12), {message.text for message in sandbox.inbox}
     doubtful, accepted = STEPS[step]
-    async with Journal(path) as journal:
+    async with SqliteJournal(path) as journal:
         report = await client.send_many(everybody, journal=journal)
         assert (report.stopped_by, len(report.outcomes), report.failed) == (None, 12, report.unknown)
         unknown = {failed.sms.message for failed in report.unknown}
@@ -1400,8 +1424,8 @@ async def test_a_run_that_was_killed_is_resumed_without_doubling_or_losing(
         reconciled = await client.reconcile(journal, everybody)
         assert {sent.sms.message for sent in reconciled.found} == before & unknown
         assert {sms.message for sms in reconciled.doubtful} == unknown - before
-        await client.send_many(everybody, journal=journal, resend_unknown=True)
-        assert journal.resent == len(unknown - before)
+        again = await client.send_many(everybody, journal=journal, resend_unknown=True)
+        assert {sent.sms.message for sent in again.sent} == unknown - before
     assert sorted(message.text for message in sandbox.inbox) == sorted(sms.message for sms in everybody)
 
 
@@ -1487,35 +1511,35 @@ class Life:
         """Where the journal goes on after a crash."""
         return self.path.with_name(self.path.name + "+")
 
-    async def send(self, sms: Sms, call: Call) -> SendReceipt:
+    async def send(self, sms: Sms, call: CallState) -> SendReceipt:
         """Do what the next end says, as the client's own send would."""
         await asyncio.sleep(0)
-        await call.admit()
-        call.attempts += 1
-        call.on_wire = True
+        doubted = call.may_have_been_sent  # by an earlier run
+        await call.before_first_send()
+        call.started()
         await asyncio.sleep(0)
-        call.on_wire = False
+        call.left_wire()
         with self.lock:
             end = next(self.ends, "taken")
             if end.startswith("taken") and not self.crashed:
                 self.taken[sms.phone] += 1
                 if self.taken[sms.phone] > [one.phone for one in self.messages].count(sms.phone):
                     assert self.part.resend, "sent twice without being told to"
-                    assert call.doubt, "sent twice without having been in doubt"
+                    assert doubted, "sent twice without having been in doubt"
             self.happened()
         if end in ERRORS:
             error = cast(Any, ERRORS[end]())
-            call.last, call.doubt = error, call.doubt or error.may_have_been_sent
-            raise call.settled(error)
+            call.failed(error)
+            raise call.conclude(error)
         return SendReceipt(f"uid {next(self.uids)}", "sent", attempts=call.attempts)
 
     async def go_through(self, part: Part) -> BulkReport | None:
         """Run once; None if it crashed."""
         self.part, self.ends, self.events, self.crashed = part, iter(part.ends), 0, False
         source = Source(self.messages)
-        async with Journal(self.path) as journal:
-            recording = Recording(journal, number, resend_unknown=part.resend)
-            async with Bulk(self.send, source, self.history.concurrency, recording) as bulk:
+        async with SqliteJournal(self.path) as journal:
+            recording = JournalRun(journal, number, resend_unknown=part.resend)
+            async with BulkRun(self.send, source, self.history.concurrency, recording) as bulk:
                 report = await bulk.report()
         if self.crashed:
             self.path = self.next_path
@@ -1531,17 +1555,17 @@ def test_no_message_is_lost_or_doubled_whatever_happens(monkeypatch: pytest.Monk
     """After any runs and crashes each message is sent or named; it is taken twice only where it was in doubt and sent
     again because that was asked for; and each run's outcomes add up.
     """
-    perform = Ledger.perform
+    perform = Store.perform
     with tempfile.TemporaryDirectory() as directory, monkeypatch.context() as patched:
         life = Life(history, Path(directory))
 
-        def performed(ledger: Ledger, operations: Sequence[ledger_module.Operation], *, durable: bool) -> list[Any]:
+        def performed(store: Store, operations: Sequence[store_module.Operation], *, durable: bool) -> list[Any]:
             life.happened()
-            results = perform(ledger, operations, durable=durable)
+            results = perform(store, operations, durable=durable)
             life.happened()
             return results
 
-        patched.setattr(Ledger, "perform", performed)
+        patched.setattr(Store, "perform", performed)
         for part in history.parts:
             asyncio.run(life.go_through(part))
         report = asyncio.run(life.go_through(Part([], None, resend=False)))

@@ -1,38 +1,35 @@
-"""Memory stays flat, however long the input is."""
+"""The memory of a campaign does not grow with its input."""
 
 import csv
 import gc
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
-from oca_sms_async import AsyncOcaSms, Journal, Outcome, SendReceipt, Sms
-from oca_sms_async._bulk import Bulk
-from oca_sms_async._recording import Recording
-from oca_sms_async._retry import Call
+from oca_sms_async import AsyncOcaSms, Outcome, SendReceipt, Sms, SqliteJournal
+from oca_sms_async._bulk import BulkRun
+from oca_sms_async._call import CallState
+from oca_sms_async._journal import JournalRun
 from oca_sms_async.cli._campaign import Campaign
 from oca_sms_async.cli._out import OutcomesFile
 
 
 class Instant:
-    """Has a client's `bulk`, whose sends succeed at once."""
+    """A stand-in for a client: each send of its bulk succeeds at once."""
 
-    def bulk(self, messages: Any, *, concurrency: int, journal: Journal, resend_unknown: bool) -> Any:
+    def bulk(self, messages: Any, *, concurrency: int, journal: SqliteJournal, resend_unknown: bool) -> BulkRun:
         """Return a bulk with that journal."""
-        recording = Recording(journal, lambda phone: phone, resend_unknown=resend_unknown)
-        return cast(
-            AbstractAsyncContextManager[AsyncIterator[Outcome]], Bulk(self._send, messages, concurrency, recording)
-        )
+        run = JournalRun(journal, lambda phone: phone, resend_unknown=resend_unknown)
+        return BulkRun(self._send, messages, concurrency, run)
 
-    async def _send(self, sms: Sms, call: Call) -> SendReceipt:
-        await call.admit()
+    async def _send(self, sms: Sms, call: CallState) -> SendReceipt:
+        await call.before_first_send()
         return SendReceipt(sms.phone, "sent")
 
 
-async def peak(folder: Path, rows: int) -> int:
-    """Return by how many blocks of memory Python grew, at the most, in a campaign over so many rows."""
+async def measure_peak(folder: Path, rows: int) -> int:
+    """Return the most blocks of memory that a campaign over so many rows added to the process."""
     path = folder / f"{rows}.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -41,7 +38,7 @@ async def peak(folder: Path, rows: int) -> int:
     gc.collect()
     start = most = sys.getallocatedblocks()
     with path.open("rb") as stream, closing(OutcomesFile(folder / f"{rows}.out", show_numbers=False)) as out:
-        async with Journal(folder / f"{rows}.journal") as journal:
+        async with SqliteJournal(folder / f"{rows}.journal") as journal:
             campaign = Campaign(stream, None, journal)
 
             def note(outcome: Outcome) -> None:
@@ -56,6 +53,6 @@ async def peak(folder: Path, rows: int) -> int:
 
 
 async def test_a_campaign_over_ten_times_the_rows_takes_no_more_memory(tmp_path: Path) -> None:
-    """Looking up, sending and recording 20,000 rows takes what 2,000 take: not one block more for every tenth row."""
-    short, long = await peak(tmp_path, 2_000), await peak(tmp_path, 20_000)
+    """A campaign over 20,000 rows takes less than one block for every tenth row more than one over 2,000."""
+    short, long = await measure_peak(tmp_path, 2_000), await measure_peak(tmp_path, 20_000)
     assert long < short + 1_800

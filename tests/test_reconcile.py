@@ -22,7 +22,6 @@ from oca_sms_async import (
     Failed,
     InternalError,
     InvalidCredentialsError,
-    Journal,
     JournalError,
     OcaSmsError,
     ReconcileReport,
@@ -32,20 +31,21 @@ from oca_sms_async import (
     Skipped,
     Sms,
     SmsRecord,
+    SqliteJournal,
     UnexpectedResponseError,
     Unlimited,
 )
-from oca_sms_async._bulk import Bulk
-from oca_sms_async._ledger import Entry, Ledger, Standing
+from oca_sms_async._bulk import BulkRun
+from oca_sms_async._call import CallState
+from oca_sms_async._journal import JournalEntry, JournalRun, Lookup, Status
+from oca_sms_async._journal._store import Store
 from oca_sms_async._messages import check_number
-from oca_sms_async._reconcile import reconciled
-from oca_sms_async._recording import Recording
-from oca_sms_async._retry import Call
+from oca_sms_async._reconcile import reconcile
 from oca_sms_async.sandbox import Sandbox
 
 PHONE, TEXT = "+6281234500000", "Acme: your parcel is here"
 MINUTE, HOUR, MOMENT = timedelta(minutes=1), timedelta(hours=1), timedelta(milliseconds=1)
-DOUBTFUL, SENT = Standing.DOUBTFUL, Standing.SENT
+DOUBTFUL, SENT = Status.DOUBTFUL, Status.SENT
 
 
 def number(phone: str) -> str:
@@ -88,20 +88,20 @@ async def client(sandbox: Sandbox, proxy: HistoryProxy) -> AsyncIterator[AsyncOc
 
 
 @pytest.fixture
-async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+async def journal(tmp_path: Path) -> AsyncIterator[SqliteJournal]:
     """A journal."""
-    async with Journal(tmp_path / "run.journal") as opened:
+    async with SqliteJournal(tmp_path / "run.journal") as opened:
         yield opened
 
 
-async def known(journal: Journal, messages: Iterable[Sms]) -> list[Entry]:
+async def known(journal: SqliteJournal, messages: Iterable[Sms]) -> list[Lookup]:
     """Return what a run is told of these messages."""
-    async with Recording(journal, number) as recording:
-        return [entry async for _, entry in recording.entries(messages)]
+    async with JournalRun(journal, number) as recording:
+        return [lookup async for _, lookup in recording.lookups(messages)]
 
 
 async def test_what_the_gateway_took_is_found_and_nothing_else(
-    client: AsyncOcaSms, sandbox: Sandbox, journal: Journal
+    client: AsyncOcaSms, sandbox: Sandbox, journal: SqliteJournal
 ) -> None:
     """Of five messages in doubt those whose answers were lost are found, with the gateway's ids, and then skipped;
     those that never arrived stay in doubt, and a resend completes the list, each message once.
@@ -127,7 +127,7 @@ async def test_what_the_gateway_took_is_found_and_nothing_else(
 
 
 async def test_what_was_found_is_on_the_disk_at_once(
-    client: AsyncOcaSms, sandbox: Sandbox, tmp_path: Path, journal: Journal
+    client: AsyncOcaSms, sandbox: Sandbox, tmp_path: Path, journal: SqliteJournal
 ) -> None:
     """A crash right after a look into the history forgets none of it."""
     lose(sandbox, "0", answers=True)
@@ -135,12 +135,12 @@ async def test_what_was_found_is_on_the_disk_at_once(
     await client.reconcile(journal, smses(1))
     for suffix in ("", "-wal"):
         (tmp_path / f"copy{suffix}").write_bytes((tmp_path / f"run.journal{suffix}").read_bytes())
-    async with Journal(tmp_path / "copy") as copy:
-        assert [entry.standing for entry in await known(copy, smses(1))] == [SENT]
+    async with SqliteJournal(tmp_path / "copy") as copy:
+        assert [lookup.entry.status for lookup in await known(copy, smses(1))] == [SENT]
 
 
 async def test_without_doubt_the_history_is_not_asked(
-    client: AsyncOcaSms, proxy: HistoryProxy, sandbox: Sandbox, journal: Journal
+    client: AsyncOcaSms, proxy: HistoryProxy, sandbox: Sandbox, journal: SqliteJournal
 ) -> None:
     """Who has nothing in doubt pays for no history; messages that were never sent are not in doubt either."""
     sandbox.refused_numbers = [smses(2)[1].phone]
@@ -180,7 +180,7 @@ async def test_a_history_that_fails_changes_nothing(
     client: AsyncOcaSms,
     proxy: HistoryProxy,
     sandbox: Sandbox,
-    journal: Journal,
+    journal: SqliteJournal,
 ) -> None:
     """Its error comes out as itself, says of no message that it may have been sent, and leaves each in doubt, so that
     the next look finds it.
@@ -200,7 +200,9 @@ async def test_a_history_that_fails_changes_nothing(
     assert ([one.sms.message for one in report.found], [sms.message for sms in report.doubtful]) == (["1"], ["2"])
 
 
-async def test_a_gateway_that_is_down_changes_nothing(sandbox: Sandbox, client: AsyncOcaSms, journal: Journal) -> None:
+async def test_a_gateway_that_is_down_changes_nothing(
+    sandbox: Sandbox, client: AsyncOcaSms, journal: SqliteJournal
+) -> None:
     """«Could not connect» is the error, and the message stays in doubt."""
     lose(sandbox, "0", answers=True)
     await client.send_many(smses(1), journal=journal)
@@ -214,7 +216,7 @@ async def test_a_gateway_that_is_down_changes_nothing(sandbox: Sandbox, client: 
 
 @pytest.mark.parametrize("change", [without_records, without_the_latest])
 async def test_a_history_that_lags_leaves_the_message_in_doubt(
-    change: Callable[[bytes], bytes], client: AsyncOcaSms, proxy: HistoryProxy, sandbox: Sandbox, journal: Journal
+    change: Callable[[bytes], bytes], client: AsyncOcaSms, proxy: HistoryProxy, sandbox: Sandbox, journal: SqliteJournal
 ) -> None:
     """Not found proves nothing: the message is not sent, and is found once the history has caught up."""
     lose(sandbox, "2", answers=True)
@@ -228,7 +230,7 @@ async def test_a_history_that_lags_leaves_the_message_in_doubt(
 
 
 async def test_of_equal_messages_as_many_are_found_as_there_are_records(
-    client: AsyncOcaSms, sandbox: Sandbox, journal: Journal
+    client: AsyncOcaSms, sandbox: Sandbox, journal: SqliteJournal
 ) -> None:
     """Five equal messages of which two arrived: two are found, each with a record of its own; a second look finds no
     more.
@@ -245,7 +247,7 @@ async def test_of_equal_messages_as_many_are_found_as_there_are_records(
 
 
 async def test_a_record_of_a_sent_message_settles_no_equal_one(
-    client: AsyncOcaSms, sandbox: Sandbox, journal: Journal
+    client: AsyncOcaSms, sandbox: Sandbox, journal: SqliteJournal
 ) -> None:
     """The record of one message, whose receipt came, says nothing of its twin, whose request was lost."""
     await client.send_many(smses(1), journal=journal)
@@ -256,10 +258,10 @@ async def test_a_record_of_a_sent_message_settles_no_equal_one(
 
 
 async def test_a_journal_is_not_reconciled_while_a_run_uses_it(
-    client: AsyncOcaSms, tmp_path: Path, journal: Journal, proxy: HistoryProxy
+    client: AsyncOcaSms, tmp_path: Path, journal: SqliteJournal, proxy: HistoryProxy
 ) -> None:
     """Neither with the same object nor with another; and no run begins while the history is being looked into."""
-    async with client.bulk(smses(2), journal=journal) as outcomes, Journal(tmp_path / "run.journal") as other:
+    async with client.bulk(smses(2), journal=journal) as outcomes, SqliteJournal(tmp_path / "run.journal") as other:
         await anext(outcomes)
         for one in (journal, other):
             with pytest.raises(JournalError, match="another run uses it"):
@@ -285,16 +287,19 @@ async def test_a_journal_is_not_reconciled_while_a_run_uses_it(
 # --- which record settles which message -----------------------------------------------------------------------------
 
 
-async def leave_in_doubt(journal: Journal, messages: Iterable[Sms]) -> tuple[datetime, datetime]:
+async def leave_in_doubt(journal: SqliteJournal, messages: Iterable[Sms]) -> tuple[datetime, datetime]:
     """Have a run leave these messages in doubt; return a moment right before it and one right after it."""
 
-    async def send(sms: Sms, call: Call) -> SendReceipt:
-        await call.admit()
-        call.attempts, call.doubt = 1, True
-        raise call.settled(DeliveryUnknownError("lost"))
+    async def send(sms: Sms, call: CallState) -> SendReceipt:
+        await call.before_first_send()
+        call.started()
+        call.left_wire()
+        error = DeliveryUnknownError("lost")
+        call.failed(error)
+        raise call.conclude(error)
 
     before = datetime.now(UTC)
-    async with Bulk(send, messages, 1, Recording(journal, number)) as bulk:
+    async with BulkRun(send, messages, 1, JournalRun(journal, number)) as bulk:
         assert all(isinstance(outcome, Failed) for outcome in (await bulk.report()).outcomes)
     return before, datetime.now(UTC)
 
@@ -304,13 +309,13 @@ def record(sms: Sms, created_at: datetime | None, **changes: Any) -> SmsRecord:
     return evolve(SmsRecord("uid", number(sms.phone), sms.message, "delivered", created_at, 1), **changes)
 
 
-async def looked_up(journal: Journal, messages: Iterable[Sms], records: Sequence[SmsRecord]) -> ReconcileReport:
+async def looked_up(journal: SqliteJournal, messages: Iterable[Sms], records: Sequence[SmsRecord]) -> ReconcileReport:
     """Return what this history settles."""
 
     async def history() -> list[SmsRecord]:
         return list(records)
 
-    return await reconciled(Recording(journal, number), messages, number, history)
+    return await reconcile(JournalRun(journal, number), messages, number, history)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +333,7 @@ async def looked_up(journal: Journal, messages: Iterable[Sms], records: Sequence
     ],
 )
 async def test_a_record_settles_by_its_date(
-    earlier: timedelta | None, later: timedelta | None, *, found: bool, journal: Journal
+    earlier: timedelta | None, later: timedelta | None, *, found: bool, journal: SqliteJournal
 ) -> None:
     """From two minutes before the first request to an hour after the last that was heard; without a date, never."""
     sms = Sms(PHONE, TEXT)
@@ -339,30 +344,30 @@ async def test_a_record_settles_by_its_date(
         assert report == ReconcileReport((Sent(sms, SendReceipt("uid", "delivered", 1)),), ())
     else:
         assert report == ReconcileReport((), (sms,))
-    assert [entry.standing for entry in await known(journal, [sms])] == [SENT if found else DOUBTFUL]
+    assert [lookup.entry.status for lookup in await known(journal, [sms])] == [SENT if found else DOUBTFUL]
 
 
 async def test_the_time_of_a_message_reaches_from_its_first_request_to_its_last(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a message was sent again a day later, the record of either request settles it."""
     sms = Sms(PHONE, TEXT)
     first, _ = await leave_in_doubt(journal, [sms])
     a_day_later = (first + 24 * HOUR).timestamp()
-    monkeypatch.setattr("oca_sms_async._ledger.time.time", lambda: a_day_later)
-    async with Recording(journal, number) as recording:
-        (entry,) = [entry async for _, entry in recording.entries([sms])]
-        await journal.perform(lambda ledger: ledger.intend(entry), durable=True)
+    monkeypatch.setattr("oca_sms_async._journal._store.time.time", lambda: a_day_later)
+    async with JournalRun(journal, number) as recording:
+        (lookup,) = [lookup async for _, lookup in recording.lookups([sms])]
+        assert await journal.intend(lookup)
     assert (await looked_up(journal, [sms], [record(sms, first - 3 * MINUTE)])).found == ()
     assert (await looked_up(journal, [sms], [record(sms, first + 26 * HOUR)])).found == ()
     for at in (first + MINUTE, first + 24 * HOUR):
         report = await looked_up(journal, [sms], [record(sms, at)])
         assert [found.receipt.attempts for found in report.found] == [2]
-        await journal.perform(lambda ledger: ledger.settle(entry, DOUBTFUL, 2), durable=True)
+        await journal.settle(lookup, JournalEntry(DOUBTFUL, attempts=2))
 
 
 @pytest.mark.parametrize("written", [PHONE, PHONE[1:], "0" + PHONE[3:], "0812-3450-0000", "+62 812 3450 0000"])
-async def test_a_records_number_may_be_spelled_in_any_way(written: str, journal: Journal) -> None:
+async def test_a_records_number_may_be_spelled_in_any_way(written: str, journal: SqliteJournal) -> None:
     """The gateway's spelling of a number is its own, and the caller's as well."""
     sms = Sms("(0812) 345.00000", TEXT)
     _, after = await leave_in_doubt(journal, [sms])
@@ -379,23 +384,24 @@ async def test_a_records_number_may_be_spelled_in_any_way(written: str, journal:
         {"message_body": ""},
     ],
 )
-async def test_another_number_or_text_settles_nothing(changes: dict[str, str], journal: Journal) -> None:
+async def test_another_number_or_text_settles_nothing(changes: dict[str, str], journal: SqliteJournal) -> None:
     """Only the whole number and the whole text will do; a number that cannot be read is nobody's."""
     sms = Sms(PHONE, TEXT)
     _, after = await leave_in_doubt(journal, [sms])
     assert await looked_up(journal, [sms], [record(sms, after, **changes)]) == ReconcileReport((), (sms,))
 
 
-async def test_an_id_that_the_journal_holds_settles_nothing(journal: Journal) -> None:
+async def test_an_id_that_the_journal_holds_settles_nothing(journal: SqliteJournal) -> None:
     """Neither one of a receipt nor one that was found, be it in this look or an earlier one."""
     sms = Sms(PHONE, TEXT)
 
-    async def send(_: Sms, call: Call) -> SendReceipt:
-        await call.admit()
-        call.attempts = 1
+    async def send(_: Sms, call: CallState) -> SendReceipt:
+        await call.before_first_send()
+        call.started()
+        call.left_wire()
         return SendReceipt("held", "sent")
 
-    async with Bulk(send, [sms], 1, Recording(journal, number)) as bulk:
+    async with BulkRun(send, [sms], 1, JournalRun(journal, number)) as bulk:
         await bulk.report()
     doubtful = [evolve(sms, key=key) for key in "abc"]
     _, after = await leave_in_doubt(journal, doubtful)
@@ -407,7 +413,7 @@ async def test_an_id_that_the_journal_holds_settles_nothing(journal: Journal) ->
     assert (await looked_up(journal, doubtful, [held, free])).found == ()
 
 
-async def test_a_long_list_is_looked_up_in_its_order_and_past_what_is_invalid(journal: Journal) -> None:
+async def test_a_long_list_is_looked_up_in_its_order_and_past_what_is_invalid(journal: SqliteJournal) -> None:
     """Found and doubtful are in input order, whatever the history's is; invalid messages are in neither."""
     messages = smses(600)
     _, after = await leave_in_doubt(journal, messages)
@@ -421,44 +427,44 @@ async def test_a_long_list_is_looked_up_in_its_order_and_past_what_is_invalid(jo
     async def history() -> list[SmsRecord]:
         return records[::-1]
 
-    report = await reconciled(Recording(journal, number), given_slowly(), number, history)
+    report = await reconcile(JournalRun(journal, number), given_slowly(), number, history)
     assert [found.sms.message for found in report.found] == [str(it) for it in range(600) if it % 3]
     assert [sms.message for sms in report.doubtful] == [str(it) for it in range(0, 600, 3)]
     assert repr(report) == "ReconcileReport(found=400, doubtful=200)"
 
 
-async def test_a_found_message_is_skipped_with_the_records_words(journal: Journal) -> None:
+async def test_a_found_message_is_skipped_with_the_records_words(journal: SqliteJournal) -> None:
     """Its receipt has the record's id and word, as any gateway may write them, and the attempts of the run."""
     sms = Sms(PHONE, TEXT)
     _, after = await leave_in_doubt(journal, [sms])
     await looked_up(journal, [sms], [record(sms, after, msg_uid="\ud83d", status="a word\0")])
 
-    async def send(_: Sms, __: Call) -> SendReceipt:
+    async def send(_: Sms, __: CallState) -> SendReceipt:
         raise AssertionError
 
-    async with Bulk(send, [sms], 1, Recording(journal, number)) as bulk:
+    async with BulkRun(send, [sms], 1, JournalRun(journal, number)) as bulk:
         assert (await bulk.report()).outcomes == (Skipped(sms, None, SendReceipt("\ud83d", "a word\0", 1)),)
 
 
 async def test_a_disk_that_fails_is_an_error_and_what_was_kept_is_true(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the second of three finds cannot be kept, the error comes out, and the next look finds the rest."""
     messages = smses(3)
     _, after = await leave_in_doubt(journal, messages)
-    find = Ledger.find
+    find = Store.find
 
-    def failing(ledger: Ledger, entry: Entry, receipt: SendReceipt) -> bool:
+    def failing(store: Store, lookup: Lookup, receipt: SendReceipt) -> bool:
         if receipt.msg_uid == "uid 1":
             raise JournalError("full")
-        return find(ledger, entry, receipt)
+        return find(store, lookup, receipt)
 
     records = [record(sms, after, msg_uid=f"uid {sms.message}") for sms in messages]
     with monkeypatch.context() as patched:
-        patched.setattr(Ledger, "find", failing)
+        patched.setattr(Store, "find", failing)
         with pytest.raises(JournalError, match="full"):
             await looked_up(journal, messages, records)
-    assert [entry.standing for entry in await known(journal, messages)] == [SENT, DOUBTFUL, DOUBTFUL]
+    assert [lookup.entry.status for lookup in await known(journal, messages)] == [SENT, DOUBTFUL, DOUBTFUL]
     assert [found.sms for found in (await looked_up(journal, messages, records)).found] == messages[1:]
 
 
@@ -489,10 +495,10 @@ class Row:
     minute: int | None
 
 
-class Remembering(Recording):
+class Remembering(JournalRun):
     """A recording without a file."""
 
-    def __init__(self, entries: Sequence[Entry], held: Iterable[str]) -> None:
+    def __init__(self, entries: Sequence[Lookup], held: Iterable[str]) -> None:
         self.all = entries
         self.held = set(held)
 
@@ -502,12 +508,12 @@ class Remembering(Recording):
     async def __aexit__(self, *_: object) -> None:
         pass
 
-    async def entries(self, messages: Any) -> AsyncIterator[tuple[Sms, Entry]]:
+    async def lookups(self, messages: Any) -> AsyncIterator[tuple[Sms, Lookup]]:
         """Yield what is known."""
         for sms, entry in zip(messages, self.all, strict=True):
             yield sms, entry
 
-    def find(self, entry: Entry, receipt: SendReceipt) -> Awaitable[bool]:
+    def find(self, lookup: Lookup, receipt: SendReceipt) -> Awaitable[bool]:
         """Note an id unless it is held."""
 
         async def noted() -> bool:
@@ -554,7 +560,12 @@ def test_records_settle_as_many_messages_as_they_can_and_each_one(
     """
     start = START.timestamp()
     entries = [
-        Entry(bytes([it]), DOUBTFUL, 1, start + 60 * one.began, start + 60 * (one.began + one.lasted))
+        Lookup(
+            bytes([it]),
+            JournalEntry(DOUBTFUL, attempts=1),
+            began=start + 60 * one.began,
+            ended=start + 60 * (one.began + one.lasted),
+        )
         for it, one in enumerate(doubtful)
     ]
     messages = [Sms(one.phone, one.text) for one in doubtful]
@@ -567,7 +578,7 @@ def test_records_settle_as_many_messages_as_they_can_and_each_one(
         return records
 
     recording = Remembering(entries, map(str, held))
-    report = asyncio.run(reconciled(recording, messages, number, history))
+    report = asyncio.run(reconcile(recording, messages, number, history))
     numbers = {id(sms): it for it, sms in enumerate(messages)}
     settled = {numbers[id(found.sms)]: int(found.receipt.msg_uid) for found in report.found}
     assert len(settled) == len(report.found) == len(set(settled.values()))

@@ -1,5 +1,6 @@
 """The sandbox: the gateway's documented answers, its knobs, its inbox, and that leaving it leaves nothing behind."""
 
+import ast
 import asyncio
 import base64
 import contextlib
@@ -11,15 +12,19 @@ import signal
 import socket
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moved_clock import until
 
+from oca_sms_async import sandbox as package
 from oca_sms_async.sandbox import Inbox, Message, Sandbox
 
 PHONE = "+6281381475159"
@@ -31,7 +36,7 @@ Reach = Callable[[Sandbox], Awaitable[httpx.AsyncClient]]
 
 
 def client_of(sandbox: Sandbox, base_url: str, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """Return a client with the sandbox's credentials, whatever proxies the machine has."""
+    """Return a client with the sandbox's credentials, which asks no proxy of the machine."""
     auth = (sandbox.username, sandbox.password)
     return httpx.AsyncClient(base_url=base_url, auth=auth, transport=transport, trust_env=False, timeout=None)
 
@@ -43,16 +48,16 @@ def in_process(sandbox: Sandbox) -> httpx.AsyncClient:
 
 @pytest.fixture(params=["socket", "in process"])
 async def reach(request: pytest.FixtureRequest) -> AsyncIterator[Reach]:
-    """Return a function that gives a client of a sandbox, once through a socket and once in process."""
+    """Return a function that gives a client of a sandbox, on a socket and then in process."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def reached(sandbox: Sandbox) -> httpx.AsyncClient:
+        async def give(sandbox: Sandbox) -> httpx.AsyncClient:
             if request.param == "in process":
                 return await stack.enter_async_context(in_process(sandbox))
             await stack.enter_async_context(sandbox.serve())
             return await stack.enter_async_context(client_of(sandbox, sandbox.base_url))
 
-        yield reached
+        yield give
 
 
 async def post(client: httpx.AsyncClient, phone: object = PHONE, message: object = TEXT) -> httpx.Response:
@@ -60,7 +65,7 @@ async def post(client: httpx.AsyncClient, phone: object = PHONE, message: object
     return await client.post("/sms", json={"phone": phone, "message": message})
 
 
-async def refusal(response: httpx.Response) -> tuple[int, Any, Any]:
+async def read_refusal(response: httpx.Response) -> tuple[int, Any, Any]:
     """Return the HTTP status, the code and the message of an answer with exactly one documented error."""
     assert response.headers["content-type"].startswith("application/json")
     body = response.json()
@@ -69,22 +74,16 @@ async def refusal(response: httpx.Response) -> tuple[int, Any, Any]:
     return response.status_code, error.get("code"), error["message"]
 
 
-async def complaints(response: httpx.Response) -> list[tuple[str, str]]:
-    """Return (param, msg) of each field error of a 39, whose shape is checked."""
-    status, code, fields = await refusal(response)
+async def read_complaints(response: httpx.Response) -> list[tuple[str, str]]:
+    """Return (param, msg) of each field error of a 39, and check their shape."""
+    status, code, fields = await read_refusal(response)
     assert (status, code) == (406, "39")
     assert all(set(field) == {"value", "msg", "param", "location"} and field["location"] == "body" for field in fields)
     return [(field["param"], field["msg"]) for field in fields]
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Let the event loop turn until something holds that nobody announces."""
-    while not condition():
-        await asyncio.sleep(0)
-
-
 async def assert_refused(base_url: str) -> None:
-    """Assert that nobody listens at this address any more."""
+    """Assert that the address refuses connections."""
     url = httpx.URL(base_url)
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(url.host, url.port)
@@ -102,7 +101,7 @@ async def test_send_is_answered_as_documented(reach: Reach) -> None:
 
 
 async def test_history_is_a_bare_array_of_records(reach: Reach) -> None:
-    """The history is an array of records with the documented fields, the oldest first, and empty at the start."""
+    """The history is an array of records with the documented fields, the oldest first. It begins empty."""
     client = await reach(Sandbox())
     assert (await client.get("/sms")).json() == []
     uids = [(await post(client, message=text)).json()["msg_uid"] for text in (TEXT, LONG)]
@@ -123,7 +122,7 @@ async def test_history_is_a_bare_array_of_records(reach: Reach) -> None:
 
 
 async def test_detail_wraps_the_record_and_names_the_application(reach: Reach) -> None:
-    """The detail holds the history's record, an application beside it, in an envelope whose status is a boolean."""
+    """The detail is an envelope with a boolean status, round the history's record and an application."""
     client = await reach(Sandbox())
     uid = (await post(client)).json()["msg_uid"]
     response = await client.get(f"/sms/status/{uid}")
@@ -145,9 +144,9 @@ async def test_number_comes_back_as_e164(phone: str) -> None:
 async def test_missing_authorization_is_19(reach: Reach, path: str) -> None:
     """A request without the header is told so with 406."""
     client = await reach(Sandbox())
-    assert await refusal(await client.get(path, auth=None)) == (406, 19, "Missing Authorization Header")
+    assert await read_refusal(await client.get(path, auth=None)) == (406, 19, "Missing Authorization Header")
     if path == "/sms":
-        assert (await refusal(await client.request("POST", path, json={}, auth=None)))[:2] == (406, 19)
+        assert (await read_refusal(await client.request("POST", path, json={}, auth=None)))[:2] == (406, 19)
 
 
 @pytest.mark.parametrize(
@@ -168,11 +167,11 @@ async def test_wrong_or_malformed_credentials_are_17(authorization: str) -> None
     async with in_process(Sandbox()) as client:
         headers = [(b"Authorization", authorization.encode("latin-1"))]
         response = await client.get("/sms", headers=headers, auth=None)
-    assert await refusal(response) == (401, 17, "Invalid Authentication Credentials")
+    assert await read_refusal(response) == (401, 17, "Invalid Authentication Credentials")
 
 
 async def test_credentials_of_ones_own(reach: Reach) -> None:
-    """A sandbox takes the credentials that it was made with, a colon and other scripts in the password included."""
+    """A sandbox takes its own credentials, even with a colon or another script in the password."""
     sandbox = Sandbox(username="test@gmail.com", password="tést:123")  # secrets of this test alone
     client = await reach(sandbox)
     token = base64.b64encode("test@gmail.com:tést:123".encode()).decode()
@@ -196,12 +195,12 @@ async def test_published_check_value_opens_the_account() -> None:
 async def test_refused_account_cannot_do_anything(
     reach: Reach, knob: str, value: object, expected: tuple[int, int, str]
 ) -> None:
-    """An account without settings or past its date is refused on every path, and by wrong credentials before that."""
+    """An account without settings or past its date is refused on every path. Wrong credentials go first."""
     sandbox = Sandbox(**{knob: value})  # type: ignore[arg-type]  # the table knows the types
     client = await reach(sandbox)
     for response in (await post(client), await client.get("/sms"), await client.get("/sms/status/abc")):
-        assert await refusal(response) == expected
-    assert (await refusal(await client.get("/sms", auth=("a", "b"))))[1] == 17
+        assert await read_refusal(response) == expected
+    assert (await read_refusal(await client.get("/sms", auth=("a", "b"))))[1] == 17
     assert len(sandbox.inbox) == 0
 
 
@@ -211,9 +210,9 @@ async def test_quota_counts_segments(reach: Reach) -> None:
     client = await reach(sandbox)
     assert (await post(client, message=LONG)).status_code == 200
     assert sandbox.quota == 1
-    assert await refusal(await post(client, message=LONG)) == (401, 55, "Your Quota Is not Enough")
+    assert await read_refusal(await post(client, message=LONG)) == (401, 55, "Your Quota Is not Enough")
     assert (await post(client)).status_code == 200
-    assert (await refusal(await post(client)))[1] == 55
+    assert (await read_refusal(await post(client)))[1] == 55
     assert sandbox.quota == 0
     assert [message.segments for message in sandbox.inbox] == [2, 1]
 
@@ -252,12 +251,12 @@ async def test_foreign_number_gets_the_documented_complaint(reach: Reach) -> Non
     ],
 )
 async def test_impossible_number_is_39(phone: object, msg: str) -> None:
-    """Whatever is no possible Indonesian number in digits is refused, and nothing is delivered."""
+    """An impossible Indonesian number, or one with other characters, is refused and not delivered."""
     sandbox = Sandbox()
     body = json.dumps({"phone": phone, "message": TEXT})
     async with in_process(sandbox) as client:
         response = await client.post("/sms", content=body, headers={"Content-Type": "application/json"})
-    assert await complaints(response) == [("phone_number", msg)]
+    assert await read_complaints(response) == [("phone_number", msg)]
     assert len(sandbox.inbox) == 0
 
 
@@ -267,7 +266,7 @@ async def test_missing_or_odd_text_is_39(text: object) -> None:
     async with in_process(Sandbox()) as client:
         body = json.dumps({"phone": PHONE, "message": text})
         response = await client.post("/sms", content=body, headers={"Content-Type": "application/json"})
-    assert await complaints(response) == [("message_body", "Invalid value")]
+    assert await read_complaints(response) == [("message_body", "Invalid value")]
 
 
 @pytest.mark.parametrize(
@@ -286,10 +285,43 @@ async def test_missing_or_odd_text_is_39(text: object) -> None:
     ],
 )
 async def test_body_without_parameters_is_39(body: bytes) -> None:
-    """A body that is no JSON object, or one without the parameters, gets a complaint about each of them."""
+    """A body that is no JSON object, or lacks the parameters, gets a complaint about each parameter."""
     async with in_process(Sandbox()) as client:
         response = await client.post("/sms", content=body, headers={"Content-Type": "application/json"})
-    assert await complaints(response) == [("phone_number", "Invalid value"), ("message_body", "Invalid value")]
+    assert await read_complaints(response) == [("phone_number", "Invalid value"), ("message_body", "Invalid value")]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("authorized", [False, True])
+async def test_a_huge_body_is_refused_and_never_kept(chunked: bool, authorized: bool) -> None:
+    """A body above a mebibyte is a 413. The sandbox has not grown by it, and the connection goes on."""
+    async with Sandbox().serve() as sandbox, client_of(sandbox, sandbox.base_url) as client:
+        part, count = b"x" * 2**20, 64
+
+        async def stream() -> AsyncIterator[bytes]:
+            for _ in range(count):
+                yield part
+
+        headers = {} if chunked else {"Content-Length": str(count * len(part))}
+        tracemalloc.start()
+        auth = httpx.BasicAuth(sandbox.username, sandbox.password) if authorized else httpx.Auth()
+        response = await client.post("/sms", content=stream(), headers=headers, auth=auth)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert await read_refusal(response) == (413, None, "Payload Too Large")
+        assert peak < 20 * 2**20
+        assert sandbox.traffic.refusals == {"too-long": 1}
+        assert (await post(client)).status_code == 200
+
+
+async def test_the_longest_body_is_read() -> None:
+    """A body of a mebibyte is not too long."""
+    async with in_process(Sandbox()) as client:
+        sms = json.dumps({"phone": PHONE, "message": TEXT}).encode()
+        for length, status in [(2**20, 200), (2**20 + 1, 413)]:
+            padded = sms.ljust(length)
+            response = await client.post("/sms", content=padded, headers={"Content-Type": "application/json"})
+            assert response.status_code == status
 
 
 @pytest.mark.parametrize(
@@ -308,10 +340,10 @@ async def test_refused_numbers_are_39_in_any_spelling(reach: Reach) -> None:
     """A number that the sandbox refuses is refused however either side spells it, and others pass."""
     sandbox = Sandbox(refused_numbers=["0813-8147-5159"])
     client = await reach(sandbox)
-    assert await complaints(await post(client)) == [("phone_number", "Invalid phone number")]
+    assert await read_complaints(await post(client)) == [("phone_number", "Invalid phone number")]
     assert (await post(client, "+6281381475158")).status_code == 200
     sandbox.refused_numbers = {"62 81381475158"}
-    assert await complaints(await post(client, "+6281381475158")) == [("phone_number", "Invalid phone number")]
+    assert await read_complaints(await post(client, "+6281381475158")) == [("phone_number", "Invalid phone number")]
     assert (await post(client)).status_code == 200
 
 
@@ -320,7 +352,7 @@ async def test_template_must_match_the_whole_text(reach: Reach) -> None:
     client = await reach(Sandbox(template=r"Acme: \d{6} is your code"))
     assert (await post(client)).status_code == 200
     for text in (TEXT + "!", "Acme: 12345 is your code"):
-        assert await complaints(await post(client, message=text)) == [
+        assert await read_complaints(await post(client, message=text)) == [
             ("message_body", "Message does not match the template")
         ]
 
@@ -331,7 +363,7 @@ async def test_first_attempts_fail_as_often_as_asked(reach: Reach) -> None:
     client = await reach(sandbox)
     for text in (TEXT, LONG):
         for _ in range(2):
-            assert await refusal(await post(client, message=text)) == (500, 13, "Internal Error")
+            assert await read_refusal(await post(client, message=text)) == (500, 13, "Internal Error")
         assert (await post(client, message=text)).status_code == 200
     assert [(message.text, message.faults) for message in sandbox.inbox] == [
         (text, ("internal-error", "internal-error")) for text in (TEXT, LONG)
@@ -339,16 +371,16 @@ async def test_first_attempts_fail_as_often_as_asked(reach: Reach) -> None:
 
 
 async def test_injected_error_comes_before_the_quota_and_after_the_parameters() -> None:
-    """A 500 may be followed by 55, and a send that is wrong in itself does not use an injected error up."""
+    """A 500 may be followed by 55. A send with wrong parameters does not use up an injected error."""
     sandbox = Sandbox(quota=0)
     sandbox.when().respond("internal-error", times=1)
     async with in_process(sandbox) as client:
-        assert (await refusal(await post(client, "1")))[1] == "39"
-        assert (await refusal(await post(client)))[1] == 13
-        assert (await refusal(await post(client)))[1] == 55
+        assert (await read_refusal(await post(client, "1")))[1] == "39"
+        assert (await read_refusal(await post(client)))[1] == 13
+        assert (await read_refusal(await post(client)))[1] == 55
 
 
-async def failures(sandbox: Sandbox) -> list[bool]:
+async def find_failures(sandbox: Sandbox) -> list[bool]:
     """Return for each of sixty sends whether it was answered 500."""
     async with in_process(sandbox) as client:
         return [(await post(client, message=f"{n}")).status_code == 500 for n in range(60)]
@@ -356,7 +388,9 @@ async def failures(sandbox: Sandbox) -> list[bool]:
 
 async def test_one_seed_fails_the_same_sends() -> None:
     """Two sandboxes with one seed refuse the same sends, and a seed of its own other ones."""
-    first, second, other = [await failures(Sandbox(faults={"internal-error": 0.3}, seed=seed)) for seed in (7, 7, 8)]
+    first, second, other = [
+        await find_failures(Sandbox(faults={"internal-error": 0.3}, seed=seed)) for seed in (7, 7, 8)
+    ]
     assert first == second != other
     assert 0 < sum(first) < 60
 
@@ -364,7 +398,7 @@ async def test_one_seed_fails_the_same_sends() -> None:
 @pytest.mark.parametrize(("rate", "count"), [(0.0, 0), (1.0, 60)])
 async def test_rate_of_nothing_and_of_everything(rate: float, count: int) -> None:
     """A rate of 0 fails no send and a rate of 1 each of them."""
-    assert sum(await failures(Sandbox(faults={"internal-error": rate}))) == count
+    assert sum(await find_failures(Sandbox(faults={"internal-error": rate}))) == count
 
 
 async def test_knobs_hold_from_the_next_request_on(reach: Reach) -> None:
@@ -383,24 +417,24 @@ async def test_knobs_hold_from_the_next_request_on(reach: Reach) -> None:
     ]
     for knob, on, off, code in turns:
         setattr(sandbox, knob, on)
-        assert (await refusal(await post(client)))[1] == code
+        assert (await read_refusal(await post(client)))[1] == code
         setattr(sandbox, knob, off)
         assert (await post(client)).status_code == 200
 
 
 @pytest.mark.parametrize("uid", ["unknown", "a/b", "a%2Fb", "%00", "..", "é", "a b"])
 async def test_unknown_id_has_no_code(reach: Reach, uid: str) -> None:
-    """An id that nobody has, of whatever characters, is 404 without a code."""
+    """An unknown id, of any characters, is 404 without a code."""
     client = await reach(Sandbox())
     quoted = "".join(f"%{byte:02X}" for byte in uid.encode())
-    assert await refusal(await client.get(f"/sms/status/{quoted}")) == (404, None, "There is no data available")
+    assert await read_refusal(await client.get(f"/sms/status/{quoted}")) == (404, None, "There is no data available")
 
 
 @pytest.mark.parametrize("path", ["/", "/sms/", "/sms/status", "/sending"])
 async def test_unknown_path_is_404_in_json(reach: Reach, path: str) -> None:
     """A path that the gateway does not have is 404 in its own shape, and redirected nowhere."""
     client = await reach(Sandbox())
-    assert await refusal(await client.get(path)) == (404, None, "Not Found")
+    assert await read_refusal(await client.get(path)) == (404, None, "Not Found")
 
 
 @pytest.mark.parametrize(
@@ -411,7 +445,7 @@ async def test_wrong_method_is_405_in_json(reach: Reach, method: str, path: str,
     """A method that the path does not have is 405 and says which it has."""
     client = await reach(Sandbox())
     response = await client.request(method, path)
-    assert await refusal(response) == (405, None, "Method Not Allowed")
+    assert await read_refusal(response) == (405, None, "Method Not Allowed")
     assert set(response.headers["allow"].split(", ")) == allowed
 
 
@@ -436,13 +470,13 @@ async def test_inbox_is_a_sequence_of_messages() -> None:
     assert first.created_at.utcoffset() == timedelta(0)
     assert inbox[2].segments == 2
     with pytest.raises(AttributeError):
-        first.text = "other"  # type: ignore[misc]  # the refusal is what is tested
+        first.text = "other"  # type: ignore[misc]  # the test is about the refusal
     with pytest.raises(IndexError):
         inbox[3]
 
 
 async def test_attempts_count_every_post_for_number_and_text() -> None:
-    """`attempts` counts what was posted in vain before, in any spelling; what has its receipt is another message."""
+    """`attempts` counts the failed POSTs, in any spelling of the number. After its receipt a message counts anew."""
     sandbox = Sandbox()
     sandbox.when().respond("internal-error", times=2)
     async with in_process(sandbox) as client:
@@ -470,7 +504,7 @@ async def test_a_message_whose_answer_was_lost_is_the_same_when_it_comes_again()
 
 
 async def test_failing_attempts_are_those_of_each_message() -> None:
-    """The same text sent again is another message, whose first attempts fail as well."""
+    """The same text sent again is another message, and its first attempts fail too."""
     sandbox = Sandbox(failing_attempts=1)
     async with in_process(sandbox) as client:
         assert [(await post(client)).status_code for _ in range(4)] == [500, 200, 500, 200]
@@ -490,7 +524,7 @@ async def test_cleared_inbox_is_as_new() -> None:
 
 
 async def test_reprs_show_no_message() -> None:
-    """Neither a message, nor the inbox, nor the sandbox shows a text, a whole number or the password."""
+    """No repr of a message, the inbox or the sandbox shows a text, a whole number or the password."""
     sandbox = Sandbox(password="s3cret-marker", refused_numbers=["+6281381475150"], template="Acme.*")
     async with in_process(sandbox) as client:
         await post(client)
@@ -537,11 +571,18 @@ async def test_reprs_show_no_message() -> None:
         ("template", b"x"),
         ("quota", "1"),
         ("username", None),
+        ("token", ""),
+        ("token", "a b"),
+        ("token", "a\n"),
+        ("token", 5),
+        ("sender_id", ""),
+        ("sender_id", " Acme"),
+        ("sender_id", None),
         ("template", 5),
     ],
 )
 def test_impossible_knobs_are_named(field: str, value: object) -> None:
-    """A knob that cannot have a value says so, when it is given and when it is set."""
+    """An impossible value of a knob is named, at construction and later."""
     with pytest.raises(ValueError, match=field):
         Sandbox(**{field: value})  # type: ignore[arg-type]  # the wrong values are the point
     with pytest.raises(ValueError, match=field):
@@ -566,7 +607,7 @@ async def test_latency_delays_the_answer_and_not_the_delivery(monkeypatch: pytes
 
 @pytest.mark.parametrize("path", ["/sms", "/sms/status/x", "/nowhere"])
 async def test_latency_holds_for_every_answer(path: str) -> None:
-    """With an endless latency no path is answered, and a client that gives up leaves no task in the server."""
+    """With an endless latency no path is answered. A client that gives up leaves no task in the server."""
     sandbox = Sandbox(latency=math.inf)
     async with sandbox.serve(), client_of(sandbox, sandbox.base_url) as client:
         before = asyncio.all_tasks()
@@ -624,7 +665,7 @@ async def test_occupied_port_is_an_os_error() -> None:
 
 
 def has_ipv6() -> bool:
-    """Tell whether this machine has an IPv6 loopback; in a container it often has none."""
+    """Tell whether this machine has an IPv6 loopback. A container often has none."""
     with contextlib.suppress(OSError):
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
         return True
@@ -644,7 +685,7 @@ async def test_base_url_can_be_connected_to(host: str, origin: str) -> None:
 
 
 async def test_leaving_stops_listening_and_leaves_no_task() -> None:
-    """After the block nobody listens, a kept connection is closed, and the loop has no task more than before."""
+    """After the block the address is closed, so is a kept connection, and the loop has no new task."""
     before = asyncio.all_tasks()
     async with contextlib.AsyncExitStack() as stack:
         async with Sandbox().serve() as sandbox:
@@ -659,7 +700,7 @@ async def test_leaving_stops_listening_and_leaves_no_task() -> None:
 
 
 async def test_leaving_by_an_exception_stops_listening() -> None:
-    """An exception comes out of the block as it is, and nobody listens afterwards."""
+    """An exception comes out of the block as it is, and the address is closed afterwards."""
     addresses = []
 
     async def fail() -> None:
@@ -674,7 +715,7 @@ async def test_leaving_by_an_exception_stops_listening() -> None:
 
 @pytest.mark.parametrize("cancellations", [1, 2, 3])
 async def test_leaving_by_cancellation_stops_listening(cancellations: int) -> None:
-    """A cancelled block, and one that is cancelled again while it ends, has ended when its task has."""
+    """A cancelled block has ended when its task has, even if it is cancelled again while it ends."""
     sandbox, before = Sandbox(), asyncio.all_tasks()
 
     async def serve() -> None:
@@ -695,7 +736,7 @@ async def test_leaving_by_cancellation_stops_listening(cancellations: int) -> No
 
 @pytest.mark.parametrize("cycles", range(8))
 async def test_leaving_closes_connections_that_were_just_made(cycles: int) -> None:
-    """A connection is closed by the end of the block, however little of it the server had seen."""
+    """The end of the block closes a connection, even one that the server had hardly seen."""
     before = asyncio.all_tasks()
     async with Sandbox().serve() as sandbox:
         url = httpx.URL(sandbox.base_url)
@@ -708,7 +749,7 @@ async def test_leaving_closes_connections_that_were_just_made(cycles: int) -> No
 
 
 async def test_leaving_drops_who_still_waits() -> None:
-    """A request that waits out a latency when the block ends gets no answer, although its message was accepted."""
+    """A request that waits out a latency at the end of the block gets no answer, although its message was accepted."""
     sandbox = Sandbox(latency=math.inf)
     async with contextlib.AsyncExitStack() as stack:
         async with sandbox.serve():
@@ -738,7 +779,7 @@ async def test_half_a_request_is_no_message(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_end_of_the_loop_ends_the_server() -> None:
-    """`asyncio.run` may end while a sandbox is served in another task: nobody listens afterwards."""
+    """`asyncio.run` may end while another task serves a sandbox: its address is closed afterwards."""
     sandbox = Sandbox()
     addresses: list[httpx.URL] = []
 
@@ -768,7 +809,7 @@ async def test_signal_handlers_are_left_alone() -> None:
 
 
 async def test_log_holds_no_text_and_no_number(caplog: pytest.LogCaptureFixture) -> None:
-    """Not even a debug log tells what was sent to whom, or the password."""
+    """Not even a debug log has a text, a recipient or the password."""
     caplog.set_level(logging.DEBUG)
     async with Sandbox(password="s3cret-marker").serve() as sandbox, client_of(sandbox, sandbox.base_url) as client:
         await post(client)
@@ -778,10 +819,33 @@ async def test_log_holds_no_text_and_no_number(caplog: pytest.LogCaptureFixture)
             assert not any(secret in record.getMessage() for secret in ("482913", "81381475", "s3cret-marker"))
 
 
-@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
-def test_missing_extra_says_what_to_install(package: str) -> None:
+ROOMS = {"_regular_v1", "_regular_v2", "_premium_v1", "_premium_v2", "_authorization", "_refusals"}
+# Paths, fields, texts and codes of the wire.
+WORDS = {
+    *("/api/v1", "/sms/v2", "/sms", "/send-otp", "/otpstatus/{id:path}", "basic", "bearer"),
+    *("phone_number", "message_body", "total_sms", "updated_at", "application", "receipent_number", "msgid", "success"),
+    *("Internal Error", "Too Many Request", "X-RateLimit-limit", "param", "location"),
+    *(13, 17, 19, 33, 39, 41, 43, 45, 51, 55, 59, "39"),
+}
+
+
+def test_few_rooms_know_the_wire() -> None:
+    """The words of an API stand in its own room and in the two that APIs share. No other room knows one."""
+    folder = Path(package.__path__[0])
+    found = set()
+    for room in folder.glob("*.py"):
+        constants = [
+            node.value for node in ast.walk(ast.parse(room.read_text("utf-8"))) if isinstance(node, ast.Constant)
+        ]
+        found |= {(room.stem, value) for value in constants if isinstance(value, int | str) and value in WORDS}
+    assert {room for room, _ in found} == ROOMS
+    assert {word for _, word in found} >= {"/sms", "phone_number", "39", 13}
+
+
+@pytest.mark.parametrize("module", ["starlette", "uvicorn"])
+def test_missing_extra_says_what_to_install(module: str) -> None:
     """Without the extra the import fails with the command that helps."""
-    code = f"import sys; sys.modules[{package!r}] = None; import oca_sms_async.sandbox"
+    code = f"import sys; sys.modules[{module!r}] = None; import oca_sms_async.sandbox"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert 'ImportError: The sandbox needs its extra: pip install "oca-sms-async[sandbox]"' in run.stderr
@@ -806,7 +870,7 @@ bodies = (
 @settings(deadline=None, database=None)
 @given(body=bodies)
 async def test_no_body_makes_the_sandbox_fail(body: bytes) -> None:
-    """Whatever is posted is answered 200 and delivered, or 39 and not."""
+    """Any body is answered 200 and delivered, or 39 and not delivered."""
     sandbox = Sandbox()
     async with in_process(sandbox) as client:
         response = await client.post("/sms", content=body, headers={"Content-Type": "application/json"})
@@ -824,7 +888,7 @@ async def test_no_body_makes_the_sandbox_fail(body: bytes) -> None:
 async def test_no_request_makes_the_sandbox_fail(
     method: str, path: str, authorization: bytes | None, content_type: bytes | None
 ) -> None:
-    """Whatever path, method and headers a request has, its answer is one of the gateway's own errors."""
+    """Any path, method and headers are answered with one of the gateway's own errors."""
     named = [(b"Authorization", authorization), (b"Content-Type", content_type)]
     headers = [(name, value) for name, value in named if value is not None]
     async with in_process(Sandbox()) as client:
@@ -832,4 +896,4 @@ async def test_no_request_makes_the_sandbox_fail(
         for place in ("/sms", f"/sms/{quoted}", f"/sms/status/{quoted}"):
             response = await client.request(method, place, headers=headers, auth=None)
             assert response.status_code in {401, 404, 405, 406}
-            await refusal(response)
+            await read_refusal(response)

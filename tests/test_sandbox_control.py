@@ -1,4 +1,4 @@
-"""The paths that control a sandbox: what they tell and set, whom they refuse, and that no request troubles them."""
+"""The paths that control a sandbox: their answers, their guard, and that no request breaks them."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,8 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moved_clock import until
+from watched_inbox import Watches
 
 from oca_sms_async import AsyncOcaSms
 from oca_sms_async.sandbox import FAULTS, Sandbox, _control, _inbox
@@ -42,10 +44,13 @@ async def test_messages_are_told_whole(control: httpx.AsyncClient, client: Async
     assert first.pop("created_at").endswith("Z")
     assert first == {
         "msg_uid": sandbox.inbox[0].msg_uid,
+        "api": "regular-v1",
+        "sender_id": None,
         "phone": PHONE,
         "text": TEXT,
         "code": "482913",
         "segments": 1,
+        "encoding": "GSM-7",
         "status": "sent",
         "attempts": 2,
         "faults": ["internal-error"],
@@ -62,7 +67,7 @@ async def test_messages_can_be_forgotten(control: httpx.AsyncClient, client: Asy
 
 @pytest.mark.parametrize("spelling", ["%2B6281381475159", "+6281381475159", "081381475159", "0813-8147-5159"])
 async def test_the_latest_is_that_of_a_number(control: httpx.AsyncClient, client: AsyncOcaSms, spelling: str) -> None:
-    """However the number is written, even with a plus that is not escaped, its newest message comes at once."""
+    """In any spelling of the number, even with a plus that is not escaped, its newest message comes at once."""
     for text in ("older", TEXT):
         await client.send(PHONE, text)
     await client.send(OTHER, "another's")
@@ -70,26 +75,29 @@ async def test_the_latest_is_that_of_a_number(control: httpx.AsyncClient, client
     assert (response.status_code, response.json()["text"], response.json()["code"]) == (200, TEXT, "482913")
 
 
-async def test_the_latest_is_waited_for(control: httpx.AsyncClient, client: AsyncOcaSms, sandbox: Sandbox) -> None:
+async def test_the_latest_is_waited_for(
+    control: httpx.AsyncClient, client: AsyncOcaSms, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A long poll is answered when the message arrives."""
+    watches = Watches(sandbox.inbox, monkeypatch)
     polling = asyncio.create_task(control.get("/sandbox/messages/latest", params={"phone": PHONE, "wait": "60"}))
-    while not sandbox.inbox._waiting:
-        await asyncio.sleep(0)
+    await until(lambda: watches.open)
     await client.send(OTHER, TEXT)
     await client.send(PHONE, TEXT)
     assert (await polling).json()["phone"] == PHONE
-    assert sandbox.inbox._waiting == set()
+    assert watches.open == 0
 
 
 async def test_a_poll_in_vain_is_404(control: httpx.AsyncClient) -> None:
-    """Without `wait` a number without a message is told so at once, and its digits are not repeated."""
+    """Without `wait` a number without a message is a 404 at once, and the answer does not repeat the digits."""
     response = await control.get("/sandbox/messages/latest", params={"phone": PHONE})
     assert response.status_code == 404
     assert "81381475" not in response.text
 
 
-async def test_a_poll_that_is_given_up_ends(sandbox: Sandbox) -> None:
-    """When its client hangs up, or the sandbox ends, nobody waits any more."""
+async def test_a_poll_that_is_given_up_ends(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its client hangs up, or the sandbox ends, the poll stops waiting."""
+    watches = Watches(sandbox.inbox, monkeypatch)
     for leave in (True, False):
         url = httpx.URL(sandbox.base_url)
         _, writer = await asyncio.open_connection(url.host, url.port)
@@ -97,13 +105,11 @@ async def test_a_poll_that_is_given_up_ends(sandbox: Sandbox) -> None:
             b"GET /sandbox/messages/latest?phone=081381475159&wait=60 HTTP/1.1\r\n"
             + f"Host: 127.0.0.1:{url.port}\r\n\r\n".encode()
         )
-        while not sandbox.inbox._waiting:
-            await asyncio.sleep(0)
+        await until(lambda: watches.open)
         if leave:
             writer.close()
-            while sandbox.inbox._waiting:
-                await asyncio.sleep(0)
-    # The fixture's end would wait a minute for what is left, or fail for its open connection.
+            await until(lambda: not watches.open)
+    # The fixture's end would wait a minute for a poll that is left, or fail for its open connection.
     writer.close()
 
 
@@ -120,14 +126,14 @@ async def test_a_poll_that_is_given_up_ends(sandbox: Sandbox) -> None:
     ],
 )
 async def test_an_impossible_question_is_400(control: httpx.AsyncClient, query: dict[str, str], named: str) -> None:
-    """What cannot be meant is refused with the parameter's name."""
+    """An impossible parameter is refused by its name."""
     response = await control.get("/sandbox/messages/latest", params=query)
     assert response.status_code == 400
     assert named in response.json()["error"]
 
 
 async def test_faults_are_set_and_told(control: httpx.AsyncClient, sandbox: Sandbox) -> None:
-    """PUT sets all faults at once, those not named to 0, and answers with what GET tells."""
+    """PUT sets all faults at once, the missing ones to 0, and answers as GET does."""
     assert (await control.get("/sandbox/faults")).json() == dict.fromkeys([*FAULTS, "failing-attempts"], 0)
     response = await control.put("/sandbox/faults", json={"reset": 0.25, "failing-attempts": 2})
     assert response.status_code == 200
@@ -144,6 +150,7 @@ async def test_faults_are_set_and_told(control: httpx.AsyncClient, sandbox: Sand
         (b"x", "JSON"),
         (b"[" * 100_000, "JSON"),
         (b"[]", "JSON"),
+        (b" " * (2**20 + 1) + b"{}", "long"),
         (b'{"unheard-of": 1}', "reset"),
         (b'{"reset": 2}', "reset"),
         (b'{"reset": NaN}', "reset"),
@@ -158,7 +165,7 @@ async def test_faults_are_set_and_told(control: httpx.AsyncClient, sandbox: Sand
 async def test_impossible_faults_change_nothing(
     control: httpx.AsyncClient, sandbox: Sandbox, body: bytes, named: str
 ) -> None:
-    """What cannot be played is 400 with what is wrong, and what was played before still is."""
+    """Faults that cannot be played are a 400 with the reason, and the earlier faults stay."""
     sandbox.faults = {"html": 0.5}
     response = await control.put("/sandbox/faults", content=body)
     assert response.status_code == 400
@@ -167,7 +174,7 @@ async def test_impossible_faults_change_nothing(
 
 
 async def test_statistics_count(control: httpx.AsyncClient, client: AsyncOcaSms, sandbox: Sandbox) -> None:
-    """What was accepted, refused and asked in the last second, and the limits, are told."""
+    """The statistics have the limits, and the counts of accepted, refused and recent requests."""
     sandbox.rate_limit, sandbox.quota, sandbox.failing_attempts = 25, 10, 1
     await client.send(PHONE, TEXT)
     statistics = (await control.get("/sandbox/statistics")).json()
@@ -189,7 +196,7 @@ async def events(control: httpx.AsyncClient) -> AsyncGenerator[dict[str, Any], N
 async def test_events_tell_what_happens(
     control: httpx.AsyncClient, client: AsyncOcaSms, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stream begins with what is there, and goes on with each new message, status, fault and clearing."""
+    """A stream begins with the messages so far. It goes on with each new message, status, fault and clearing."""
     monkeypatch.setattr(_control, "_TICK", 0.01)
     await client.send(PHONE, TEXT)
     async with contextlib.aclosing(events(control)) as stream, asyncio.timeout(60):
@@ -197,22 +204,22 @@ async def test_events_tell_what_happens(
         assert [message["text"] for message in first["messages"]] == [TEXT]
         assert (first["cleared"], first["statistics"]["accepted"], first["faults"]["reset"]) == (False, 1, 0.0)
         await client.send(OTHER, "newer")
-        told = [message["text"] async for state in until(stream, "messages") for message in state["messages"]]
+        told = [message["text"] async for state in read_until(stream, "messages") for message in state["messages"]]
         assert told == ["newer"]
         sandbox.faults = {"reset": 1.0}
-        async for state in until(stream, "faults", "reset"):
+        async for state in read_until(stream, "faults", "reset"):
             assert state["messages"] == []
         sandbox.faults = {}
         sandbox.inbox.clear()
         await client.send(PHONE, "after")
-        seen = [state async for state in until(stream, "cleared")]
+        seen = [state async for state in read_until(stream, "cleared")]
         assert [message["text"] for message in seen[-1]["messages"]] in (["after"], [])
 
 
 async def test_a_status_that_moves_while_it_is_looked_at_is_told(
     control: httpx.AsyncClient, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What moves on in the midst of a round is told by the next one, and not taken for told."""
+    """A status that changes within a round is part of the next round."""
     monkeypatch.setattr(_control, "_TICK", 0.01)
     sandbox.inbox.deliver(PHONE, TEXT, segments=1, stages=[(0.0, "sent"), (60.0, "delivered")])
     async with contextlib.aclosing(events(control)) as stream, asyncio.timeout(60):
@@ -231,14 +238,14 @@ async def test_a_status_that_moves_while_it_is_looked_at_is_told(
 
 
 async def test_who_sets_faults_is_told_what_is_played(control: httpx.AsyncClient) -> None:
-    """It is told even if nothing has changed since it last was: what was set may have been undone at once."""
+    """Setting faults makes an event even without a change: they may have been set and set back meanwhile."""
     async with contextlib.aclosing(events(control)) as stream, asyncio.timeout(60):
         first = await anext(stream)
         await control.put("/sandbox/faults", json={})
         assert (await anext(stream))["faults"] == first["faults"]
 
 
-async def until(stream: AsyncIterator[dict[str, Any]], *path: str) -> AsyncIterator[dict[str, Any]]:
+async def read_until(stream: AsyncIterator[dict[str, Any]], *path: str) -> AsyncIterator[dict[str, Any]]:
     """Yield states up to and including the first in which something is there at this path."""
     async for state in stream:
         yield state
@@ -253,29 +260,20 @@ async def test_nothing_new_is_no_event(
     control: httpx.AsyncClient, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as nothing changes the stream is silent, although it looks again and again."""
-    looked = 0
     monkeypatch.setattr(_control, "_TICK", 0.0)
     monkeypatch.setattr(_control, "_PAUSE", 0.0)
-    counted = _control._counted
-
-    def look(gateway: Sandbox) -> dict[str, Any]:
-        nonlocal looked
-        looked += 1
-        return counted(gateway)
-
-    monkeypatch.setattr(_control, "_counted", look)
+    watches = Watches(sandbox.inbox, monkeypatch)
     async with contextlib.aclosing(events(control)) as stream:
         await anext(stream)
         following = asyncio.ensure_future(anext(stream))
-        while looked < 20:
-            await asyncio.sleep(0)
+        await until(lambda: watches.given >= 20)  # one a round
         assert not following.done()
         sandbox.quota = 5
         assert (await following)["statistics"]["quota"] == 5
 
 
 async def test_watchers_do_not_outlive_the_sandbox(caplog: pytest.LogCaptureFixture) -> None:
-    """A stream that is open when the sandbox ends is cut, without a word in the log, and no task is left."""
+    """A stream that is open when the sandbox ends is cut. The log stays empty and no task is left."""
     before = asyncio.all_tasks()
     sandbox = Sandbox()
     async with contextlib.AsyncExitStack() as stack:
@@ -290,7 +288,11 @@ async def test_watchers_do_not_outlive_the_sandbox(caplog: pytest.LogCaptureFixt
     assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
 
 
-PATHS = ["/", "/inbox.css", "/inbox.js", "/sandbox/messages", "/sandbox/faults", "/sandbox/statistics"]
+SCRIPTS = ["/inbox.js", "/access.js", "/faults.js", "/list.js"]
+PATHS = [
+    *("/", "/inbox.css", *SCRIPTS, "/sandbox/messages", "/sandbox/entries", "/sandbox/access"),
+    *("/sandbox/faults", "/sandbox/statistics"),
+]
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/sandbox/messages/latest", "/sandbox/events"])
@@ -314,7 +316,7 @@ PATHS = ["/", "/inbox.css", "/inbox.js", "/sandbox/messages", "/sandbox/faults",
     ],
 )
 async def test_another_site_is_refused(control: httpx.AsyncClient, path: str, headers: dict[str, str]) -> None:
-    """A request whose host or origin is not the sandbox's own is 403 on each path, and learns nothing."""
+    """On each path a foreign host or origin is a 403 without contents."""
     response = await control.get(path, headers=headers)
     assert response.status_code == 403
     assert list(response.json()) == ["error"]
@@ -336,7 +338,7 @@ async def test_another_site_changes_nothing(
     "host", ["localhost:8025", "LOCALHOST", "127.0.0.1:8025", "[::1]:8025", "192.168.1.20:8025", "127.0.0.1"]
 )
 async def test_ones_own_names_are_welcome(control: httpx.AsyncClient, path: str, host: str) -> None:
-    """An address or localhost is nobody else's name, with an origin of the same or none."""
+    """An address or localhost can be no site's name. The origin may be the same, or missing."""
     for headers in ({"Host": host}, {"Host": host, "Origin": f"http://{host}"}):
         assert (await control.get(path, headers=headers)).status_code == 200
 
@@ -348,26 +350,21 @@ async def test_a_plain_name_is_welcome_beyond_the_loopback() -> None:
         assert (await client.get("http://sandbox.example/sandbox/messages")).status_code == 403
 
 
-async def test_the_gateway_s_own_paths_have_no_such_guard(control: httpx.AsyncClient, sandbox: Sandbox) -> None:
-    """What needs the account's password is answered under any name, as the gateway's is."""
-    auth = (sandbox.username, sandbox.password)
-    response = await control.get("/api/v1/sms", headers={"Host": "sms.example"}, auth=auth)
-    assert response.status_code == 200
-
-
 async def test_the_page_may_load_nothing_from_elsewhere(control: httpx.AsyncClient) -> None:
-    """Its policy lets it have its own style and script and nobody else's, be framed nowhere, and run nothing inline."""
+    """The page's policy allows its own style and script alone. It forbids frames and inline scripts."""
     response = await control.get("/")
     policy = dict(part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";"))
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
     assert response.headers["x-content-type-options"] == "nosniff"
-    assert "innerHTML" not in (await control.get("/inbox.js")).text
-    for path, kind in [("/", "html"), ("/inbox.css", "css"), ("/inbox.js", "javascript")]:
+    for path, kind in [("/", "html"), ("/inbox.css", "css"), *((script, "javascript") for script in SCRIPTS)]:
         response = await control.get(path)
         assert kind in response.headers["content-type"]
-        assert "http:" not in response.text.replace("http from", "")
+        assert "http:" not in response.text
         assert "https:" not in response.text
+        assert "innerHTML" not in response.text
+        if path in SCRIPTS:
+            assert f'<script src="{path[1:]}" defer>' in (await control.get("/")).text
 
 
 @settings(deadline=None, database=None)
@@ -383,7 +380,7 @@ async def test_the_page_may_load_nothing_from_elsewhere(control: httpx.AsyncClie
 async def test_no_request_troubles_the_control_paths(
     method: str, path: str, query: dict[str, str], headers: dict[bytes, bytes], body: bytes
 ) -> None:
-    """Whatever is asked is done, or refused with a 4xx, at once."""
+    """Any request is done at once, or refused with a 4xx."""
     sandbox = Sandbox()
     if query.get("wait", "0").strip() not in {"", "0"}:  # a digit in any script may be a time to wait for
         query = query | {"wait": "0"}

@@ -1,7 +1,8 @@
-"""What the sandbox does on purpose: each kind of fault as the client sees it, who plays it when, and the rate limit."""
+"""The sandbox's faults: each kind as the client sees it, the order of scripts and draws, and the rate limit."""
 
 import asyncio
 import json
+import tracemalloc
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -70,7 +71,7 @@ def client_of(sandbox: Sandbox, *, base_url: str, transport: httpx.AsyncBaseTran
 async def test_a_fault_on_a_socket_is_what_it_says(
     fault: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client is told the documented truth of each fault, the next send works, and the server has no complaint."""
+    """The client meets each fault as documented. The next send works, and the server logs no complaint."""
     error, in_doubt, accepted = FATES[fault]
     sandbox, clock = Sandbox(faults={fault: 1.0}), Clock(monkeypatch)
     async with sandbox.serve(), client_of(sandbox, base_url=sandbox.base_url) as client:
@@ -108,8 +109,8 @@ def test_every_fault_is_tested() -> None:
     assert list(FATES) == list(FAULTS)
 
 
-async def raw(sandbox: Sandbox, *, read: Callable[[asyncio.StreamReader], Awaitable[bytes]]) -> bytes:
-    """Return what a reader makes of the answer to a send, on a bare socket."""
+async def send_raw(sandbox: Sandbox, *, read: Callable[[asyncio.StreamReader], Awaitable[bytes]]) -> bytes:
+    """Send on a bare socket and return the reader's part of the answer."""
     url = httpx.URL(sandbox.base_url)
     reader, writer = await asyncio.open_connection(url.host, url.port)
     request = httpx.Request("POST", f"{sandbox.base_url}/sms", json={"phone": PHONE, "message": TEXT})
@@ -127,26 +128,26 @@ async def test_a_reset_is_a_reset() -> None:
     """The connection is not closed but reset, before a byte of an answer."""
     async with Sandbox(faults={"reset": 1.0}).serve() as sandbox:
         with pytest.raises(ConnectionResetError):
-            await raw(sandbox, read=asyncio.StreamReader.read)
+            await send_raw(sandbox, read=asyncio.StreamReader.read)
 
 
 async def test_a_dropped_answer_is_an_orderly_end() -> None:
     """The connection is closed without a byte of an answer."""
     async with Sandbox(faults={"accept-then-drop": 1.0}).serve() as sandbox:
-        assert await raw(sandbox, read=asyncio.StreamReader.read) == b""
+        assert await send_raw(sandbox, read=asyncio.StreamReader.read) == b""
         assert len(sandbox.inbox) == 1
 
 
 async def test_a_truncated_body_is_half_of_what_was_announced() -> None:
     """The head announces all of the receipt, and the connection is closed after half of it."""
     async with Sandbox(faults={"truncated-body": 1.0}).serve() as sandbox:
-        head, _, body = (await raw(sandbox, read=asyncio.StreamReader.read)).partition(b"\r\n\r\n")
+        head, _, body = (await send_raw(sandbox, read=asyncio.StreamReader.read)).partition(b"\r\n\r\n")
     (announced,) = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length")]
     assert len(body) == announced // 2 > 0
 
 
 async def test_a_drip_arrives_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Byte by byte the whole receipt comes, for who has the patience."""
+    """Byte by byte the whole receipt comes to a patient client."""
     monkeypatch.setattr(_wiring, "_DRIP", 0.0)
     sandbox = Sandbox(faults={"slow-drip": 1.0})
     async with sandbox.serve(), client_of(sandbox, base_url=sandbox.base_url) as client:
@@ -156,7 +157,7 @@ async def test_a_drip_arrives_in_the_end(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("fault", ["slow-drip", "late-reply"])
 async def test_who_gives_up_is_not_waited_for(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that hangs up leaves no task in the server that goes on dripping, or waits until it is late."""
+    """A client that hangs up leaves no task in the server that drips on, or waits to be late."""
     sandbox, clock = Sandbox(faults={fault: 1.0}, lateness=3600), Clock(monkeypatch)
     async with sandbox.serve():
         before = asyncio.all_tasks()
@@ -171,15 +172,15 @@ async def test_who_gives_up_is_not_waited_for(fault: str, monkeypatch: pytest.Mo
 
 
 async def test_a_late_reply_is_a_receipt(client: AsyncOcaSms, sandbox: Sandbox) -> None:
-    """Who waits longer than the reply is late gets it whole."""
+    """A client that waits long enough gets the late reply whole."""
     sandbox.faults, sandbox.lateness = {"late-reply": 1.0}, 0.0
     assert (await client.send(PHONE, TEXT)).msg_uid == sandbox.inbox[0].msg_uid
 
 
 async def test_the_limit_s_headers_are_the_vendor_s(client: AsyncOcaSms, sandbox: Sandbox) -> None:
-    """429 says the limit, what is left and when it ends, spelt as the vendor spells it, on the wire too."""
+    """A 429 has the limit, the rest and the window's end, in the vendor's spelling, on the wire too."""
     sandbox.faults = {"rate-limited": 1.0}
-    answer = await raw(sandbox, read=lambda reader: reader.readuntil(b"\r\n\r\n"))
+    answer = await send_raw(sandbox, read=lambda reader: reader.readuntil(b"\r\n\r\n"))
     lines = answer.decode().lower().splitlines()
     assert lines[0] == "http/1.1 429 too many requests"
     assert {"x-ratelimit-limit: 25", "x-ratelmit-remaining: 0", "x-ratelimit-reset: 1"} <= set(lines)
@@ -188,8 +189,8 @@ async def test_the_limit_s_headers_are_the_vendor_s(client: AsyncOcaSms, sandbox
     assert caught.value.retry_after == 1.0
 
 
-async def played(sandbox: Sandbox, count: int = 100) -> list[str]:
-    """Return the status that each of so many sends to a sandbox in process had, with its code, or that it was cut."""
+async def play(sandbox: Sandbox, count: int = 100) -> list[str]:
+    """Send so often to a sandbox in process; return each status, or «cut» for a connection that ended."""
     seen = []
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(sandbox.asgi()), auth=(sandbox.username, sandbox.password)
@@ -206,7 +207,7 @@ async def played(sandbox: Sandbox, count: int = 100) -> list[str]:
 async def test_one_seed_is_one_run() -> None:
     """Two sandboxes with one seed play the same faults on the same sends, and another seed others."""
     faults = {"internal-error": 0.2, "quota-exhausted": 0.2, "reset": 0.2}
-    first, second, other = [await played(Sandbox(faults=faults, seed=seed)) for seed in (7, 7, 8)]
+    first, second, other = [await play(Sandbox(faults=faults, seed=seed)) for seed in (7, 7, 8)]
     assert first == second != other
     counts = Counter(first)
     assert all(8 <= counts[it] <= 34 for it in ("500", "401", "cut"))
@@ -214,13 +215,13 @@ async def test_one_seed_is_one_run() -> None:
 
 async def test_probabilities_above_one_share_all_sends() -> None:
     """Two faults that are both certain are played half the time each, and nothing passes."""
-    counts = Counter(await played(Sandbox(faults={"html": 1.0, "quota-exhausted": 1.0}, seed=1)))
+    counts = Counter(await play(Sandbox(faults={"html": 1.0, "quota-exhausted": 1.0}, seed=1)))
     assert set(counts) == {"502", "401"}
     assert min(counts.values()) >= 30
 
 
 async def test_one_seed_is_one_run_in_whatever_order_messages_arrive() -> None:
-    """Concurrent sends overtake each other; what is played on each, and what becomes of it, is the same."""
+    """Concurrent sends overtake each other. Each message has the same faults and the same end in any order."""
     runs = []
     for order in (range(100), reversed(range(100))):
         sandbox = Sandbox(faults={"html": 0.3, "late-reply": 0.3}, failed_share=0.5, sent_for=0, lateness=0, seed=7)
@@ -237,7 +238,7 @@ async def test_one_seed_is_one_run_in_whatever_order_messages_arrive() -> None:
 
 
 async def test_equal_messages_have_fates_of_their_own() -> None:
-    """With a seed too the same text sent many times, as in a load test, meets each fault now and then."""
+    """With a seed too, equal texts meet each fault now and then, as a load test needs."""
     sandbox = Sandbox(faults={"html": 0.5}, seed=7)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(sandbox.asgi()), auth=(sandbox.username, sandbox.password)
@@ -248,22 +249,22 @@ async def test_equal_messages_have_fates_of_their_own() -> None:
 
 
 async def test_ends_are_drawn_apart_from_faults() -> None:
-    """Whether a message is delivered in the end does not hang on whether a fault was played on it."""
+    """A message's end does not depend on its faults."""
     sandbox = Sandbox(faults={"late-reply": 0.5}, failed_share=0.5, sent_for=0.0, lateness=0.0, seed=7)
-    await played(sandbox)
+    await play(sandbox)
     assert len({(message.faults, message.status) for message in sandbox.inbox}) == 4
 
 
 async def test_a_fault_of_another_kind_changes_no_other_send() -> None:
-    """What a seed gives to a kind it still gives to it when a later kind is switched on."""
-    alone = await played(Sandbox(faults={"internal-error": 0.3}, seed=3))
-    beside = await played(Sandbox(faults={"internal-error": 0.3, "reset": 0.3}, seed=3))
+    """A later kind that is switched on does not change the draws of an earlier kind."""
+    alone = await play(Sandbox(faults={"internal-error": 0.3}, seed=3))
+    beside = await play(Sandbox(faults={"internal-error": 0.3, "reset": 0.3}, seed=3))
     assert [it == "500" for it in alone] == [it == "500" for it in beside]
     assert "cut" in beside
 
 
 async def test_a_number_can_be_scripted(client: AsyncOcaSms, sandbox: Sandbox) -> None:
-    """What is laid down for a number, in any spelling, is played in its order, and other numbers know nothing of it."""
+    """Answers for a number, in any spelling, come in their order. Other numbers do not meet them."""
     sandbox.when("0813-8147-5159").respond("quota-exhausted", times=1).respond("invalid-request", times=1)
     await client.send(OTHER, TEXT)
     for error in (QuotaExhaustedError, InvalidRequestError):
@@ -289,7 +290,7 @@ async def test_a_lasting_script_comes_after_limited_ones(client: AsyncOcaSms, sa
 
 
 async def test_a_script_can_be_taken_back(client: AsyncOcaSms, sandbox: Sandbox) -> None:
-    """Sends to that number are answered as usual again, and those that another script is for are not."""
+    """Sends to that number are answered as usual again. Another number's script stays."""
     sandbox.when(PHONE).respond("invalid-request", times=5).respond("unknown-user")
     sandbox.when(OTHER).respond("quota-exhausted")
     sandbox.when(PHONE).forget()
@@ -298,8 +299,20 @@ async def test_a_script_can_be_taken_back(client: AsyncOcaSms, sandbox: Sandbox)
         await client.send(OTHER, TEXT)
 
 
+async def test_a_script_of_a_billion_sends_costs_nothing(client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """A script is a counter: its memory does not grow with `times`."""
+    tracemalloc.start()
+    sandbox.when(PHONE).respond("quota-exhausted", times=10**9).respond("unknown-user", times=10**12)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000
+    for _ in range(3):
+        with pytest.raises(QuotaExhaustedError):
+            await client.send(PHONE, TEXT)
+
+
 async def test_a_number_s_script_goes_before_that_for_any(client: AsyncOcaSms, sandbox: Sandbox) -> None:
-    """`when()` is for every number that has none of its own, and both go before what is drawn."""
+    """`when()` is for every number without a script of its own. Both go before a draw."""
     sandbox.faults = {"html": 1.0}
     sandbox.when().respond("quota-exhausted")
     sandbox.when(PHONE).respond("invalid-request")
@@ -360,7 +373,7 @@ async def test_an_answer_of_one_s_own(
     ],
 )
 def test_impossible_scripts_are_named(arguments: dict[str, object], named: str) -> None:
-    """What cannot be played is refused where it is laid down."""
+    """An answer that cannot be given is refused where it is laid down."""
     with pytest.raises(ValueError, match=named):
         Sandbox().when(PHONE).respond(**arguments)  # type: ignore[arg-type]  # the wrong values are the point
     with pytest.raises(ValueError, match="phone"):
@@ -368,12 +381,12 @@ def test_impossible_scripts_are_named(arguments: dict[str, object], named: str) 
 
 
 async def test_a_script_shows_no_number() -> None:
-    """The repr of what is scripted has no number in it."""
+    """The repr of a script has no number in it."""
     assert "81381475159" not in repr(Sandbox().when(PHONE).respond("reset", times=1))
 
 
 async def test_the_limit_is_a_sliding_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In any second so many requests pass, of whatever kind, and refused ones and those of nobody do not count."""
+    """Any second lets so many requests through, of all kinds. Refused and unauthorised requests do not count."""
     now = 0.0
     monkeypatch.setattr(_traffic, "monotonic", lambda: now)
     sandbox = Sandbox(rate_limit=3)
@@ -405,7 +418,7 @@ async def test_the_limit_is_a_sliding_window(monkeypatch: pytest.MonkeyPatch) ->
 @settings(deadline=None, database=None, max_examples=500)
 @given(gaps=st.lists(st.floats(0, 0.6), max_size=60), limit=st.integers(1, 5))
 def test_no_second_has_more_than_the_limit(gaps: list[float], limit: int) -> None:
-    """Whenever requests come, no window of a second lets more than the limit through, and a free place is given."""
+    """At any spacing of requests, no second lets more than the limit through, and a free place is given."""
     traffic, now, passed = _traffic.Traffic(), 0.0, list[float]()
     with pytest.MonkeyPatch.context() as patch:
         for gap in gaps:
@@ -421,7 +434,7 @@ def test_no_second_has_more_than_the_limit(gaps: list[float], limit: int) -> Non
 
 
 async def test_the_refused_are_counted_by_kind(client: AsyncOcaSms, sandbox: Sandbox) -> None:
-    """Each refusal counts under its kind's name, of whatever origin, and an unknown id is none."""
+    """Each refusal counts under its kind's name, from any origin. An unknown id does not count."""
     sandbox.when().respond("html", times=1).respond(status=503, times=1).respond("reset", times=1)
     for _ in range(3):
         with pytest.raises(OcaSmsError):
@@ -434,7 +447,7 @@ async def test_the_refused_are_counted_by_kind(client: AsyncOcaSms, sandbox: San
 
 
 def test_play_sets_all_or_nothing() -> None:
-    """`play` takes kinds and the failing attempts, forgets what is not named, and changes nothing when it refuses."""
+    """`play` sets kinds and failing attempts and clears the missing ones. If it refuses, nothing changes."""
     sandbox = Sandbox(faults={"html": 0.5})
     sandbox.play({"reset": 0.25, "failing-attempts": 2})
     assert (sandbox.faults, sandbox.failing_attempts) == ({"reset": 0.25}, 2)

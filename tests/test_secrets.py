@@ -1,19 +1,20 @@
-"""Credentials, texts and whole numbers: one marker in each field, looked for everywhere they must not be.
+"""Credentials, texts and whole numbers: each field holds a marker, and the tests search for it.
 
-What a secret may be seen in, because that is what it is there for, or because it is not ours:
+A secret may be seen in these places. They exist for it, or belong to another library:
 
-| where | what | who shows it |
+| place | secret | shown by |
 | --- | --- | --- |
-| `sms.phone`, `.message`, `.key` | what the caller put there | the caller, by asking; no repr does |
-| `record.phone_number`, `.message_body` | what the gateway keeps | as above |
+| `sms.phone`, `.message`, `.key` | the caller's own value | the caller, by asking; no repr does |
+| `record.phone_number`, `.message_body` | the gateway's record | as above |
 | `receipt.msg_uid`, `.status` | the gateway's id and word | their repr, the journal, `oca-sms send` |
 | `error.text`, `.fields`, `.code` | the gateway's words, digit runs of the first two starred | the caller, by asking |
-| httpcore's log at DEBUG | an answer's headers, and bytes of an answer that cannot be read | who turns it on |
+| httpcore's log at DEBUG | an answer's headers, and bytes of an answer that cannot be read | the one that turns it on |
 | `history`, `status`, `--out` with `--show-numbers` or `--show-texts` | as asked for | the operator |
 | `--out` | a row's `key`, unless it holds the row's number | its file |
 """
 
 import asyncio
+import base64
 import copy
 import json
 import logging
@@ -40,20 +41,20 @@ from oca_sms_async import (
     BulkReport,
     Failed,
     FieldError,
-    Journal,
     OcaSmsError,
+    PremiumV1,
     ReconcileReport,
     RetryPolicy,
     Sent,
     Skipped,
     Sms,
     SmsRecord,
+    SqliteJournal,
     TokenBucket,
     Unlimited,
 )
-from oca_sms_async._retry import Call
+from oca_sms_async._call import CallOptions
 from oca_sms_async._scrub import chain
-from oca_sms_async._wire import authorization
 from oca_sms_async.aiohttp import _Stream, aiohttp_client
 from oca_sms_async.cli._app import run
 from oca_sms_async.redis import RedisTokenBucket
@@ -66,7 +67,7 @@ TEXT = f"marker-text {CODE}"
 KEY = "marker-key"
 HEADER = "marker-header"
 UID = "uid-of-a-receipt"
-BASIC = authorization(USERNAME, PASSWORD).removeprefix("Basic ")
+BASIC = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
 MARKERS = ("marker", CODE, PHONE[1:], PHONE[3:], "81475159", BASIC)
 
 ECHO = f"marker-echo {PHONE} {TEXT} {BASIC}"
@@ -112,14 +113,14 @@ ANSWERS = {
 }
 
 
-def _of_the_answer(record: logging.LogRecord) -> bool:
-    """Tell whether httpcore logs what it read: headers, or why it could not read on."""
+def _shows_the_answer(record: logging.LogRecord) -> bool:
+    """Tell whether httpcore logs a part of the answer: headers, or bytes that it could not read."""
     said = ("receive_response_headers.", "receive_response_body.failed")
     return record.name == "httpcore.http11" and record.getMessage().startswith(said)
 
 
 def lent_client() -> httpx.AsyncClient:
-    """Return an ordinary client of the user's own, with credentials of its own."""
+    """Return an ordinary lent client with credentials of its own."""
     return httpx.AsyncClient(headers={"X-Key": HEADER}, auth=("marker-user", "marker"), cookies={"session": "marker"})
 
 
@@ -131,26 +132,26 @@ LENT: dict[str, Callable[[], httpx.AsyncClient] | None] = {
 
 
 class Listener(logging.Handler):
-    """Hears every record of every logger, and keeps all that anybody could make of it."""
+    """Keeps every record of every logger, formatted and with all its attributes."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self.heard: list[tuple[logging.LogRecord, str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one."""
+        """Keep one record."""
         fields = {name: value for name, value in vars(record).items() if not isinstance(value, int | float)}
-        # Without fractions: those of asyncio's clocks hold any six digits in the end.
+        # Without fractions: the fraction of a clock holds any six digits sooner or later.
         self.heard.append((record, re.sub(r"\d\.\d+", "0.0", f"{self.format(record)} {fields}")))
 
     def texts(self) -> list[str]:
-        """Return what was heard, but for the one place of another library that shows what the gateway wrote."""
-        return [text for record, text in self.heard if not _of_the_answer(record)]
+        """Return the texts of the records, except those in which httpcore shows the answer."""
+        return [text for record, text in self.heard if not _shows_the_answer(record)]
 
 
 @pytest.fixture
 def listener() -> Iterator[Listener]:
-    """Every logger at DEBUG, whoever it belongs to."""
+    """Listen to every logger at DEBUG, those of other libraries too."""
     root, heard = logging.getLogger(), Listener()
     loggers = [root, *(it for it in logging.Logger.manager.loggerDict.values() if isinstance(it, logging.Logger))]
     before = [(logger, logger.level, logger.propagate, logger.disabled) for logger in loggers]
@@ -165,15 +166,15 @@ def listener() -> Iterator[Listener]:
         logger.setLevel(level)
 
 
-def shown(error: BaseException) -> Iterator[str]:
-    """Yield all that may be seen of an error: texts, notes, attributes, copies, pickle, and all that it came from."""
+def texts_of(error: BaseException) -> Iterator[str]:
+    """Yield every text of an error: words, notes, attributes, copies, pickle, and those of its causes."""
     for link in chain(error):
         yield from (str(link), repr(link), repr(link.args), repr(getattr(link, "__notes__", None)))
         if link is not error:  # the frames of the error itself are the caller's
             yield "".join(
                 traceback.TracebackException.from_exception(link, capture_locals=True, max_group_depth=100).format()
             )
-        # Kept out of what is searched: what the gateway wrote, in the one place that is documented for it.
+        # Not searched: the gateway's words, in the one place that is documented for them.
         theirs = {"text", "fields", "code"} if isinstance(link, OcaSmsError) else set()
         yield repr({name: value for name, value in vars(link).items() if name not in theirs})
     if isinstance(error, OcaSmsError):
@@ -184,8 +185,8 @@ def shown(error: BaseException) -> Iterator[str]:
         yield repr(pickle.dumps(twin))
 
 
-def found_in(texts: Iterable[str]) -> list[str]:
-    """Return the markers in these texts, with what is around them."""
+def find_markers(texts: Iterable[str]) -> list[str]:
+    """Return the markers in these texts, with the characters around them."""
     return [
         text[max(0, text.index(marker) - 60) : text.index(marker) + 60]
         for text in texts
@@ -195,8 +196,8 @@ def found_in(texts: Iterable[str]) -> list[str]:
 
 
 @asynccontextmanager
-async def answering(answer: bytes) -> AsyncIterator[RawGateway]:
-    """Serve a gateway that gives everybody this answer, and hangs up."""
+async def serve_answer(answer: bytes) -> AsyncIterator[RawGateway]:
+    """Serve a gateway that always gives this answer, and hangs up."""
 
     async def echo(connection: Connection) -> None:
         await connection.write(answer)
@@ -207,13 +208,13 @@ async def answering(answer: bytes) -> AsyncIterator[RawGateway]:
 
 
 def client_at(base_url: str, **options: Any) -> AsyncOcaSms:
-    """Return a client with the markers, which does not wait."""
+    """Return a client with the markers, without limit and back-off."""
     defaults: dict[str, Any] = {"limiter": Unlimited(), "retry": RetryPolicy(max_attempts=2, initial_wait=0)}
     return AsyncOcaSms(USERNAME, PASSWORD, base_url=base_url, **(defaults | options))
 
 
 async def error_of(call: Awaitable[object]) -> list[OcaSmsError]:
-    """Return the error that a call ends in, if it does."""
+    """Return the error in which a call ends, or an empty list."""
     try:
         await call
     except OcaSmsError as error:
@@ -224,14 +225,14 @@ async def error_of(call: Awaitable[object]) -> list[OcaSmsError]:
 @pytest.mark.parametrize("lent", LENT)
 @pytest.mark.parametrize("answer", ANSWERS)
 async def test_no_error_and_no_log_shows_a_secret(answer: str, lent: str, listener: Listener) -> None:
-    """Whatever the gateway echoes, through whatever client: no log record, and nothing of an error or its causes."""
+    """No log record, no error and no cause shows a secret, in every answer and through every client."""
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
-    loop.slow_callback_duration = 0.0  # asyncio tells of each step, with its task, as it does of slow ones
+    loop.slow_callback_duration = 0.0  # asyncio logs each step with its task, as it logs slow ones
     make = LENT[lent]
     http_client = None if make is None else make()
     errors: list[OcaSmsError] = []
-    async with answering(ANSWERS[answer]) as gateway:
+    async with serve_answer(ANSWERS[answer]) as gateway:
         async with client_at(gateway.base_url, http_client=http_client) as client:
             sms = Sms(PHONE, TEXT, key=KEY)
             report = await client.send_many([sms, sms])
@@ -239,23 +240,23 @@ async def test_no_error_and_no_log_shows_a_secret(answer: str, lent: str, listen
             for call in (client.send(PHONE, TEXT), client.status("abc"), client.history()):
                 errors += await error_of(call)
             values = [client, client._dispatcher, client.statistics(), report, report.outcomes, sms, client._dispatcher]
-            assert found_in(map(repr, values)) == []
+            assert find_markers(map(repr, values)) == []
         if http_client is not None:
             await http_client.aclose()
     loop.set_debug(False)
     assert errors or answer == "receipt"
-    assert found_in(text for error in errors for text in shown(error)) == []
-    assert found_in(listener.texts()) == []
+    assert find_markers(text for error in errors for text in texts_of(error)) == []
+    assert find_markers(listener.texts()) == []
     assert any(record.name == "asyncio" for record, _ in listener.heard)
 
 
 # --- every error that there is --------------------------------------------------------------------------------------
 
 
-async def invalid(folder: Path) -> list[OcaSmsError]:
-    """Give numbers, texts, keys and dates that cannot be."""
-    async with client_at("http://127.0.0.1:1") as client, Journal(folder / "journal") as journal:
-        naive = Sms(PHONE, TEXT, KEY, datetime(2030, 1, 1))  # noqa: DTZ001 - that is what is wrong with it
+async def send_invalid(folder: Path) -> list[OcaSmsError]:
+    """Send impossible numbers, texts, keys and dates."""
+    async with client_at("http://127.0.0.1:1") as client, SqliteJournal(folder / "journal") as journal:
+        naive = Sms(PHONE, TEXT, KEY, datetime(2030, 1, 1))  # noqa: DTZ001 - a naive date is the fault
         refused = [
             Sms(f"{PHONE} marker", TEXT, KEY),
             Sms("0" + PHONE[3:] * 3, TEXT),
@@ -270,8 +271,8 @@ async def invalid(folder: Path) -> list[OcaSmsError]:
         return errors
 
 
-async def expired(_: Path) -> list[OcaSmsError]:
-    """Have a message expire before anything, before its token, and on the wire."""
+async def send_expired(_: Path) -> list[OcaSmsError]:
+    """Let a message expire at once, while it waits for its token, and on the wire."""
     async with RawGateway(say_nothing).serve() as gateway, client_at(gateway.base_url) as client:
         errors = await error_of(client.send(PHONE, TEXT, expires_in=0))
         with pytest.MonkeyPatch.context() as patch:
@@ -285,8 +286,8 @@ async def expired(_: Path) -> list[OcaSmsError]:
             return errors + await error_of(paced.send(PHONE, TEXT, expires_in=0.1))
 
 
-async def limiter_away(_: Path) -> list[OcaSmsError]:
-    """Have no Redis, whose password is a secret too."""
+async def send_without_limiter(_: Path) -> list[OcaSmsError]:
+    """Send without a Redis; its password is a secret too."""
     limiter = RedisTokenBucket("redis://marker-user:marker-password@127.0.0.1:1/0", name="acme")
     async with client_at("http://127.0.0.1:1", limiter=limiter) as client:
         errors = await error_of(client.send(PHONE, TEXT))
@@ -295,15 +296,15 @@ async def limiter_away(_: Path) -> list[OcaSmsError]:
     return errors + [it.reason for it in report.skipped if it.reason is not None]
 
 
-async def journal_broken(folder: Path) -> list[OcaSmsError]:
-    """Have a journal that is none, and holds what looks like secrets."""
+async def send_without_journal(folder: Path) -> list[OcaSmsError]:
+    """Open a file that is no journal and holds the markers."""
     (folder / "broken").write_text(ECHO * 100)
-    async with client_at("http://127.0.0.1:1") as client, Journal(folder / "broken") as journal:
+    async with client_at("http://127.0.0.1:1") as client, SqliteJournal(folder / "broken") as journal:
         return await error_of(client.send_many([Sms(PHONE, TEXT, KEY)], journal=journal))
 
 
-async def unreachable(_: Path) -> list[OcaSmsError]:
-    """Have nobody listen, by each transport; and somebody who cannot be trusted."""
+async def send_nowhere(_: Path) -> list[OcaSmsError]:
+    """Find a closed port, and a server with an unknown certificate, through each transport."""
     errors: list[OcaSmsError] = []
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trustme.CA().issue_cert("localhost").configure_cert(context)
@@ -319,56 +320,74 @@ async def unreachable(_: Path) -> list[OcaSmsError]:
     return errors
 
 
-def answered(answer: str) -> Callable[[Path], Awaitable[list[OcaSmsError]]]:
-    """Return what asks a gateway that answers so, to send and for a status."""
+async def ask_without_history(_: Path) -> list[OcaSmsError]:
+    """Ask an API for a history that it does not have."""
+    try:
+        PremiumV1(USERNAME, PASSWORD, sender_id="Acme").history()
+    except OcaSmsError as error:
+        return [error]
+    return []
+
+
+def ask_gateway(answer: str) -> Callable[[Path], Awaitable[list[OcaSmsError]]]:
+    """Return a function that sends to a gateway with this answer, and asks it for a status."""
 
     async def ask(_: Path) -> list[OcaSmsError]:
-        async with answering(ANSWERS[answer]) as gateway, client_at(gateway.base_url) as client:
+        async with serve_answer(ANSWERS[answer]) as gateway, client_at(gateway.base_url) as client:
             return [*await error_of(client.send(PHONE, TEXT)), *await error_of(client.status("abc"))]
 
     return ask
 
 
+async def send_after_close(_: Path) -> list[OcaSmsError]:
+    """Send through a client that is closed."""
+    async with client_at("http://127.0.0.1:1") as client:
+        pass
+    return await error_of(client.send(PHONE, TEXT))
+
+
 WAYS: dict[str, Callable[[Path], Awaitable[list[OcaSmsError]]]] = {
-    "InvalidMessageError": invalid,
-    "ExpiredError": expired,
-    "LimiterUnavailableError": limiter_away,
-    "JournalError": journal_broken,
-    "ConnectionFailedError": unreachable,
-    "DeliveryUnknownError": answered("hang up"),
-    "UnexpectedResponseError": answered("not json"),
-    "ApiError": answered("html"),
-    "InternalError": answered("13"),
-    "InvalidRequestError": answered("39"),
-    "RateLimitedError": answered("429"),
-    "NotFoundError": answered("404"),
-    "AccountError": answered("403"),
-    "InvalidCredentialsError": answered("17"),
-    "MissingAuthorizationError": answered("19"),
-    "UserNotFoundError": answered("41"),
-    "AccountExpiredError": answered("51"),
-    "QuotaExhaustedError": answered("55"),
+    "InvalidMessageError": send_invalid,
+    "ExpiredError": send_expired,
+    "UnsupportedError": ask_without_history,
+    "LimiterUnavailableError": send_without_limiter,
+    "JournalError": send_without_journal,
+    "ConnectionFailedError": send_nowhere,
+    "ClientClosedError": send_after_close,
+    "DeliveryUnknownError": ask_gateway("hang up"),
+    "UnexpectedResponseError": ask_gateway("not json"),
+    "ApiError": ask_gateway("html"),
+    "InternalError": ask_gateway("13"),
+    "InvalidRequestError": ask_gateway("39"),
+    "RateLimitedError": ask_gateway("429"),
+    "NotFoundError": ask_gateway("404"),
+    "AccountError": ask_gateway("403"),
+    "InvalidCredentialsError": ask_gateway("17"),
+    "MissingAuthorizationError": ask_gateway("19"),
+    "UserNotFoundError": ask_gateway("41"),
+    "AccountExpiredError": ask_gateway("51"),
+    "QuotaExhaustedError": ask_gateway("55"),
 }
 
 
 @pytest.mark.parametrize("name", WAYS)
-async def test_each_error_as_it_comes_about(name: str, tmp_path: Path, listener: Listener) -> None:
-    """Provoked for real; neither it nor what was logged meanwhile tells a secret."""
+async def test_no_real_error_shows_a_secret(name: str, tmp_path: Path, listener: Listener) -> None:
+    """Each error is provoked for real. Neither the error nor the log shows a secret."""
     errors = await WAYS[name](tmp_path)
     assert name in {type(error).__name__ for error in errors}
-    assert found_in(text for error in errors for text in shown(error)) == []
-    assert found_in(listener.texts()) == []
+    assert find_markers(text for error in errors for text in texts_of(error)) == []
+    assert find_markers(listener.texts()) == []
 
 
 def test_every_error_has_its_way() -> None:
-    """The table above has all errors that are exported but the root, which is never raised."""
+    """The table above has every exported error except the root, which is never raised."""
     exported = {name for name in oca_sms_async.__all__ if isinstance(vars(oca_sms_async).get(name), type)}
     errors = {name for name in exported if issubclass(vars(oca_sms_async)[name], OcaSmsError)}
     assert errors - {"OcaSmsError"} == WAYS.keys()
 
 
 async def test_a_hook_of_a_lent_client_leaves_no_request_behind() -> None:
-    """`raise_for_status` in a hook raises an error that holds the response, and that the request."""
+    """`raise_for_status` in a hook raises an error that holds response and request; both are removed."""
 
     async def hook(response: httpx.Response) -> None:
         response.raise_for_status()
@@ -382,7 +401,7 @@ async def test_a_hook_of_a_lent_client_leaves_no_request_behind() -> None:
 
 
 async def test_a_body_that_breaks_off_keeps_nothing_of_aiohttp() -> None:
-    """Its own error quotes what could not be read, and is neither the cause nor the context of ours."""
+    """The error of aiohttp quotes the unreadable bytes, so it is neither cause nor context of ours."""
 
     class Broken(httpx.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -393,11 +412,11 @@ async def test_a_body_that_breaks_off_keeps_nothing_of_aiohttp() -> None:
         async for _ in _Stream(Broken(), httpx.Request("GET", "http://localhost")):
             pass
     assert [*chain(caught.value)] == [caught.value]
-    assert found_in([str(caught.value)]) == []
+    assert find_markers([str(caught.value)]) == []
 
 
 async def test_a_cancelled_send_is_not_shown_either(listener: Listener) -> None:
-    """On its way, and before: the log tells of it, and does not tell all."""
+    """The log of a cancelled send shows no secret, whether its request had started or not."""
     limiter = TokenBucket(rate=0.001)
     async with RawGateway(say_nothing).serve() as gateway, client_at(gateway.base_url, limiter=limiter) as client:
         tasks = [asyncio.create_task(client.send(PHONE, TEXT)) for _ in range(2)]
@@ -405,17 +424,17 @@ async def test_a_cancelled_send_is_not_shown_either(listener: Listener) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert found_in(map(repr, tasks)) == []
+        assert find_markers(map(repr, tasks)) == []
     assert any(record.name == "oca_sms_async" for record, _ in listener.heard)
-    assert found_in(listener.texts()) == []
+    assert find_markers(listener.texts()) == []
 
 
 def test_values_do_not_show_what_they_hold() -> None:
-    """The repr of every value that holds a number or a text."""
+    """No value with a number or a text shows it in its repr."""
     sms = Sms(PHONE, TEXT, key=KEY)
     record = SmsRecord("abc", PHONE, TEXT, "sent", None, 1)
     error = OcaSmsError("ours")
-    sent = Sent(sms, receipt=None)  # type: ignore[arg-type] # only the message is of interest
+    sent = Sent(sms, receipt=None)  # type: ignore[arg-type] # only the message matters
     values = [
         sms,
         record,
@@ -425,10 +444,10 @@ def test_values_do_not_show_what_they_hold() -> None:
         Skipped(sms, error),
         BulkReport((Failed(sms, error),), error),
         ReconcileReport((sent,), (sms,)),
-        Call(oca_sms_async.Priority.BULK, number=PHONE),
+        CallOptions(oca_sms_async.Priority.BULK, 10.0, number=PHONE),
         RedisTokenBucket("redis://marker-user:marker-password@127.0.0.1:1/0", name="acme"),
     ]
-    assert found_in(map(repr, values)) == []
+    assert find_markers(map(repr, values)) == []
     assert all(PHONE[-3:] in repr(value) for value in (sms, record))
 
 
@@ -436,26 +455,26 @@ def test_values_do_not_show_what_they_hold() -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return what all files of a folder hold, each byte as a character."""
+    """Return the content of each file in a folder, each byte as a character."""
     return {path.name: path.read_bytes().decode("latin-1") for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("answer", ["receipt", "13", "39", "hang up", "not json"])
 async def test_the_journal_holds_no_secret(answer: str, tmp_path: Path) -> None:
-    """Neither its file nor the log beside it: while it is used, and when it is closed."""
-    async with answering(ANSWERS[answer]) as gateway, client_at(gateway.base_url) as client:
-        async with Journal(tmp_path / "journal") as journal:
+    """Neither the journal nor the log beside it holds a secret, in use and closed."""
+    async with serve_answer(ANSWERS[answer]) as gateway, client_at(gateway.base_url) as client:
+        async with SqliteJournal(tmp_path / "journal") as journal:
             await client.send_many([Sms(PHONE, TEXT, KEY), Sms(PHONE, TEXT)], journal=journal)
             used = contents(tmp_path)
         closed = contents(tmp_path)
     assert {"journal", "journal-wal"} <= used.keys()
-    assert (UID in used["journal-wal"], UID in closed["journal"]) == (answer == "receipt",) * 2  # it can be searched
-    assert found_in([*used.values(), *closed.values()]) == []
+    assert (UID in used["journal-wal"], UID in closed["journal"]) == (answer == "receipt",) * 2  # the search works
+    assert find_markers([*used.values(), *closed.values()]) == []
 
 
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Callable[[RawGateway], None]:
-    """Return what sets the account of the command, with the markers, at a gateway."""
+    """Return a function that sets the command's account, with the markers, at a gateway."""
 
     def put(gateway: RawGateway) -> None:
         for name, value in (("USERNAME", USERNAME), ("PASSWORD", PASSWORD), ("BASE_URL", gateway.base_url)):
@@ -479,7 +498,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("answer", ["receipt", "13", "39", "17", "code", "404", "html", "not json", "hang up"])
-async def test_a_command_tells_no_secret(
+async def test_a_command_shows_no_secret(
     answer: str,
     command: str,
     tmp_path: Path,
@@ -487,47 +506,47 @@ async def test_a_command_tells_no_secret(
     capsys: pytest.CaptureFixture[str],
     listener: Listener,
 ) -> None:
-    """Neither on its outputs nor in the file that it writes, whatever the gateway says."""
+    """A command shows no secret on its outputs nor in its file, in every answer of the gateway."""
     (tmp_path / "messages.csv").write_text(f"phone,message,key\n{PHONE},{TEXT},{PHONE}\n0{PHONE[3:]},{TEXT} 2,\n")
     (tmp_path / "nonsense.csv").write_text(f"phone,message\n{PHONE}x,{TEXT}\n{PHONE},\n{PHONE}\n")
     names = {"FILE": str(tmp_path / "messages.csv"), "NONSENSE": str(tmp_path / "nonsense.csv")}
     arguments = [names.get(it, it.replace("FOLDER", str(tmp_path))) for it in COMMANDS[command]]
-    async with answering(ANSWERS[answer]) as gateway:
+    async with serve_answer(ANSWERS[answer]) as gateway:
         account(gateway)
         status = await asyncio.to_thread(run, arguments)
     said = capsys.readouterr()
     assert said.err or status == 0
-    assert found_in([said.out, said.err]) == []
-    assert found_in(listener.texts()) == []
+    assert find_markers([said.out, said.err]) == []
+    assert find_markers(listener.texts()) == []
     if command == "bulk":
         content = contents(tmp_path)["out"]
         assert content.count("\n") == 2
-        assert found_in([content]) == []
+        assert find_markers([content]) == []
 
 
-async def test_what_is_asked_for_is_shown(
+async def test_options_show_numbers_and_texts(
     tmp_path: Path, account: Callable[[RawGateway], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Numbers and texts of the history, and numbers in `--out`: only by their options."""
-    async with answering(http([RECORD])) as gateway:
+    """Only their options show numbers and texts of the history, and numbers in `--out`."""
+    async with serve_answer(http([RECORD])) as gateway:
         account(gateway)
         assert await asyncio.to_thread(run, ["history"]) == 0
-        assert found_in([capsys.readouterr().out]) == []
+        assert find_markers([capsys.readouterr().out]) == []
         assert await asyncio.to_thread(run, ["history", "--show-numbers", "--show-texts"]) == 0
     said = capsys.readouterr().out
     assert PHONE in said
     assert TEXT in said
     (tmp_path / "messages.csv").write_text(f"phone,message,key\n{PHONE},{TEXT},{KEY}\n")
-    async with answering(ANSWERS["receipt"]) as gateway:
+    async with serve_answer(ANSWERS["receipt"]) as gateway:
         account(gateway)
         file, out = str(tmp_path / "messages.csv"), str(tmp_path / "out")
         assert await asyncio.to_thread(run, ["bulk", file, "--out", out, "--show-numbers"]) == 0
     (line,) = map(json.loads, contents(tmp_path)["out"].splitlines())
     assert (line["phone"], line["key"]) == (PHONE, KEY)
     del line["phone"], line["key"]
-    assert found_in([json.dumps(line)]) == []
+    assert find_markers([json.dumps(line)]) == []
 
 
-def test_json_is_what_the_markers_are_looked_for_in() -> None:
-    """The markers survive what the gateway's answers do to them, or this module would search for nothing."""
+def test_the_markers_survive_json() -> None:
+    """The gateway's answers show the markers unchanged, or this module would search in vain."""
     assert all(marker in json.dumps([ECHO, USERNAME, BASIC]) for marker in MARKERS)

@@ -1,41 +1,37 @@
-"""What a client counts: that every send which ends is in exactly one place, and that at rest nothing is under way."""
+"""A client's counts: every send that ended is in exactly one place, and at rest no request is under way."""
 
 import asyncio
 import contextlib
 import copy
-import json
 import pickle
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import httpx
 import pytest
-from attrs import define, field
 from attrs.exceptions import FrozenInstanceError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_memory import TEXT, Answer, Gateway, accept, client_of, delay, fail, lose_answer, refuse, respond, take_turns
 from virtual_time import in_virtual_time, run
 
 from oca_sms_async import (
     AsyncOcaSms,
-    Journal,
     JournalError,
     LimiterUnavailableError,
     OcaSmsError,
     Priority,
-    RateLimiter,
     RetryPolicy,
     SendReceipt,
     Sms,
+    SqliteJournal,
     Statistics,
     TokenBucket,
     Unlimited,
     _dispatch,
 )
-from oca_sms_async._connections import Honest
 
-TEXT = "Acme: 482913 is your code"
 NOTHING = Statistics(sent=0, retried=0, failed={}, unknown=0, in_flight=0, waiting=0, limiter_wait=0.0)
 
 
@@ -44,31 +40,16 @@ def number(index: int) -> str:
     return f"+6281381470{index:03}"
 
 
-def says(status: int, code: int) -> Callable[[], httpx.Response]:
-    """Return what answers with a refusal."""
-    return lambda: httpx.Response(status, json={"errors": [{"message": "?", "code": code}]})
-
-
-def lost() -> httpx.Response:
-    """Lose the connection."""
-    raise httpx.ReadError("lost")
-
-
-def unreachable() -> httpx.Response:
-    """Come to no connection."""
-    raise httpx.ConnectError("refused")
-
-
-ANSWERS: Mapping[str, Callable[[], httpx.Response]] = {
-    "ok": lambda: httpx.Response(200, json={"status": "sent", "msg_uid": "abc"}),
-    "13": says(500, 13),
-    "17": says(401, 17),
-    "39": says(406, 39),
-    "9": says(429, 9),
-    "500": says(500, 99),
-    "lost": lost,
-    "unreachable": unreachable,
-    "other": lambda: httpx.Response(200, json={}),
+ANSWERS: Mapping[str, Answer] = {
+    "ok": accept,
+    "13": refuse(500, 13),
+    "17": refuse(401, 17),
+    "39": refuse(406, 39),
+    "9": refuse(429, 9),
+    "500": refuse(500, 99),
+    "lost": lose_answer,
+    "unreachable": fail(httpx.ConnectError),
+    "other": respond(200, {}),
 }
 KINDS = {
     "17": ("InvalidCredentialsError", False),
@@ -81,41 +62,20 @@ KINDS = {
 }
 
 
-@define
-class Gateway(Honest):
-    """Answers each number by its script, one word an attempt and «ok» after the last, after so many seconds; and each
-    question by the next word of `questions`, or 404.
+def make_gateway(scripts: Mapping[str, list[str]] | None = None, takes: float = 1.0) -> Gateway:
+    """Return a gateway that answers each number by its script, a word for each attempt, and then accepts.
+
+    Each answer takes `takes` seconds.
     """
-
-    scripts: dict[str, list[str]] = field(factory=dict)
-    takes: float = 1.0
-    questions: list[str] = field(factory=list)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer."""
-        await asyncio.sleep(self.takes)
-        script = self.scripts.get(json.loads(request.content)["phone"], []) if request.content else self.questions
-        if not request.content and not script:
-            return httpx.Response(404)
-        return ANSWERS[script.pop(0) if script else "ok"]()
+    answers = {
+        phone: delay(takes, take_turns(*(ANSWERS[word] for word in words), accept))
+        for phone, words in (scripts or {}).items()
+    }
+    return Gateway(delay(takes), answers=answers, lookup=delay(takes, refuse(404)))
 
 
-def client_of(
-    gateway: Gateway, limiter: RateLimiter | None = None, retry: RetryPolicy | None = None, timeout: float = 10.0
-) -> AsyncOcaSms:
-    """Return a client of this gateway, without limit and without waits unless told otherwise."""
-    return AsyncOcaSms(
-        "u",
-        "p",
-        limiter=limiter or Unlimited(),
-        retry=retry or RetryPolicy(initial_wait=0, max_wait=0),
-        http_client=httpx.AsyncClient(transport=gateway),
-        timeout=timeout,
-    )
-
-
-def counted(client: AsyncOcaSms) -> dict[str, Any]:
-    """Return what is counted of the sends of a client, all that is not zero."""
+def nonzero_counts(client: AsyncOcaSms) -> dict[str, Any]:
+    """Return the counts of a client's sends that are not zero."""
     now = client.statistics()
     found = {"sent": now.sent, "retried": now.retried, "failed": dict(now.failed), "unknown": now.unknown}
     return {name: value for name, value in found.items() if value}
@@ -123,25 +83,25 @@ def counted(client: AsyncOcaSms) -> dict[str, Any]:
 
 @in_virtual_time
 async def test_a_new_client_has_counted_nothing() -> None:
-    """All zero."""
-    assert client_of(Gateway()).statistics() == NOTHING
+    """All counts of a new client are zero."""
+    assert client_of(make_gateway()).statistics() == NOTHING
 
 
 @pytest.mark.parametrize("answer", KINDS)
 @pytest.mark.parametrize("way", ["send", "send_many"])
 def test_each_failure_is_counted_by_its_kind(way: str, answer: str) -> None:
-    """Under the name of its class, and as unknown if it may have been sent; alike for one message and for many."""
+    """A failure counts under the name of its class, and as unknown if it may have been sent, in a bulk too."""
 
     @in_virtual_time
     async def check() -> None:
-        client = client_of(Gateway({number(1): [answer]}))
+        client = client_of(make_gateway({number(1): [answer]}))
         if way == "send":
             with pytest.raises(OcaSmsError):
                 await client.send(number(1), TEXT)
         else:
             await client.send_many([Sms(number(1), TEXT)], concurrency=2)
         kind, unknown = KINDS[answer]
-        assert counted(client) == {"failed": {kind: 1}} | ({"unknown": 1} if unknown else {})
+        assert nonzero_counts(client) == {"failed": {kind: 1}} | ({"unknown": 1} if unknown else {})
 
     check()
 
@@ -156,49 +116,49 @@ def test_each_failure_is_counted_by_its_kind(way: str, answer: str) -> None:
         (number(1), TEXT, 0.5, "ExpiredError"),
     ],
 )
-def test_what_is_refused_before_its_request_is_counted_too(
+def test_a_refusal_before_the_request_is_counted_too(
     phone: str, text: str, expires_in: float | None, kind: str
 ) -> None:
-    """An impossible number, a blank text, a wrong or past expiry, and one that passes while waiting for a token."""
+    """A message that is refused or expires before its request counts as failed."""
 
     @in_virtual_time
     async def check() -> None:
         limiter = TokenBucket(rate=1.0)
         await limiter.acquire()
-        client = client_of(Gateway(), limiter)
+        client = client_of(make_gateway(), limiter=limiter)
         with pytest.raises(OcaSmsError):
             await client.send(phone, text, expires_in=expires_in)
-        assert counted(client) == {"failed": {kind: 1}}
+        assert nonzero_counts(client) == {"failed": {kind: 1}}
 
     check()
 
 
 @in_virtual_time
 async def test_retries_count_their_message_once() -> None:
-    """A message that took three requests is one that was sent, and one that was retried; another is only sent."""
-    client = client_of(Gateway({number(1): ["13", "13"]}))
+    """A message that took three requests counts once as sent and once as retried."""
+    client = client_of(make_gateway({number(1): ["13", "13"]}))
     await client.send_many([Sms(number(1), TEXT), Sms(number(2), TEXT)])
-    assert counted(client) == {"sent": 2, "retried": 1}
-    client = client_of(Gateway({number(1): ["13"] * 4}))
+    assert nonzero_counts(client) == {"sent": 2, "retried": 1}
+    client = client_of(make_gateway({number(1): ["13"] * 4}))
     with pytest.raises(OcaSmsError):
         await client.send(number(1), TEXT)
-    assert counted(client) == {"failed": {"InternalError": 1}, "unknown": 1}
+    assert nonzero_counts(client) == {"failed": {"InternalError": 1}, "unknown": 1}
 
 
 @in_virtual_time
 async def test_doubt_of_an_earlier_attempt_makes_a_failure_unknown() -> None:
-    """After HTTP 500 with code 13, even a refusal that is proven unsent leaves doubt."""
-    client = client_of(Gateway({number(1): ["13", "39"]}))
+    """After HTTP 500 with code 13, even a refusal that proves itself unsent leaves doubt."""
+    client = client_of(make_gateway({number(1): ["13", "39"]}))
     with pytest.raises(OcaSmsError):
         await client.send(number(1), TEXT)
-    assert counted(client) == {"failed": {"InvalidRequestError": 1}, "unknown": 1}
+    assert nonzero_counts(client) == {"failed": {"InvalidRequestError": 1}, "unknown": 1}
 
 
 @in_virtual_time
-async def test_what_is_under_way_and_how_long_it_waited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the wire, waiting for a slot, waiting for a token; each wait for a token counts, given up or not."""
+async def test_requests_under_way_and_the_time_they_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests on the wire, those that wait, and each wait for a token are counted, even a wait in vain."""
     monkeypatch.setattr(_dispatch, "MAX_IN_FLIGHT", 3)
-    client = client_of(Gateway(takes=2.5), TokenBucket(rate=1.0))
+    client = client_of(make_gateway(takes=2.5), limiter=TokenBucket(rate=1.0))
     # At 0, 1 and 2 s the first three start; the fourth gets its slot at 2.5 s and its token at 3 s, and so on.
     tasks = [asyncio.create_task(client.send(number(index), TEXT)) for index in range(6)]
     await asyncio.sleep(0.5)
@@ -222,17 +182,17 @@ async def test_what_is_under_way_and_how_long_it_waited(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(("after", "unknown"), [(0.5, {}), (1.5, {"unknown": 1})])
 def test_a_cancelled_send_failed(after: float, unknown: dict[str, int]) -> None:
-    """By `CancelledError`; it is unknown if a request was on its way, and not if it waited for its token."""
+    """A cancelled send fails by `CancelledError`. It is unknown only if a request was on its way."""
 
     @in_virtual_time
     async def check() -> None:
         limiter = TokenBucket(rate=1.0)
         await limiter.acquire()
-        client = client_of(Gateway(), limiter)
+        client = client_of(make_gateway(), limiter=limiter)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(after):
                 await client.send(number(1), TEXT)
-        assert counted(client) == {"failed": {"CancelledError": 1}} | unknown
+        assert nonzero_counts(client) == {"failed": {"CancelledError": 1}} | unknown
         assert (client.statistics().in_flight, client.statistics().waiting) == (0, 0)
 
     check()
@@ -240,46 +200,46 @@ def test_a_cancelled_send_failed(after: float, unknown: dict[str, int]) -> None:
 
 @in_virtual_time
 async def test_a_client_closed_meanwhile_fails_the_send() -> None:
-    """What is no error of this library is counted by its own name."""
+    """The send is counted by the name of the error."""
     limiter = TokenBucket(rate=1.0)
     await limiter.acquire()
-    client = client_of(Gateway(), limiter)
+    client = client_of(make_gateway(), limiter=limiter)
     task = asyncio.create_task(client.send(number(1), TEXT))
     await asyncio.sleep(0.5)
     await client.aclose()
     with pytest.raises(RuntimeError):
         await task
-    assert counted(client) == {"failed": {"RuntimeError": 1}}
+    assert nonzero_counts(client) == {"failed": {"ClientClosedError": 1}}
     assert (client.statistics().in_flight, client.statistics().waiting) == (0, 0)
     with pytest.raises(RuntimeError):
         await client.send(number(1), TEXT)
-    assert counted(client) == {"failed": {"RuntimeError": 1}}  # that one did not begin
+    assert nonzero_counts(client) == {"failed": {"ClientClosedError": 1}}  # the second send did not begin
 
 
 @in_virtual_time
 async def test_lookups_are_no_sends() -> None:
-    """`history` and `status` count neither as sent nor as failed, while their waits and requests are seen."""
-    client = client_of(Gateway(), TokenBucket(rate=1.0))
+    """`history` and `status` count neither as sent nor as failed, but their requests and waits show."""
+    client = client_of(make_gateway(), limiter=TokenBucket(rate=1.0))
     tasks = [asyncio.create_task(call) for call in (client.history(), client.status("abc"))]
     await asyncio.sleep(0.5)
     assert (client.statistics().in_flight, client.statistics().waiting) == (1, 1)
     ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(end, OcaSmsError) for end in ends)
-    assert counted(client) == {}
+    assert nonzero_counts(client) == {}
     assert client.statistics().limiter_wait == pytest.approx(1.0)
 
 
 @in_virtual_time
 async def test_statistics_stay_as_they_are() -> None:
-    """No later send changes them, their holder changes nobody else's, and they can be copied and pickled."""
-    client = client_of(Gateway({number(1): ["39"]}))
+    """Statistics are a frozen copy, which can be copied and pickled."""
+    client = client_of(make_gateway({number(1): ["39"]}))
     before = client.statistics()
     with pytest.raises(OcaSmsError):
         await client.send(number(1), TEXT)
     assert before == NOTHING
     now = client.statistics()
     with pytest.raises(FrozenInstanceError):
-        now.sent = 3  # type: ignore[misc] # that is what must not be possible
+        now.sent = 3  # type: ignore[misc] # the test is that this is impossible
     assert copy.deepcopy(now) == now == pickle.loads(pickle.dumps(now))
     cast(dict[str, int], now.failed).clear()
     assert client.statistics().failed == {"InvalidRequestError": 1}
@@ -289,75 +249,75 @@ async def test_statistics_stay_as_they_are() -> None:
 
 
 @in_virtual_time
-async def test_what_a_stopped_bulk_skips_is_not_counted() -> None:
-    """Who waits for a token when the account is refused is skipped; who was on the wire is counted as it ends."""
-    client = client_of(Gateway({number(0): ["17"]}, takes=1.5), TokenBucket(rate=1.0))
+async def test_messages_that_a_stopped_bulk_skips_are_not_counted() -> None:
+    """A message that waits for a token when the bulk stops is skipped. One on the wire is counted."""
+    client = client_of(make_gateway({number(0): ["17"]}, takes=1.5), limiter=TokenBucket(rate=1.0))
     report = await client.send_many([Sms(number(index), TEXT) for index in range(9)], concurrency=5)
     assert (len(report.sent), len(report.failed)) == (1, 1)
     assert len(report.skipped) >= 3
-    assert counted(client) == {"sent": 1, "failed": {"InvalidCredentialsError": 1}}
+    assert nonzero_counts(client) == {"sent": 1, "failed": {"InvalidCredentialsError": 1}}
 
 
 @in_virtual_time
-async def test_what_a_stopped_bulk_catches_in_its_back_off_is_counted_as_it_is_told() -> None:
-    """It failed by the error of its last attempt, in the report and here."""
-    gateway = Gateway({number(0): ["13"], number(1): ["17"]})
-    client = client_of(gateway, TokenBucket(rate=1.0), RetryPolicy(initial_wait=1e6, max_wait=1e6))
+async def test_a_message_in_back_off_as_the_bulk_stops_is_counted_as_reported() -> None:
+    """A bulk that stops during a back-off counts the error of the last attempt, as its report does."""
+    gateway = make_gateway({number(0): ["13"], number(1): ["17"]})
+    client = client_of(gateway, limiter=TokenBucket(rate=1.0), retry=RetryPolicy(initial_wait=1e6, max_wait=1e6))
     report = await client.send_many([Sms(number(index), TEXT) for index in range(2)], concurrency=2)
     assert [type(it.error).__name__ for it in report.failed] == ["InternalError", "InvalidCredentialsError"]
-    assert counted(client) == {"failed": {"InternalError": 1, "InvalidCredentialsError": 1}, "unknown": 1}
+    assert nonzero_counts(client) == {"failed": {"InternalError": 1, "InvalidCredentialsError": 1}, "unknown": 1}
 
 
 @pytest.mark.parametrize("halted", [False, True])
 def test_an_abandoned_bulk(halted: bool) -> None:
-    """What is cancelled on the wire is unknown, also after the run was told to stop; what waited was not sent."""
+    """A message that is cancelled on the wire is unknown. A message that waited was not sent."""
 
     @in_virtual_time
     async def check() -> None:
-        client = client_of(Gateway(takes=5.0), TokenBucket(rate=1.0))
+        client = client_of(make_gateway(takes=5.0), limiter=TokenBucket(rate=1.0))
 
         async def leave() -> None:
             async with client.bulk([Sms(number(index), TEXT) for index in range(3)]):
                 await asyncio.sleep(0.5)
                 if not halted:
-                    raise KeyError  # the caller's own
+                    raise KeyError  # an exception of the caller's
 
         task = asyncio.create_task(leave())
         await asyncio.sleep(0.7)
         task.cancel()
         with contextlib.suppress(KeyError, asyncio.CancelledError):
             await task
-        # Where the run was left in peace first, those that waited were skipped, and are no failures.
-        assert counted(client) == {"failed": {"CancelledError": 1 if halted else 3}, "unknown": 1}
+        # A run that was left without an exception first skips the waiting messages: no failures.
+        assert nonzero_counts(client) == {"failed": {"CancelledError": 1 if halted else 3}, "unknown": 1}
 
     check()
 
 
-async def test_what_the_journal_answers_for_is_not_counted(tmp_path: Any) -> None:
-    """A second run that skips what the first one sent, and names what it left in doubt, has sent nothing."""
+async def test_messages_that_the_journal_answers_for_are_not_counted(tmp_path: Any) -> None:
+    """A second run skips the sent messages and names the doubtful ones. It counts no send."""
     messages = [Sms(number(index), TEXT) for index in range(2)]
     for expected in ({"sent": 1, "failed": {"DeliveryUnknownError": 1}, "unknown": 1}, {}):
-        client = client_of(Gateway({number(0): ["lost"]}, takes=0))
-        async with Journal(tmp_path / "journal") as journal:
+        client = client_of(make_gateway({number(0): ["lost"]}, takes=0))
+        async with SqliteJournal(tmp_path / "journal") as journal:
             report = await client.send_many(messages, journal=journal)
         assert len(report.unknown) == 1
-        assert counted(client) == expected
+        assert nonzero_counts(client) == expected
 
 
 async def test_a_journal_that_fails_at_the_intent_fails_the_send(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message is skipped, for nothing of it was sent; the send that did not come about is counted."""
+    """The message is skipped, for nothing was sent. The send that failed is counted."""
 
     def fail(*_: object) -> None:
         raise JournalError("the disk is full")
 
-    monkeypatch.setattr("oca_sms_async._ledger.Ledger.intend", fail)
-    client = client_of(Gateway(takes=0))
-    async with Journal(tmp_path / "journal") as journal:
+    monkeypatch.setattr("oca_sms_async._journal._store.Store.intend", fail)
+    client = client_of(make_gateway(takes=0))
+    async with SqliteJournal(tmp_path / "journal") as journal:
         report = await client.send_many([Sms(number(0), TEXT)], journal=journal)
     assert len(report.skipped) == 1
-    assert counted(client) == {"failed": {"JournalError": 1}}
+    assert nonzero_counts(client) == {"failed": {"JournalError": 1}}
 
 
 class _Away(Unlimited):
@@ -367,13 +327,13 @@ class _Away(Unlimited):
 
 @in_virtual_time
 async def test_a_limiter_that_is_away_fails_the_send() -> None:
-    """In a bulk too, which skips the message and stops."""
-    client = client_of(Gateway(), _Away())
+    """A limiter without its server fails the send. A bulk skips the message and stops."""
+    client = client_of(make_gateway(), limiter=_Away())
     with pytest.raises(LimiterUnavailableError):
         await client.send(number(0), TEXT)
     report = await client.send_many([Sms(number(0), TEXT)], concurrency=1)
     assert len(report.skipped) == 1
-    assert counted(client) == {"failed": {"LimiterUnavailableError": 2}}
+    assert nonzero_counts(client) == {"failed": {"LimiterUnavailableError": 2}}
     assert client.statistics().waiting == 0
 
 
@@ -389,13 +349,15 @@ BULK = st.lists(SCRIPTS, max_size=8)
 def test_every_send_that_begins_is_sent_or_failed(
     singles: list[tuple[list[str], float | None]], bulk: list[list[str]], concurrency: int, limited: bool, takes: float
 ) -> None:
-    """Single sends, cancelled at some time or not, beside a bulk: the counts are what their callers saw."""
+    """Single sends, some of them cancelled, run beside a bulk. The counts agree with their results."""
 
     async def check() -> None:
         scripts = [*(script for script, _ in singles), *bulk]
-        gateway = Gateway({number(index): [*script] for index, script in enumerate(scripts)}, takes)
+        gateway = make_gateway({number(index): [*script] for index, script in enumerate(scripts)}, takes)
         limiter = TokenBucket(rate=2.0) if limited else Unlimited()
-        client = client_of(gateway, limiter, RetryPolicy(initial_wait=1.0, retry_unsent=True), timeout=4.0)
+        client = client_of(
+            gateway, limiter=limiter, retry=RetryPolicy(initial_wait=1.0, retry_unsent=True), timeout=4.0
+        )
         began = 0
 
         async def one(index: int) -> SendReceipt:

@@ -31,7 +31,7 @@ SENDING = """
         await asyncio.gather(*(oca_sms_client.send("081381475159", f"{{number}}") for number in range(20)))
         assert len(oca_sms_sandbox.inbox) == 20
 """
-# What was forgotten says so when it is collected; the last test is where that is an error.
+# Objects that were not closed warn when they are collected. In the last test that is an error.
 COLLECTING = """
     import gc
     import threading
@@ -44,7 +44,7 @@ COLLECTING = """
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A project of somebody else's, in whose environment this package is installed with its entry points."""
+    """Another project, in an environment where this package is installed with its entry points."""
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
     pytester.makeini("[pytest]")  # or the settings of a project around it would be taken, as those of this one
     installed = pytester.mkdir("oca_sms_async-0.dist-info")
@@ -56,7 +56,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 def run(project: pytest.Pytester, *options: str) -> pytest.RunResult:
-    """Run the project's tests as somebody does who takes each warning for an error."""
+    """Run the project's tests with each warning as an error."""
     # Some versions of pytest-asyncio want a default that this project leaves to them.
     unset = "ignore:The configuration option"
     return project.runpytest_subprocess("-W", "error", "-W", unset, *options, timeout=60)
@@ -78,7 +78,7 @@ def run(project: pytest.Pytester, *options: str) -> pytest.RunResult:
     ],
 )
 def test_async_tests_send_to_a_sandbox_each(project: pytest.Pytester, mark: str, options: list[str]) -> None:
-    """Every plugin for async tests runs them with a sandbox of their own, whose knobs turn, and nothing is left."""
+    """Under every plugin for async tests, each test has a sandbox of its own with working knobs, and leaves nothing."""
     project.makepyfile(test_1=SENDING.format(mark=mark), test_2=COLLECTING)
     result = run(project, *options)
     result.assert_outcomes(passed=3)
@@ -86,7 +86,7 @@ def test_async_tests_send_to_a_sandbox_each(project: pytest.Pytester, mark: str,
 
 
 def test_plain_tests_send_from_loops_of_their_own(project: pytest.Pytester) -> None:
-    """A test that is no coroutine may run one loop after another with the same client, and nothing is left."""
+    """A test that is no coroutine may run one loop after another with the same client, and leaves nothing."""
     project.makepyfile(
         test_1="""
         import asyncio
@@ -113,7 +113,7 @@ def test_plain_tests_send_from_loops_of_their_own(project: pytest.Pytester) -> N
 
 
 def test_a_failing_test_leaves_nothing(project: pytest.Pytester) -> None:
-    """After a test that fails with a request under way nobody listens, the client is closed and no thread is left."""
+    """After a test that fails with a request under way, the address and the client are closed and no thread is left."""
     project.makepyfile(
         test_1="""
         import asyncio
@@ -126,8 +126,7 @@ def test_a_failing_test_leaves_nothing(project: pytest.Pytester) -> None:
         async def fail(sandbox, client):
             sandbox.latency = 3600
             sending = asyncio.create_task(client.send("081381475159", "one"))
-            while not sandbox.inbox:
-                await asyncio.sleep(0)
+            await sandbox.inbox.wait_for("081381475159")
             raise KeyError("mine")
 
         def test_failing(oca_sms_sandbox, oca_sms_client):
@@ -149,7 +148,7 @@ def test_a_failing_test_leaves_nothing(project: pytest.Pytester) -> None:
 
 
 def test_the_client_waits_for_nothing(project: pytest.Pytester) -> None:
-    """In a loop whose clock stands still, sends that may take no time are repeated and follow on one another."""
+    """In a loop with a stopped clock, sends that may take no time repeat and follow on one another."""
     project.makepyfile("""
         import asyncio
 
@@ -196,7 +195,7 @@ print(*set(sys.modules) - before)
 
 
 def test_a_run_that_needs_no_sandbox_loads_no_server(project: pytest.Pytester) -> None:
-    """A run of pytest in which nobody asks for the fixtures loads neither starlette nor uvicorn."""
+    """A run of pytest without the fixtures loads neither starlette nor uvicorn."""
     project.makepyfile("""
         import sys
 
@@ -208,7 +207,7 @@ def test_a_run_that_needs_no_sandbox_loads_no_server(project: pytest.Pytester) -
 
 
 def test_the_fixtures_are_listed(project: pytest.Pytester) -> None:
-    """`pytest --fixtures` shows the two fixtures and what they are, and not the thread behind them."""
+    """`pytest --fixtures` shows the two fixtures and their purpose, but not the thread behind them."""
     result = run(project, "--fixtures")
     result.stdout.fnmatch_lines(["oca_sms_sandbox -- *", "*OCA's SMS gateway*", "oca_sms_client -- *", "*AsyncOcaSms*"])
     result.stdout.no_fnmatch_line("*_oca_sms_portal*")
@@ -221,7 +220,7 @@ def test_the_plugin_can_be_turned_off(project: pytest.Pytester) -> None:
 
 
 def test_an_installed_wheel_is_all_it_takes(tmp_path: Path) -> None:
-    """In a fresh environment with the wheel, its extra and pytest, a test that names the fixtures passes as it is."""
+    """In a fresh environment with the wheel, its extra and pytest, a test that names the fixtures passes."""
     subprocess.run([sys.executable, "-m", "venv", tmp_path], check=True)
     # Isolated, or PYTHONPATH would lead back here.
     python = [str(tmp_path / ("Scripts" if sys.platform == "win32" else "bin") / "python"), "-I", "-m"]

@@ -1,25 +1,28 @@
-"""Requests over real sockets: what each kind of trouble comes out as, and that the next request is not harmed by it."""
+"""Requests over real sockets: each kind of trouble ends in its own error and does not harm the next request."""
 
 import asyncio
+import base64
+import errno
+import functools
 import gc
 import gzip
 import json
 import random
 import socket
-import ssl
 import tracemalloc
 import zlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
 import respx
-import trustme
 import virtual_time
 from misbehaviours import say_nothing
-from moved_clock import HANG, Clock
+from moved_clock import HANG, Clock, until
+from on_sockets import PHONE, QUICK, TEXT, client_of, free_port, tls
 from raw_gateway import RECEIPT, Behaviour, Connection, RawGateway, http, receipt
 
 import oca_sms_async.aiohttp
@@ -33,23 +36,12 @@ from oca_sms_async import (
     RetryPolicy,
     TokenBucket,
     UnexpectedResponseError,
-    Unlimited,
     _connections,
 )
 from oca_sms_async._connections import Connections
 
 pytestmark = pytest.mark.usefixtures("transport")
 of_httpx = pytest.mark.parametrize("transport", ["httpx"], indirect=True)
-
-PHONE = "+6281381475159"
-TEXT = "Acme: 482913 is your code"
-QUICK = RetryPolicy(initial_wait=0, max_wait=0)
-
-
-def client_of(base_url: str, **options: Any) -> AsyncOcaSms:
-    """Return a client without limit and without waits."""
-    defaults: dict[str, Any] = {"limiter": Unlimited(), "retry": QUICK, "allow_http": True}
-    return AsyncOcaSms("user@example.com", "secret", base_url=base_url, **(defaults | options))
 
 
 async def drop(connection: Connection) -> None:
@@ -105,7 +97,7 @@ async def test_trouble_after_the_request_was_read_leaves_doubt(fault: str, retry
 
 
 async def test_trouble_with_a_question_is_never_about_a_message() -> None:
-    """A status whose answer is lost is an error that says that nothing was sent, and it is not asked for again."""
+    """A lost answer to `status` or `history` is an error that says «not sent», and the question is asked once."""
     async with RawGateway(drop).serve() as gateway, client_of(gateway.base_url) as client:
         for number, question in enumerate((client.status("abc"), client.history()), start=1):
             with pytest.raises(DeliveryUnknownError) as caught:
@@ -124,12 +116,6 @@ async def test_a_reset_before_the_request_was_read_is_doubt_all_the_same() -> No
         await client.send(PHONE, TEXT)
 
 
-def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        return int(unused.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     ("base_url", "reason"),
     [("http://localhost:{port}/", "refused"), ("http://no-such-host.invalid/", "name was not found")],
@@ -140,6 +126,57 @@ async def test_no_connection_is_proof_that_nothing_was_sent(base_url: str, reaso
         with pytest.raises(ConnectionFailedError, match=reason) as caught:
             await client.send(PHONE, TEXT)
         assert (caught.value.may_have_been_sent, caught.value.attempts) == (False, 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(socket.EAI_AGAIN, "name server did not answer"), (socket.EAI_NONAME, "name was not found")],
+)
+async def test_a_name_server_in_trouble_is_not_an_unknown_host(
+    number: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EAI_AGAIN may pass by itself, a wrong host in the configuration does not."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(number, "the system's words")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    async with client_of("https://sms.example") as client:
+        with pytest.raises(ConnectionFailedError, match=reason):
+            await client.send(PHONE, TEXT)
+
+
+async def test_https_to_an_http_port_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is no TLS. The gateway's port or the proxy's scheme is wrong, not a certificate."""
+    async with RawGateway(on_connect=says(HTML)).serve() as gateway:
+        async with client_of(f"https://localhost:{gateway.port}") as client:
+            with pytest.raises(ConnectionFailedError, match="does not speak TLS"):
+                await client.send(PHONE, TEXT)
+        monkeypatch.setenv("HTTPS_PROXY", f"https://localhost:{gateway.port}")
+        async with client_of("https://sms.example") as client:
+            with pytest.raises(ConnectionFailedError, match="does not speak TLS"):
+                await client.send(PHONE, TEXT)
+
+
+@pytest.mark.parametrize(
+    ("variable", "reason"),
+    [
+        ("SSL_CERT_FILE", "the certificates that SSL_CERT_FILE names cannot be read: No such file"),
+        ("SSLKEYLOGFILE", "the file that SSLKEYLOGFILE names cannot be written: No such file"),
+    ],
+)
+def test_a_tls_variable_that_cannot_be_used_is_named(
+    variable: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client cannot be made, and the error names the variable that is to blame."""
+    monkeypatch.setenv(variable, "/nowhere/marker")
+    with pytest.raises(OSError, match=reason) as caught:
+        client_of("https://sms.example")
+    assert caught.value.errno == errno.ENOENT
+    monkeypatch.setattr(httpx, "create_ssl_context", functools.partial(raise_one, OSError(errno.EMFILE, "too many")))
+    monkeypatch.delenv(variable)
+    with pytest.raises(OSError, match="too many"):
+        client_of("https://sms.example")
 
 
 async def test_only_on_request_is_a_failed_connection_tried_again() -> None:
@@ -158,20 +195,20 @@ class CallerError(Exception):
     response = "an answer of 12345678 bytes"
 
 
-def fail(error: Exception) -> None:
+def raise_one(error: Exception, **_: object) -> None:
     """Raise this."""
     raise error
 
 
 @pytest.mark.parametrize("behaviour", [None, reset, says(http(b"<html>"))], ids=["refused", "reset", "html"])
-async def test_what_the_caller_was_handling_stays_as_it_is(behaviour: Behaviour | None) -> None:
-    """A send within an `except` frees its own causes of the message, and not the exception that it began with."""
+async def test_the_exception_that_the_caller_handles_stays_as_it_is(behaviour: Behaviour | None) -> None:
+    """A send within an `except` block scrubs its own causes, and not the exception that is being handled."""
     own = CallerError("order 12345678")
     async with RawGateway(behaviour or receipt).serve() as gateway:
         url = gateway.base_url if behaviour else f"http://localhost:{free_port()}"
         async with client_of(url) as client:
             try:
-                fail(own)
+                raise_one(own)
             except CallerError:
                 own.response = "kept"
                 with pytest.raises(OcaSmsError):
@@ -217,7 +254,7 @@ async def test_a_hook_that_reads_the_answer_leaves_it_to_be_read(transport: str)
 
 @of_httpx
 async def test_a_transport_that_tries_again_by_itself_proves_nothing() -> None:
-    """Its last attempt found nobody, but the one before had been read."""
+    """Its last attempt finds no listener, but the gateway has read the one before."""
 
     class Stubborn(httpx.AsyncHTTPTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -240,7 +277,7 @@ async def test_a_transport_that_tries_again_by_itself_proves_nothing() -> None:
 
 @pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "502 Bad Gateway"])
 async def test_a_proxy_that_makes_no_tunnel_is_proof(status: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The request goes into the tunnel, and there was none; so a bulk stops by it too."""
+    """The request would go through the tunnel, so without a tunnel it cannot have left."""
     refusal = f"HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n".encode()
 
     async def refuse(connection: Connection) -> None:
@@ -251,20 +288,19 @@ async def test_a_proxy_that_makes_no_tunnel_is_proof(status: str, monkeypatch: p
     async with RawGateway(on_connect=refuse).serve() as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://localhost:{proxy.port}")
         async with client_of("https://sms.example/api/v1") as client:
-            with pytest.raises(ConnectionFailedError) as caught:
+            with pytest.raises(ConnectionFailedError, match="the proxy refused") as caught:
                 await client.send(PHONE, TEXT)
     assert not caught.value.may_have_been_sent
 
 
 @pytest.mark.parametrize("expires_in", [None, 500.0])
 async def test_closing_ends_a_request_that_still_connects(expires_in: float | None) -> None:
-    """It has no connection that could be closed; and once closed, a client sends nothing more."""
+    """It has no connection yet that could be closed, and after closing it must send nothing."""
     gateway = RawGateway(on_connect=say_nothing)
     async with gateway.serve():
         client = client_of(f"https://localhost:{gateway.port}", timeout=600.0)
         stuck = asyncio.create_task(client.send(PHONE, TEXT, expires_in=expires_in))
-        while not gateway.open:
-            await asyncio.sleep(0)
+        await until(lambda: gateway.open)
         await client.aclose()
         with pytest.raises(ConnectionFailedError):
             await asyncio.wait_for(stuck, HANG)
@@ -272,7 +308,7 @@ async def test_closing_ends_a_request_that_still_connects(expires_in: float | No
 
 
 async def test_closing_while_a_requests_time_runs_out_is_no_error() -> None:
-    """Its bound cannot be moved any more, and need not be: the rest is closed as ever."""
+    """Its bound cannot be moved any more. The rest is closed as ever."""
     client = client_of("https://sms.example")
 
     async def request_that_ends_late() -> None:
@@ -315,16 +351,8 @@ async def test_expiry_ends_a_request_that_is_under_way(monkeypatch: pytest.Monke
         assert (caught.value.may_have_been_sent, caught.value.attempts) == (True, 1)
 
 
-def tls(host: str) -> tuple[trustme.CA, ssl.SSLContext]:
-    """Return a private authority and a server's context with a certificate for `host`."""
-    authority = trustme.CA()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert(host).configure_cert(context)
-    return authority, context
-
-
 async def test_tls_with_an_untrusted_certificate_fails_and_says_why() -> None:
-    """A certificate of an unknown authority is a failed connection whose sentence speaks of the certificate."""
+    """A certificate of an unknown authority is a failed connection, and the error names the certificate."""
     _, context = tls("localhost")
     async with RawGateway().serve(context) as gateway, client_of(gateway.base_url) as client:
         with pytest.raises(ConnectionFailedError, match="certificate is not trusted") as caught:
@@ -372,16 +400,16 @@ async def test_sequential_sends_share_one_connection(way: str, tmp_path: Path, m
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("size", [len(json.dumps(RECEIPT)), 2**16 - len(http(b" " * 2**15)) + 2**15])
-async def test_what_came_after_an_answer_is_not_the_next_messages_answer(
+async def test_bytes_after_an_answer_are_not_the_next_messages_answer(
     size: int, secure: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stray receipt is not taken for the next message's, in whichever layer it waits: parser, TLS or queue."""
+    """A stray receipt is not taken for the next message's. It may wait in the parser, in TLS or in the queue."""
     authority, context = tls("localhost")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
 
     async def twice(connection: Connection) -> None:
-        connection.writer.write(http(padded(size)))
+        connection.writer.write(http(pad(size)))
         await connection.write(http({"status": "sent", "msg_uid": "of another message"}))
 
     async with RawGateway(twice).serve(context if secure else None) as gateway, client_of(gateway.base_url) as client:
@@ -390,8 +418,8 @@ async def test_what_came_after_an_answer_is_not_the_next_messages_answer(
         assert len(gateway.requests) == 3
 
 
-async def test_what_comes_on_an_idle_connection_is_not_the_next_messages_answer() -> None:
-    """A receipt that nobody asked for is not taken for the next message's, however late it comes."""
+async def test_bytes_on_an_idle_connection_are_not_the_next_messages_answer() -> None:
+    """A receipt that was not asked for is not taken for the next message's, however late it comes."""
     come = asyncio.Event()
 
     async def later(connection: Connection) -> None:
@@ -409,7 +437,7 @@ async def test_what_comes_on_an_idle_connection_is_not_the_next_messages_answer(
 
 
 async def test_idle_connections_are_closed_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that nobody uses any more does not stay open until the client is closed."""
+    """An idle connection does not stay open until the client is closed."""
     for room in (_connections, oca_sms_async.aiohttp):
         monkeypatch.setattr(room, "KEEPALIVE", 0.02)
     async with RawGateway().serve() as gateway, client_of(gateway.base_url) as client:
@@ -467,7 +495,7 @@ async def test_a_thousand_cancelled_sends_leave_the_client_healthy() -> None:
             for _ in range(10):
                 await asyncio.gather(*(cancelled() for _ in range(100)))
             assert gateway.accepted > 100  # else the cancellations came before anything happened
-            connections = client._dispatcher._client
+            connections = client._dispatcher._client._transport
             assert not isinstance(connections, Connections) or connections._busy == set()
             gateway.behaviour = receipt
             receipts = await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(300)))
@@ -476,7 +504,7 @@ async def test_a_thousand_cancelled_sends_leave_the_client_healthy() -> None:
 
 
 async def test_a_cold_gather_of_five_thousand_sends_sees_no_time_out() -> None:
-    """Nobody's clock runs while it waits for its slot; no more than 256 requests are in flight."""
+    """The clock of a request does not run while it waits for its slot. At most 256 requests are in flight."""
     async with RawGateway().serve() as gateway, client_of(gateway.base_url) as client:
         receipts = await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(5000)))
         assert len(receipts) == 5000
@@ -485,7 +513,7 @@ async def test_a_cold_gather_of_five_thousand_sends_sees_no_time_out() -> None:
 
 
 def test_a_stall_of_the_gateway_is_not_followed_by_a_burst() -> None:
-    """Requests that waited for a slot through a stall of 7 s go out afterwards no faster than the limit."""
+    """After a stall of 7 s the requests that waited for a slot go out no faster than the limit."""
     starts: list[float] = []
 
     async def main() -> None:
@@ -512,7 +540,7 @@ def test_a_stall_of_the_gateway_is_not_followed_by_a_burst() -> None:
     "status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary Redirect", "308 Permanent Redirect"]
 )
 async def test_redirects_are_not_followed(status: str) -> None:
-    """A redirect is an error, and nothing, the credentials least of all, goes where it points."""
+    """A redirect is an error, and no request follows it: the credentials stay here."""
     async with RawGateway().serve() as other:
         redirect = http(b"", status, f"location: http://localhost:{other.port}/\r\n")
         async with RawGateway(says(redirect)).serve() as gateway, client_of(gateway.base_url) as client:
@@ -523,25 +551,44 @@ async def test_redirects_are_not_followed(status: str) -> None:
         assert other.accepted == 0
 
 
-def padded(size: int) -> bytes:
+async def test_a_redirect_to_a_url_that_cannot_be_read_is_the_same_error(transport: str) -> None:
+    """The status is the error, however odd the Location."""
+    for location in ("http://[", "http://\xb2", "x" * 70_000):
+        redirect = http(b"", "302 Found", f"location: {location}\r\n")
+        async with RawGateway(says(redirect)).serve() as gateway, client_of(gateway.base_url) as client:
+            expected = DeliveryUnknownError if transport == "aiohttp" and len(location) > 8190 else ApiError
+            with pytest.raises(expected):
+                await client.send(PHONE, TEXT)
+
+
+async def test_no_cookie_is_kept() -> None:
+    """A cookie of one answer does not go with the next request: it would tie messages to each other."""
+    answer = http(RECEIPT, headers="set-cookie: session=1\r\n")
+    async with RawGateway(says(answer)).serve() as gateway, client_of(gateway.base_url) as client:
+        for _ in range(2):
+            await client.send(PHONE, TEXT)
+        assert not any(b"cookie" in request.lower() for request in gateway.requests)
+
+
+def pad(size: int) -> bytes:
     """Return a receipt of exactly so many bytes."""
     body = json.dumps(RECEIPT).encode()
     return body + b" " * (size - len(body))
 
 
 async def test_an_answer_is_read_up_to_a_mebibyte_and_not_further() -> None:
-    """One of 1 MiB is read; one byte more is not what the gateway documents, and the connection is given up."""
+    """An answer of 1 MiB is read. One byte more is an unexpected answer, and the connection is closed."""
 
     async def endless(connection: Connection) -> None:
         await connection.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-        while not connection.writer.is_closing():
+        for _ in range(10_000):  # until the client hangs up, or 640 MB later
             await connection.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
 
-    def packed(begin: bytes, more: bytes) -> Behaviour:
+    def pack_endlessly(begin: bytes, more: bytes) -> Behaviour:
         async def behaviour(connection: Connection) -> None:
             await connection.write(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n")
             await connection.write(b"%x\r\n%b\r\n" % (len(begin), begin))
-            while not connection.writer.is_closing():
+            for _ in range(10_000):
                 await connection.write(b"%x\r\n%b\r\n" % (len(more), more))
 
         return behaviour
@@ -549,12 +596,12 @@ async def test_an_answer_is_read_up_to_a_mebibyte_and_not_further() -> None:
     pack = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
     begin = pack.compress(b" ") + pack.flush(zlib.Z_FULL_FLUSH)
     bodies = [
-        packed(gzip.compress(json.dumps(RECEIPT).encode()), b" " * 0x10000),
-        packed(begin, b"\0\0\0\xff\xff" * 9999),
+        pack_endlessly(gzip.compress(json.dumps(RECEIPT).encode()), b" " * 0x10000),
+        pack_endlessly(begin, b"\0\0\0\xff\xff" * 9999),
     ]
-    async with RawGateway(says(http(padded(2**20)))).serve() as gateway, client_of(gateway.base_url) as client:
+    async with RawGateway(says(http(pad(2**20)))).serve() as gateway, client_of(gateway.base_url) as client:
         await client.send(PHONE, TEXT)
-        for behaviour in (says(http(padded(2**20 + 1))), endless, *bodies):
+        for behaviour in (says(http(pad(2**20 + 1))), endless, *bodies):
             gateway.behaviour = behaviour
             with pytest.raises(UnexpectedResponseError) as caught:
                 await client.send(PHONE, TEXT)
@@ -579,8 +626,8 @@ async def test_a_refusal_too_long_to_read_is_classed_by_its_status() -> None:
         ("gzip", gzip.compress(json.dumps(RECEIPT).encode()), True),
         ("deflate", zlib.compress(json.dumps(RECEIPT).encode()), True),
         ("identity", json.dumps(RECEIPT).encode(), True),
-        ("gzip", gzip.compress(padded(2**20)), True),
-        ("gzip", gzip.compress(padded(2**20 + 1)), False),
+        ("gzip", gzip.compress(pad(2**20)), True),
+        ("gzip", gzip.compress(pad(2**20 + 1)), False),
         ("gzip", gzip.compress(bytes(100_000_000)), False),
         ("gzip", gzip.compress(json.dumps(RECEIPT).encode())[:-4], False),
         ("gzip", b"no gzip at all", False),
@@ -589,7 +636,7 @@ async def test_a_refusal_too_long_to_read_is_classed_by_its_status() -> None:
     ids=["gzip", "deflate", "identity", "1 MiB", "1 MiB and a byte", "bomb", "truncated", "broken", "unknown"],
 )
 async def test_compressed_answers(encoding: str, content: bytes, works: bool) -> None:
-    """Compressed answers are read, within the same bound; what cannot be unpacked is not what the gateway documents."""
+    """Compressed answers are read within the same bound. An answer that cannot be decompressed is unexpected."""
     answer = http(content, headers=f"content-encoding: {encoding}\r\n")
     async with RawGateway(says(answer)).serve() as gateway, client_of(gateway.base_url) as client:
         if works:
@@ -600,7 +647,7 @@ async def test_compressed_answers(encoding: str, content: bytes, works: bool) ->
 
 
 async def test_a_bomb_is_not_unpacked() -> None:
-    """A few kilobytes that would become many megabytes are given up at the bound, not after it."""
+    """A few kilobytes that would become many megabytes are read up to the bound only."""
     bomb = http(gzip.compress(bytes(100_000_000)), headers="content-encoding: gzip\r\n")
     async with RawGateway(says(bomb)).serve() as gateway, client_of(gateway.base_url) as client:
         tracemalloc.start()
@@ -627,9 +674,46 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
         assert (len(proxy.requests), len(gateway.requests)) == (1, 1)
 
 
+@pytest.mark.parametrize("no_proxy", ["127.0.0.0/8", "[::1], fe80::/10, 127.0.0.1", "*"])
+@pytest.mark.parametrize("proxied", [True, False])
+async def test_no_proxy_may_name_networks(no_proxy: str, proxied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installers of Docker and Kubernetes write such entries, with a proxy or without one."""
+    async with RawGateway().serve() as proxy, RawGateway().serve() as gateway:
+        if proxied:
+            monkeypatch.setenv("HTTP_PROXY", f"http://localhost:{proxy.port}")
+        monkeypatch.setenv("NO_PROXY", no_proxy)
+        async with client_of(f"http://127.0.0.1:{gateway.port}") as client:
+            await client.send(PHONE, TEXT)
+        assert (len(proxy.requests), len(gateway.requests)) == (0, 1)
+
+
+@pytest.mark.parametrize("password", ["p%40ss", "p:ss", "pä", "%D0%BF%D1%8C"])
+async def test_a_proxys_password_may_have_any_letter(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is sent in UTF-8, and percent escapes are decoded."""
+    async with RawGateway().serve() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://user:{password}@localhost:{proxy.port}")
+        async with client_of("http://sms.example") as client:
+            await client.send(PHONE, TEXT)
+        credentials = base64.b64encode(f"user:{unquote(password)}".encode())
+        assert b"\r\nproxy-authorization: basic " + credentials.lower() in proxy.requests[0].lower()
+        tunnels = list[bytes]()
+
+        async def refuse(connection: Connection) -> None:
+            tunnels.append(await connection.reader.readuntil(b"\r\n\r\n"))
+            await connection.write(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n")
+
+        proxy.on_connect = refuse
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:{password}@localhost:{proxy.port}")
+        async with client_of("https://sms.example") as client:
+            with pytest.raises(ConnectionFailedError, match="the proxy refused"):
+                await client.send(PHONE, TEXT)
+        assert [credentials.lower() in tunnel.lower() for tunnel in tunnels] == [True]
+        assert b"dXNlckBleGFtcGxlLmNvbTpzZWNyZXQ=" not in tunnels[0]
+
+
 @pytest.mark.parametrize("proxy", ["foo://user:marker@localhost:1", "socks5://user:marker@localhost:1"])
 def test_a_proxy_that_cannot_be_used_is_told_at_once(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is bad configuration, not a message in doubt; its password is not shown."""
+    """It is bad configuration, not a message in doubt. Its password is not shown."""
     monkeypatch.setenv("ALL_PROXY", proxy)
     with pytest.raises(ValueError, match="proxy") as caught:
         client_of("https://sms.example")
@@ -658,7 +742,7 @@ DOUBT: list[Exception] = [
 @pytest.mark.parametrize("trouble", PROOF + DOUBT, ids=lambda trouble: type(trouble).__name__)
 @respx.mock
 async def test_httpx_exceptions_by_one_table(trouble: Exception) -> None:
-    """Three exceptions of httpx prove that nothing left, all others leave doubt; none gets out; respx intercepts."""
+    """Three exceptions of httpx prove that nothing left. The others leave doubt. Each becomes an error of ours."""
     route = respx.post("https://sms.example/api/v1/sms").mock(side_effect=trouble)
     async with client_of("https://sms.example/api/v1") as client:
         with pytest.raises(OcaSmsError) as caught:
@@ -672,7 +756,7 @@ async def test_httpx_exceptions_by_one_table(trouble: Exception) -> None:
 @respx.mock
 @of_httpx
 async def test_no_time_out_of_httpx_ends_an_attempt_before_its_time() -> None:
-    """The client's own time-out is the one: httpx's default of 5 s would cut a longer one short."""
+    """The client's own time-out counts alone: httpx's default of 5 s would cut a longer one short."""
     route = respx.post("https://sms.example/sms").respond(json=RECEIPT)
     async with client_of("https://sms.example", timeout=60.0) as client:
         await client.send(PHONE, TEXT)
@@ -694,7 +778,7 @@ async def test_a_lent_client_of_another_make_proves_nothing(trouble: Exception) 
 
 
 async def test_a_lent_client_is_used_as_it_is_and_stays_open() -> None:
-    """What the lent client always sends goes along, its proof counts where it is httpx's own, and it is not closed."""
+    """Its default headers are sent, the proof of httpx's own transport counts, and it is not closed."""
     async with RawGateway().serve() as gateway, httpx.AsyncClient(headers={"X-Team": "otp"}, trust_env=False) as lent:
         async with client_of(gateway.base_url, http_client=lent) as client:
             await client.send(PHONE, TEXT)
@@ -726,9 +810,11 @@ async def test_the_request_on_the_wire() -> None:
         }
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # see below
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # of the first loop
 def test_one_client_serves_one_loop_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left of a loop that is gone is not used in the next one."""
+    """Connections of a closed loop are not used in the next one."""
     client = client_of("http://localhost")
 
     async def use() -> int:
@@ -739,5 +825,5 @@ def test_one_client_serves_one_loop_after_another(monkeypatch: pytest.MonkeyPatc
 
     assert [asyncio.run(use()), asyncio.run(use())] == [3, 3]
     asyncio.run(client.aclose())
-    # Nobody can close the sockets of a loop that is closed, so asyncio warns of them: here, not in another test.
+    # The sockets of a closed loop cannot be closed, and asyncio warns of them: here, not in another test.
     gc.collect()

@@ -1,4 +1,4 @@
-"""A gateway that is well, then in trouble, then well again; and the ways in which it cannot be reached at all."""
+"""A gateway that is well, then in trouble, then well again, and ways in which it cannot be reached."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from raw_gateway import Behaviour, Connection, RawGateway
 
 
 class Trouble:
-    """Its gateway answers as it should but for the time between `begin` and `end`."""
+    """Its gateway answers as it should except between `begin` and `end`."""
 
     def __init__(self) -> None:
         self.gateway = RawGateway(answer)
@@ -97,7 +97,7 @@ class Deafness(Trouble):
 
 
 class Refusal(Trouble):
-    """Nobody listens on the port."""
+    """The port has no listener."""
 
     def _serve(self, folder: Path) -> AbstractAsyncContextManager[RawGateway]:
         return self.gateway.serve(listening=False)
@@ -107,12 +107,14 @@ class Refusal(Trouble):
 
 
 class FullBacklog(Refusal):
-    """The system has as many connections waiting as it takes, and lets no other one come about."""
+    """The system's queue of waiting connections is full, and it lets no other one come about."""
 
     async def _begin(self) -> None:
         self.gateway.socket.listen(1)
         self._waiting = list[socket.socket]()
-        while not self._waiting or select.select([], self._waiting[-1:], [], 0.2)[1]:
+        for _ in range(100):
+            if self._waiting and not select.select([], self._waiting[-1:], [], 0.2)[1]:
+                break
             self._waiting.append(socket.socket())
             self._waiting[-1].setblocking(False)
             with contextlib.suppress(BlockingIOError):
@@ -120,12 +122,12 @@ class FullBacklog(Refusal):
         loop = asyncio.get_running_loop()
         connect = loop.sock_connect
 
-        async def noted(sock: socket.socket, address: Any) -> None:
+        async def note_and_connect(sock: socket.socket, address: Any) -> None:
             if address[:2] == ("127.0.0.1", self.gateway.port):
                 self.gateway.stalled.set()
             await connect(sock, address)
 
-        self.patch.setattr(loop, "sock_connect", noted)
+        self.patch.setattr(loop, "sock_connect", note_and_connect)
 
     async def _end(self) -> None:
         for waiting in self._waiting:
@@ -134,7 +136,7 @@ class FullBacklog(Refusal):
 
 
 class NamelessHost(Trouble):
-    """The name server knows no such host."""
+    """The name server does not know the host."""
 
     async def _begin(self) -> None:
         self._real = socket.getaddrinfo
@@ -160,7 +162,7 @@ class SilentNameServer(NamelessHost):
             async with super()._serve(folder) as gateway:
                 yield gateway
         finally:
-            self._over.set()  # else a test that fails would wait for the thread for ever
+            self._over.set()  # else a test that fails would wait for the thread without end
 
     async def _begin(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -186,9 +188,9 @@ class Tls(Trouble):
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._good = self.authority.issue_cert("localhost")
         self._good.configure_cert(self.context)
-        return self._served()
+        return self._serve_tls()
 
-    def _served(self) -> AbstractAsyncContextManager[RawGateway]:
+    def _serve_tls(self) -> AbstractAsyncContextManager[RawGateway]:
         return self.gateway.serve(self.context)
 
     async def _end(self) -> None:
@@ -211,17 +213,17 @@ class ExpiredCertificate(Tls):
 
 
 class UnknownAuthority(Tls):
-    """The certificate is from an authority that nobody knows."""
+    """The certificate is from an unknown authority."""
 
     async def _begin(self) -> None:
         trustme.CA().issue_cert("localhost").configure_cert(self.context)
 
 
 class HandshakeWithoutEnd(Tls):
-    """Connections come about, but their TLS handshake is never answered; each ends with its first answer before."""
+    """Connections come about, but their TLS handshake gets no answer. Before that, each ends with its first answer."""
 
     @asynccontextmanager
-    async def _served(self) -> AsyncIterator[RawGateway]:
+    async def _serve_tls(self) -> AsyncIterator[RawGateway]:
         self.gateway.on_connect = self._shake_hands
         self.gateway.behaviour = answer_and_hang_up
         async with self.gateway.serve():

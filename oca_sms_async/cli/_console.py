@@ -1,4 +1,4 @@
-"""What commands write: for people on a terminal, and in plain lines for everything else."""
+"""The output of commands: for people on a terminal, and in plain lines elsewhere."""
 
 import shlex
 import sys
@@ -14,20 +14,20 @@ _SHORT: Final = 15  # characters; a number
 
 
 def on_terminal(stream: TextIO | None) -> bool:
-    """Tell whether there is somebody at this stream; one that the shell closed is None."""
+    """Tell whether this stream is a terminal; a stream that the shell closed is None."""
     return stream is not None and stream.isatty()
 
 
-def printable(text: str) -> str:
-    """Return a text as one line in which whatever could steer a terminal, or hides itself, is escaped.
+def escape(text: str) -> str:
+    """Return a text as one line. A character that could steer a terminal, or that hides itself, is escaped.
 
-    The gateway's words and whatever was sent through the account are other people's.
+    The words of the gateway and the messages of the account come from other people.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def quoted(argument: str) -> str:
-    """Return an argument as a shell reads it, in characters that `printable` leaves alone."""
+def quote(argument: str) -> str:
+    """Return an argument as a shell reads it, in characters that `escape` leaves alone."""
     if argument.isprintable():
         return shlex.quote(argument)
     escaped = (
@@ -37,26 +37,26 @@ def quoted(argument: str) -> str:
 
 
 def show(*lines: str) -> None:
-    """Write lines at once: what is said of a sent message must not be lost in a buffer."""
+    """Write lines at once: news about a sent message must not be lost in a buffer."""
     print(*lines, sep="\n", flush=True)
 
 
 def show_pairs(pairs: Iterable[tuple[str, object]]) -> None:
-    """Write names and values, a line each; an absent value as a dash."""
-    texts = [(name, "-" if value is None else printable(str(value))) for name, value in pairs]
+    """Write names and values, a line each; an absent value is a dash."""
+    texts = [(name, "-" if value is None else escape(str(value))) for name, value in pairs]
     width = max(len(name) for name, _ in texts)
     show(*(f"{name:{width}}  {value}" for name, value in texts))
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str) -> None:
-    """Write a table on a terminal, and otherwise lines of values with a tab between them; an absent value as a dash."""
-    texts = [["-" if value is None else printable(str(value)) for value in row] for row in rows]
+    """Write a table on a terminal, else lines with a tab between values; an absent value is a dash."""
+    texts = [["-" if value is None else escape(str(value)) for value in row] for row in rows]
     if not on_terminal(sys.stdout):
         show(*("\t".join(row) for row in [header, *texts]))
         return
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
     for name, *column in zip(header, *texts, strict=True):
-        # Folded, because an id with its end cut off would be worth nothing; and what is short stays on its line.
+        # An id without its end is worth nothing, so long values are folded. Short values stay on one line.
         table.add_column(name, overflow="fold", no_wrap=max(map(len, column), default=0) <= _SHORT)
     for row in texts:
         table.add_row(*map(Text, row))  # a plain str would be read as markup
@@ -65,4 +65,4 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, capti
 
 def complain(line: str) -> None:
     """Write one line to standard error."""
-    print(f"oca-sms: {printable(line)}", file=sys.stderr, flush=True)
+    print(f"oca-sms: {escape(line)}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The command that shows all of it in some seconds: a bulk of one-time passwords, faults included, on a sandbox."""
+"""The command that shows the client at work: a bulk of one-time passwords, with faults, on a sandbox."""
 
 import asyncio
 import os
@@ -8,26 +8,26 @@ from typing import Final
 
 from oca_sms_async import AsyncOcaSms, RetryPolicy, Sms, TokenBucket
 from oca_sms_async.cli._console import show, show_pairs
-from oca_sms_async.cli._progress import Tally, shown
+from oca_sms_async.cli._progress import Tally, show_progress
 from oca_sms_async.sandbox import Sandbox
 
 _MESSAGES: Final = 250
 _REFUSED_EVERY: Final = 50
 _RATE: Final = 50.0  # requests per second
-# With this seed eleven of the demo's sends are answered by an internal error, whoever sends them in whatever order; so
-# with twelve attempts no message can fail by them, and every run ends with the same counts.
+# With this seed eleven of the demo's sends meet an internal error, in any order of sending. So twelve attempts are
+# enough for each message, and every run ends with the same counts.
 _SEED: Final = 22
 _ERROR_RATE: Final = 0.04
 _ATTEMPTS: Final = 12
 
 
 def demo() -> None:
-    """Send 250 one-time passwords to a sandbox on this machine, with a progress bar; nothing leaves the machine.
+    """Send 250 one-time passwords to a sandbox on this machine, with a progress bar. No SMS leaves the machine.
 
     Some sends meet an internal error and are sent again, and the gateway refuses some of the numbers.
     """
-    # httpx takes the environment's proxy for the loopback address too, and no proxy could reach this sandbox. The small
-    # letters, because they go before the capitals where both are set.
+    # httpx takes the environment's proxy for the loopback address too, and no proxy could reach this sandbox. The
+    # variable is in small letters: they go before the capitals where both are set.
     os.environ["no_proxy"] = "127.0.0.1"
     show(
         f"Sending {_MESSAGES} one-time passwords to a sandbox on this machine; no SMS leaves it.",
@@ -51,18 +51,18 @@ async def _run() -> None:
         ) as client,
     ):
         started = time.monotonic()
-        with shown(tally) as note:
+        with show_progress(tally) as note:
             async with client.bulk(messages) as outcomes:
                 async for outcome in outcomes:
                     note(outcome)
         seconds = time.monotonic() - started
-    # The first request came out of the full bucket; the others waited for their tokens.
+    # The first request took the token of the full bucket. The others waited for theirs.
     _summarise(tally, seconds, rate=(limiter.statistics().granted - 1) / seconds)
 
 
 def _one_time_passwords() -> list[Sms]:
     """Return messages to distinct Indonesian mobile numbers, each with a code of its own."""
-    draw = random.Random(_SEED)  # noqa: S311 - nobody logs in with these
+    draw = random.Random(_SEED)  # noqa: S311 - these codes open no account
     codes = (f"{draw.randrange(10**6):06}" for _ in range(_MESSAGES))
     numbers = draw.sample(range(10**8), _MESSAGES)
     return [

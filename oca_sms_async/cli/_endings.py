@@ -1,4 +1,4 @@
-"""How a command ends: its exit status, and for every error one line that says what became of the message."""
+"""The end of a command: its exit status, and for each error one line that says if the message may have been sent."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from oca_sms_async import (
     JournalError,
     LimiterUnavailableError,
     OcaSmsError,
+    UnsupportedError,
 )
 
 _LOOK_IT_UP: Final = "look it up with `oca-sms history` before you send it again"
@@ -20,8 +21,9 @@ _NAME_LENGTH: Final = 40
 
 
 class ExitStatus(IntEnum):
-    """What a script learns. `USAGE` proves that nothing was sent; so does `STOPPED` for a single message, while a bulk
-    may have sent some before.
+    """The exit statuses for scripts.
+
+    `USAGE` proves that nothing was sent. `STOPPED` proves it for a single message; a bulk may have sent some before.
     """
 
     DONE = 0
@@ -33,7 +35,7 @@ class ExitStatus(IntEnum):
 
 
 class CommandError(Exception):
-    """A command ends here, with this one line and this exit status."""
+    """The command ends here, with this line and this exit status."""
 
     def __init__(self, line: str, status: ExitStatus) -> None:
         super().__init__(line)
@@ -42,7 +44,7 @@ class CommandError(Exception):
 
 @contextlib.contextmanager
 def before_sending() -> Iterator[None]:
-    """Say of whatever goes wrong in this block that the message was not sent."""
+    """Add «not sent» to each error of this block."""
     try:
         yield
     except CommandError as error:
@@ -53,38 +55,38 @@ def before_sending() -> Iterator[None]:
 
 @contextlib.contextmanager
 def while_sending() -> Iterator[None]:
-    """Say of whatever goes wrong in this block whether the message may have been sent."""
+    """Add to each error of this block whether the message may have been sent."""
     try:
         yield
     except OcaSmsError as error:
-        raise _about_message(error) from error
+        raise _describe(error) from error
     except KeyboardInterrupt:
-        # Cancelling a send gives no answer, so there is nothing more exact to be said.
+        # A cancelled send gives no answer, so no more exact sentence is possible.
         line = f"interrupted: if a request was under way, the message may have been sent; {_LOOK_IT_UP}"
         raise CommandError(line, ExitStatus.INTERRUPTED) from None
 
 
 @contextlib.contextmanager
 def while_asking() -> Iterator[None]:
-    """Say what went wrong in this block, in which nothing is sent."""
+    """Turn each error of this block into a line; the block sends nothing."""
     try:
         yield
     except OcaSmsError as error:
-        raise CommandError(str(error), _status(error)) from error
-    except ValueError as error:  # an argument that the library refused before it asked anybody
+        raise CommandError(str(error), _find_status(error)) from error
+    except ValueError as error:  # an argument that the library refused before any request
         raise CommandError(str(error), ExitStatus.USAGE) from error
 
 
-def _about_message(error: OcaSmsError) -> CommandError:
-    reason = f"{error}{_named_fields(error)}{f', after {error.attempts} attempts' if error.attempts > 1 else ''}"
+def _describe(error: OcaSmsError) -> CommandError:
+    reason = f"{error}{_name_fields(error)}{f', after {error.attempts} attempts' if error.attempts > 1 else ''}"
     if error.may_have_been_sent:
         return CommandError(f"may have been sent: {reason}; {_LOOK_IT_UP}", ExitStatus.FAILED)
-    return CommandError(f"not sent: {reason}", _status(error))
+    return CommandError(f"not sent: {reason}", _find_status(error))
 
 
-def _status(error: OcaSmsError) -> ExitStatus:
+def _find_status(error: OcaSmsError) -> ExitStatus:
     match error:
-        case InvalidMessageError() | JournalError():
+        case InvalidMessageError() | JournalError() | UnsupportedError():
             return ExitStatus.USAGE
         case AccountError() | ConnectionFailedError() | LimiterUnavailableError():
             return ExitStatus.STOPPED
@@ -92,7 +94,7 @@ def _status(error: OcaSmsError) -> ExitStatus:
             return ExitStatus.FAILED
 
 
-def _named_fields(error: OcaSmsError) -> str:
+def _name_fields(error: OcaSmsError) -> str:
     """Return the names of the fields that the gateway refused; its words about them may echo the message."""
     fields = error.fields if isinstance(error, InvalidRequestError) else ()
     names = [field.param for field in fields if field.param.isidentifier() and len(field.param) <= _NAME_LENGTH]

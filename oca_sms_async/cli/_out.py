@@ -1,6 +1,4 @@
-"""What `oca-sms bulk --out` writes: one JSON object a line, and in the end exactly one line for each row of the
-input.
-"""
+"""The file of `oca-sms bulk --out`: one JSON object a line, and at the end exactly one line for each input row."""
 
 import json
 import os
@@ -14,42 +12,42 @@ from oca_sms_async._messages import check_number
 from oca_sms_async._phone import mask_phone
 from oca_sms_async.cli._rows import REGION, BadRow, RowSms
 
-_SUBSCRIBER: Final = 7  # of a number's last digits; whoever has them has the number
+_SUBSCRIBER: Final = 7  # last digits of a number; they are enough to know the number
 _NO_DIGIT: Final = re.compile(r"[^0-9]")
 
 Word = Literal["sent", "failed", "skipped", "unknown"]
 
 
 class OutcomesFile:
-    """One file of outcomes; without a path, none. `OSError` where it cannot be written.
+    """The file of outcomes; without a path, no file. `OSError` if it cannot be written.
 
-    Lines go to a new file beside the old one until `keep` puts it in its place, so what an earlier run wrote is there
-    until this one knows as much. Each line is with the operating system before `write` returns. What is no file, a
-    pipe say, is written to as it is.
+    Lines go to a new file until `keep` puts it in the place of the old file. So the lines of an earlier run are there
+    until this run knows as much. The operating system has each line before `write` returns. A path that is no regular
+    file, such as a pipe, is written to directly.
     """
 
     def __init__(self, path: Path | None, *, show_numbers: bool) -> None:
         self._path = path
         self._show_numbers = show_numbers
-        self._new = None if path is None or (path.exists() and not path.is_file()) else beside(path)
+        self._new = None if path is None or (path.exists() and not path.is_file()) else name_new_file(path)
         to = self._new or path
         self._file = None if to is None else to.open("w", encoding="utf-8", buffering=1)
 
     def keep(self) -> None:
-        """Put the new file in the old one's place; what is written from now on goes there."""
+        """Put the new file in the place of the old one; later lines go to it as well."""
         if self._file is not None and self._new is not None and self._path is not None:
             os.fsync(self._file.fileno())
             self._new.replace(self._path)
 
     def close(self) -> None:
-        """Close the file; one that was never kept is gone."""
+        """Close the file; delete a new file that was not kept."""
         if self._file is not None:
             self._file.close()
         if self._new is not None:
             self._new.unlink(missing_ok=True)
 
     def note(self, outcome: Outcome) -> None:
-        """Write what became of a row in this run; what an earlier run sent has been written before."""
+        """Write the outcome of a row in this run. The rows that an earlier run sent were written before."""
         match outcome:
             case Sent(sms=RowSms() as row, receipt=receipt):
                 self.write(row, "sent", msg_uid=receipt.msg_uid, attempts=receipt.attempts)
@@ -88,13 +86,13 @@ class OutcomesFile:
         self._file.write(json.dumps(line) + "\n")
 
 
-def beside(path: Path) -> Path:
-    """Return where the new file of outcomes is written until it takes the place of the old one."""
+def name_new_file(path: Path) -> Path:
+    """Return the path of the new file, until it takes the place of the old one."""
     return path.with_name(f".{path.name}.oca-sms")
 
 
 def _may_show_number(row: RowSms | BadRow) -> bool:
-    """Tell whether a row's key holds its recipient's number; of a bad row that is not known, so any number counts."""
+    """Tell whether a row's key may hold its recipient's number. In a bad row, each number counts."""
     digits = _NO_DIGIT.sub("", row.key or "")
     if isinstance(row, RowSms):
         return check_number(row.phone, REGION)[-_SUBSCRIBER:] in digits

@@ -1,4 +1,4 @@
-"""How a bulk is going: counted as its outcomes come, and shown as a bar on a terminal or as plain lines elsewhere."""
+"""The progress of a bulk: its outcomes are counted, and shown as a bar on a terminal, else as plain lines."""
 
 import contextlib
 import sys
@@ -14,16 +14,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from oca_sms_async import Failed, Outcome, SendReceipt, Sent, Skipped
 from oca_sms_async.cli._console import on_terminal, show
 
-_LINE_EVERY: Final = 50  # outcomes, at the least
-_LINES: Final = 100  # at the most
+_LEAST_STEP: Final = 50  # outcomes from one line to the next
+_MOST_LINES: Final = 100
 
 
 @define
 class Tally:
-    """The outcomes of a bulk, counted.
+    """The counts of a bulk's outcomes.
 
-    `reasons` counts the failed ones by what went wrong; `unknown` is the part of them that may have been sent;
-    `retried` the part of `sent` that took more than one attempt; `earlier` were sent by an earlier run.
+    `reasons` counts the failed messages by their error. `unknown` is the part of `failed` that may have been sent.
+    `retried` is the part of `sent` that took more than one attempt. `earlier` were sent by an earlier run.
     """
 
     total: int
@@ -37,7 +37,7 @@ class Tally:
 
     @property
     def failed(self) -> int:
-        """The messages that were refused, or whose fate is unknown."""
+        """The messages that were refused, and those that may have been sent."""
         return self.reasons.total()
 
     @property
@@ -71,11 +71,11 @@ class Tally:
 
 
 @contextlib.contextmanager
-def shown(tally: Tally) -> Iterator[Callable[[Outcome], None]]:
-    """Show how the tally grows while the block runs; yield the function that takes each outcome."""
+def show_progress(tally: Tally) -> Iterator[Callable[[Outcome], None]]:
+    """Show the tally while the block runs; yield the function that takes each outcome."""
     console = Console()
     on_screen = on_terminal(sys.stdout) and not console.is_dumb_terminal
-    with _bar(tally, console) if on_screen else _lines(tally) as refresh:
+    with _show_bar(tally, console) if on_screen else _show_lines(tally) as refresh:
 
         def note(outcome: Outcome) -> None:
             tally.note(outcome)
@@ -85,7 +85,7 @@ def shown(tally: Tally) -> Iterator[Callable[[Outcome], None]]:
 
 
 @contextlib.contextmanager
-def _bar(tally: Tally, console: Console) -> Iterator[Callable[[], None]]:
+def _show_bar(tally: Tally, console: Console) -> Iterator[Callable[[], None]]:
     columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with Progress(*columns, console=console, expand=True) as progress:
         task = progress.add_task(str(tally), total=tally.total)
@@ -93,8 +93,8 @@ def _bar(tally: Tally, console: Console) -> Iterator[Callable[[], None]]:
 
 
 @contextlib.contextmanager
-def _lines(tally: Tally) -> Iterator[Callable[[], None]]:
-    every = max(_LINE_EVERY, tally.total // _LINES)
+def _show_lines(tally: Tally) -> Iterator[Callable[[], None]]:
+    every = max(_LEAST_STEP, tally.total // _MOST_LINES)
 
     def refresh() -> None:
         if tally.done % every == 0 or tally.done == tally.total:

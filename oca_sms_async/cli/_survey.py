@@ -1,4 +1,4 @@
-"""What a file of messages holds, found out before any of them is sent."""
+"""The counts of a file of messages, taken before the first one is sent."""
 
 import hashlib
 import secrets
@@ -7,20 +7,20 @@ from collections import Counter
 from typing import Self
 
 from oca_sms_async import check_message, segments
-from oca_sms_async._ledger import Entry, Standing
+from oca_sms_async._journal import Answer, Lookup, Status
 from oca_sms_async._messages import check_number
 from oca_sms_async.cli._rows import REGION, RowSms
 
 
 class Survey:
-    """A file's rows, counted: the `bad` ones, and the others by what the journal knows of them.
+    """The rows of a file, counted: the `bad` ones, and the others by the journal's answer.
 
-    `segments` and `advice` are about those that are still to be sent; `respelt` counts rows whose recipient an earlier
-    row spells differently. What grows with the input is, by digest, in a temporary file of SQLite's.
+    `segments` and `advice` are about the rows that are still to be sent. `respelt` counts rows with a recipient that an
+    earlier row spells differently. A temporary file of SQLite's holds a digest of each recipient, so memory stays flat.
     """
 
     def __init__(self, *, brand: str | None, resend_unknown: bool) -> None:
-        self.standings = Counter[Standing]()
+        self.standings = Counter[Status | Answer]()
         self.bad = 0
         self.recipients = 0
         self.segments = 0
@@ -46,19 +46,20 @@ class Survey:
 
     @property
     def unsendable(self) -> int:
-        """The rows that no run can send: the bad ones, and those whose key is another message's."""
-        return self.bad + self.standings[Standing.CONTRADICTED]
+        """The rows that no run can send: bad rows, and rows with the key of another message."""
+        return self.bad + self.standings[Answer.KEY_CONFLICT]
 
     @property
     def to_send(self) -> int:
         """The rows that a run would send."""
-        doubtful = self.standings[Standing.DOUBTFUL] if self._resend_unknown else 0
-        return self.standings[Standing.UNSENT] + doubtful
+        doubtful = self.standings[Status.DOUBTFUL] if self._resend_unknown else 0
+        return self.standings[Status.UNSENT] + doubtful
 
-    def note(self, sms: RowSms, entry: Entry) -> int | None:
-        """Count a row that can be sent; return the row that spells its recipient differently, if there is one."""
-        self.standings[entry.standing] += 1
-        if entry.standing is Standing.UNSENT or (entry.standing is Standing.DOUBTFUL and self._resend_unknown):
+    def note(self, sms: RowSms, lookup: Lookup) -> int | None:
+        """Count a row that can be sent; return the earlier row that spells its recipient differently, or None."""
+        standing = lookup.entry.status if lookup.answer is Answer.STORED else lookup.answer
+        self.standings[standing] += 1
+        if standing is Status.UNSENT or (standing is Status.DOUBTFUL and self._resend_unknown):
             self.segments += segments(sms.message).count
             self.advice.update(f"{it.code}: {it.text}" for it in check_message(sms.message, brand=self._brand))
         number, spelling = (self._digest(it) for it in (check_number(sms.phone, REGION), sms.phone))

@@ -1,4 +1,4 @@
-"""What the sandbox would have sent: the messages that it accepted, in the order of their arrival."""
+"""The messages that the sandbox accepted, in the order of their arrival. It sends none of them."""
 
 import asyncio
 import uuid
@@ -11,20 +11,23 @@ from typing import Final, overload
 import attrs
 
 from oca_sms_async._phone import mask_phone, normalize_phone
-from oca_sms_async.sandbox._codes import code_in
+from oca_sms_async.sandbox._changes import Changes
+from oca_sms_async.sandbox._one_time_codes import find_code
 
 _AT_ONCE: Final = ((0.0, "sent"),)
-_MOST_FAULTS: Final = 20  # that are told of one message
+_DEFAULT_API: Final = "regular-v1"
+_MOST_FAULTS: Final = 20  # kept of one message
 
 
 @attrs.frozen
 class Message:
     """An accepted message; its repr shows neither the text nor the whole number.
 
-    `phone` is E.164 with its plus, `created_at` is aware, `segments` is what the message cost of the quota. `attempts`
-    counts the POSTs of this number and text up to the accepted one, since the last that was accepted and answered as it
-    should be, and `faults` are the kinds of those that were played on them, the oldest first. `status` and `updated_at`
-    move on with time.
+    `phone` is E.164 with its plus, `created_at` is aware, `segments` is the message's cost in quota. `attempts` counts
+    the POSTs of this number and text up to the accepted one. The count starts anew after a POST that was accepted and
+    answered as it should be. `faults` are the kinds that were played on those POSTs, the oldest first. `status` and
+    `updated_at` move on with time. `api` is the API that the message came by, like `premium-v2`, and `sender_id` its
+    sender, which only Premium has.
     """
 
     msg_uid: str
@@ -35,7 +38,15 @@ class Message:
     attempts: int
     faults: tuple[str, ...] = ()
     _stages: Sequence[tuple[float, str]] = attrs.field(default=_AT_ONCE, repr=False, eq=False)  # (age, status)
+    api: str = attrs.field(default=_DEFAULT_API, kw_only=True)
+    sender_id: str | None = attrs.field(default=None, kw_only=True)
     _accepted_at: float = attrs.field(init=False, repr=False, eq=False)
+
+    _code: str | None = attrs.field(init=False, repr=False, eq=False)  # found once: searches ask every message for it
+
+    @_code.default
+    def _find_code(self) -> str | None:
+        return find_code(self.text)
 
     @_accepted_at.default
     def _now(self) -> float:
@@ -48,13 +59,13 @@ class Message:
 
     @property
     def updated_at(self) -> datetime:
-        """When the status last changed; aware."""
+        """The time of the status's last change; aware."""
         return self.created_at + timedelta(seconds=self._stage()[0])
 
     @property
     def code(self) -> str | None:
-        """The one-time password in the text, or None."""
-        return code_in(self.text)
+        """The one-time password in the text, or `None`."""
+        return self._code
 
     def _stage(self) -> tuple[float, str]:
         age = monotonic() - self._accepted_at
@@ -63,29 +74,29 @@ class Message:
 
 @attrs.define
 class Tally:
-    """The POSTs of one number and text: all of them, and the attempts since one was accepted and answered."""
+    """The POSTs of one number and text: all of them, and the attempts since the last accepted and answered one."""
 
     posts: int = 0
     attempts: int = 0
     faults: tuple[str, ...] = ()  # the kinds played on the attempts, the newest of them
 
     def note(self, fault: str) -> None:
-        """Count a POST, whatever becomes of it; `fault` is what is played, or ""."""
+        """Count a POST, accepted or not; `fault` is the kind that is played, or ""."""
         self.posts += 1
         self.attempts += 1
         if fault:
             self.faults = (*self.faults, fault)[-_MOST_FAULTS:]
 
     def end(self) -> None:
-        """The message has its answer: what comes next is another one."""
+        """Start anew: the message has its answer, and the next POST is another message."""
         self.attempts, self.faults = 0, ()
 
 
 class Inbox(Sequence[Message]):
-    """A read-only sequence of the accepted messages, the oldest first; it is also what the gateway's history tells.
+    """A read-only sequence of the accepted messages, the oldest first. The gateway's history has the same messages.
 
-    It keeps all of them, about 1 kB each, until `clear()`. It may be read and awaited in any thread and event loop,
-    whichever the sandbox is served in.
+    It keeps all of them, about 1 kB each, until `clear()`. It may be read and awaited in any thread and event loop, not
+    only in the loop that serves the sandbox.
     """
 
     def __init__(self) -> None:
@@ -93,7 +104,7 @@ class Inbox(Sequence[Message]):
         self._by_uid: dict[str, Message] = {}
         self._latest: dict[str, Message] = {}
         self._tallies: dict[tuple[str, str], Tally] = {}
-        self._waiting: set[Future[None]] = set()
+        self._changes = Changes()
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -110,28 +121,28 @@ class Inbox(Sequence[Message]):
 
     def clear(self) -> None:
         """Forget every message and every counted attempt, as if nothing had arrived yet."""
-        # New ones, so that who walks through the old ones in another thread comes to their end.
+        # New collections: another thread may still iterate over the old ones.
         self._messages, self._by_uid, self._latest, self._tallies = [], {}, {}, {}
-        self._announce()
+        self._changes.announce()
 
     def find(self, msg_uid: str) -> Message | None:
-        """Return the message with this id, or None."""
+        """Return the message with this id, or `None`."""
         return self._by_uid.get(msg_uid)
 
     def latest(self, phone: str) -> Message | None:
-        """Return the newest message to a number (any spelling), or None; `ValueError` for what is no number."""
-        return self._latest.get(normalize_phone(phone, "ID"))
+        """Return the newest message to a number (any spelling), or `None`; `ValueError` for an impossible number."""
+        return self._latest.get(normalize_phone(phone))
 
     async def wait_for(self, phone: str, *, timeout: float = 5.0) -> Message:  # noqa: ASYNC109 - the contract's own
         """Return the newest message to a number (any spelling); wait at most `timeout` seconds for the first one.
 
-        `TimeoutError` when none has come by then, `ValueError` for what is no number.
+        `TimeoutError` if no message arrives by then, `ValueError` for an impossible number.
         """
-        number = normalize_phone(phone, "ID")
+        number = normalize_phone(phone)
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    change = self.change()  # before the look, or what comes between the two is missed
+                    change = self.change()  # before the look, or a message that comes between the two is missed
                     try:
                         if (message := self._latest.get(number)) is not None:
                             return message
@@ -144,31 +155,38 @@ class Inbox(Sequence[Message]):
     def code(self, phone: str) -> str:
         """Return the one-time password in the newest message to a number (any spelling).
 
-        `LookupError` when there is no such message or no code in it, `ValueError` for what is no number.
+        `LookupError` if there is no message or no code in it, `ValueError` for an impossible number.
         """
         message = self.latest(phone)
         if message is None:
-            raise LookupError(f"no message to {mask_phone(normalize_phone(phone, 'ID'))} has arrived")
+            raise LookupError(f"no message to {mask_phone(normalize_phone(phone))} has arrived")
         if message.code is None:
             raise LookupError(f"the newest message to {mask_phone(message.phone)} has no code of 4 to 8 digits")
         return message.code
 
     def change(self) -> Future[None]:
-        """Return a future that is done with the next change; who no longer waits for it cancels it."""
-        change = Future[None]()
-        self._waiting.add(change)
-        change.add_done_callback(self._waiting.discard)
-        return change
+        """Return a future that is done with the next change. Cancel it to stop waiting."""
+        return self._changes.next()
 
     def tally(self, phone: str, text: str) -> Tally:
         """Return the tally of this number (E.164) and text."""
         return self._tallies.setdefault((phone, text), Tally())
 
-    def deliver(self, phone: str, text: str, *, segments: int, stages: Sequence[tuple[float, str]]) -> Message:
-        """Keep an accepted message under a fresh id and return it; its status at ages in seconds is in `stages`."""
+    def deliver(
+        self,
+        phone: str,
+        text: str,
+        *,
+        segments: int,
+        stages: Sequence[tuple[float, str]],
+        api: str = _DEFAULT_API,
+        sender_id: str | None = None,
+        msg_uid: str | None = None,
+    ) -> Message:
+        """Keep an accepted message and return it; its status at ages in seconds is in `stages`. `None`: a fresh id."""
         tally = self.tally(phone, text)
         message = Message(
-            msg_uid=uuid.uuid4().hex,
+            msg_uid=uuid.uuid4().hex if msg_uid is None else msg_uid,
             phone=phone,
             text=text,
             created_at=datetime.now(UTC),
@@ -176,14 +194,11 @@ class Inbox(Sequence[Message]):
             attempts=tally.attempts,
             faults=tally.faults,
             stages=stages,
+            api=api,
+            sender_id=sender_id,
         )
         self._messages.append(message)
         self._by_uid[message.msg_uid] = message
         self._latest[phone] = message
-        self._announce()
+        self._changes.announce()
         return message
-
-    def _announce(self) -> None:
-        for change in list(self._waiting):
-            if change.set_running_or_notify_cancel():
-                change.set_result(None)

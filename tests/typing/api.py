@@ -5,7 +5,7 @@ An `assert_type` that no longer holds is an error of mypy, and so is an ignore b
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +23,8 @@ from oca_sms_async import (
     ApiError,
     AsyncOcaSms,
     BulkReport,
+    BulkRun,
+    ClientClosedError,
     ConnectionFailedError,
     DeliveryUnknownError,
     ExpiredError,
@@ -40,24 +42,33 @@ from oca_sms_async import (
     NotFoundError,
     OcaSmsError,
     Outcome,
+    PremiumV1,
+    PremiumV2,
     Priority,
     QuotaExhaustedError,
     RateLimitedError,
     RateLimiter,
     ReconcileReport,
+    RegularV1,
+    RegularV2,
     RetryPolicy,
     Segments,
+    SendEvent,
     SendReceipt,
     Sent,
     Skipped,
     Sms,
     SmsRecord,
+    SqliteJournal,
     Statistics,
     TokenBucket,
     UnexpectedResponseError,
     Unlimited,
+    UnsupportedError,
     UserNotFoundError,
     check_message,
+    mask_phone,
+    normalize_phone,
     segments,
 )
 from oca_sms_async.aiohttp import aiohttp_client
@@ -106,13 +117,31 @@ async def make() -> None:
     assert_type(AsyncOcaSms.from_env(), AsyncOcaSms)
     assert_type(AsyncOcaSms.from_env(os.environ, timeout=5.0), AsyncOcaSms)
     assert_type(AsyncOcaSms.from_env({"OCA_SMS_USERNAME": "user"}, http_client=aiohttp_client()), AsyncOcaSms)
-    AsyncOcaSms("user")  # type: ignore[call-arg] # no password
-    AsyncOcaSms("user", "secret", "https://sms.example.com")  # type: ignore[call-arg] # options are named
-    AsyncOcaSms("user", "secret", timeout="5")  # type: ignore[arg-type] # seconds are numbers
-    AsyncOcaSms("user", "secret", timeout=timedelta(seconds=5))  # type: ignore[arg-type] # as above
-    AsyncOcaSms("user", "secret", limiter=Pauseless())  # type: ignore[arg-type] # half of a limiter is none
-    AsyncOcaSms("user", "secret", http_client=httpx.Client())  # type: ignore[arg-type] # of the other colour
-    AsyncOcaSms("user", "secret", retries=3)  # type: ignore[call-arg] # there is no such option
+    regular = RegularV1("user", "secret")
+    assert_type(AsyncOcaSms(api=regular, timeout=5), AsyncOcaSms)
+    assert_type(AsyncOcaSms(api=RegularV2("token")), AsyncOcaSms)
+    assert_type(AsyncOcaSms(api=PremiumV1("user", "secret", sender_id="Acme")), AsyncOcaSms)
+    assert_type(AsyncOcaSms(api=PremiumV2("token", sender_id="Acme")), AsyncOcaSms)
+    assert_type(AsyncOcaSms.from_env(api=regular), AsyncOcaSms)
+    assert_type(AsyncOcaSms.from_env({"OCA_SMS_API": "premium-v2"}, token="a", sender_id="Acme"), AsyncOcaSms)
+    PremiumV2("token")  # type: ignore[call-arg] # no sender
+    PremiumV2("token", "Acme")  # type: ignore[call-arg] # the sender is named
+    assert_type((regular.base_url, regular.has_history), tuple[str, bool])
+    assert_type(regular.codes, Mapping[int, type[ApiError]])
+    assert_type(regular.headers(), Mapping[str, str])
+    assert_type(regular.send(PHONE, TEXT).method, str)
+    assert_type(regular.history().parse(200, {}, b"[]"), list[SmsRecord])
+    assert_type(regular.status("uid").parse(200, {}, b"{}"), SmsRecord)
+    AsyncOcaSms("user", "secret", api=regular)  # type: ignore[call-overload] # an API has its own credentials
+    AsyncOcaSms.from_env(retries=3)  # type: ignore[call-arg] # as of the constructor
+    AsyncOcaSms.from_env(timeout="5")  # type: ignore[arg-type] # as of the constructor
+    AsyncOcaSms("user")  # type: ignore[call-overload] # no password
+    AsyncOcaSms("user", "secret", "https://sms.example.com")  # type: ignore[call-overload] # options are named
+    AsyncOcaSms("user", "secret", timeout="5")  # type: ignore[call-overload] # seconds are numbers
+    AsyncOcaSms("user", "secret", timeout=timedelta(seconds=5))  # type: ignore[call-overload] # as above
+    AsyncOcaSms("user", "secret", limiter=Pauseless())  # type: ignore[call-overload] # half of a limiter is none
+    AsyncOcaSms("user", "secret", http_client=httpx.Client())  # type: ignore[call-overload] # of the other colour
+    AsyncOcaSms("user", "secret", retries=3)  # type: ignore[call-overload] # there is no such option
 
 
 async def send(client: AsyncOcaSms) -> None:
@@ -162,26 +191,36 @@ async def messages_in_time() -> AsyncIterator[Sms]:
     yield Sms(PHONE, TEXT)
 
 
+def observe(event: SendEvent) -> None:
+    """Observe a send."""
+    assert_type((event.sent, event.error, event.may_have_been_sent), tuple[bool, OcaSmsError | None, bool])
+    assert_type((event.attempts, event.priority, event.waited, event.took), tuple[int, Priority, float, float])
+    AsyncOcaSms("user", "secret", observer=observe)
+
+
 async def send_them(client: AsyncOcaSms, path: Path) -> None:
     """Send many messages."""
     run = client.bulk(messages())
-    assert_type(run, AbstractAsyncContextManager[AsyncIterator[Outcome]])
-    async with client.bulk(messages_in_time(), concurrency=8) as outcomes:
-        async for outcome in outcomes:
+    assert_type(run, AbstractAsyncContextManager[BulkRun])
+    async with client.bulk(messages_in_time(), concurrency=8) as entered:
+        async for outcome in entered:
             assert_type(outcome, Sent | Failed | Skipped)
             assert_type(outcome.sms, Sms)
             assert_type(told(outcome), str)
+        assert_type((entered.pulled, entered.resent), tuple[int, int])
+        assert_type(entered.stopped_by, OcaSmsError | None)
+        assert_type(await entered.report(), BulkReport)
     report = await client.send_many([Sms(PHONE, TEXT)], concurrency=8)
     assert_type(report, BulkReport)
     assert_type(report.outcomes, tuple[Outcome, ...])
     assert_type((report.sent, report.retried), tuple[tuple[Sent, ...], tuple[Sent, ...]])
     assert_type((report.failed, report.unknown), tuple[tuple[Failed, ...], tuple[Failed, ...]])
     assert_type((report.skipped, report.stopped_by), tuple[tuple[Skipped, ...], OcaSmsError | None])
-    async with Journal(path) as journal, client.bulk(messages(), journal=journal, resend_unknown=True):
-        assert_type(journal, Journal)
-        assert_type(journal.resent, int)
-    await Journal("bulk.journal").aclose()
-    await client.send_many(messages_in_time(), journal=journal, resend_unknown=True)
+    async with SqliteJournal(path) as journal, client.bulk(messages(), journal=journal, resend_unknown=True):
+        assert_type(journal, SqliteJournal)
+        accepted: Journal = journal
+    await SqliteJournal("bulk.journal").aclose()
+    await client.send_many(messages_in_time(), journal=accepted, resend_unknown=True)
     settled = await client.reconcile(journal, messages_in_time())
     assert_type(settled, ReconcileReport)
     assert_type((settled.found, settled.doubtful), tuple[tuple[Sent, ...], tuple[Sms, ...]])
@@ -210,6 +249,7 @@ def told(outcome: Outcome) -> str:
 def go_wrong(error: OcaSmsError) -> NoReturn:
     """Ask an error what it knows."""
     assert_type((error.may_have_been_sent, error.attempts), tuple[bool, int])
+    assert_type(type(error)(*error.args), OcaSmsError)  # as task queues do
     error.status_code  # type: ignore[attr-defined] # noqa: B018 - not every error is the gateway's
     if isinstance(error, ApiError):
         assert_type((error.status_code, error.code, error.text), tuple[int, int | None, str])
@@ -224,6 +264,8 @@ class Kinds:
 
     values: type[ValueError] = InvalidMessageError
     times: type[TimeoutError] = ExpiredError
+    unsent: type[ConnectionFailedError] = ClientClosedError
+    misused: type[RuntimeError] = ClientClosedError
     ours: tuple[type[OcaSmsError], ...] = (
         ApiError,
         ConnectionFailedError,
@@ -233,6 +275,7 @@ class Kinds:
         JournalError,
         LimiterUnavailableError,
         UnexpectedResponseError,
+        UnsupportedError,
     )
     refusals: tuple[type[ApiError], ...] = (
         AccountError,
@@ -265,6 +308,7 @@ async def limit(client: redis.asyncio.Redis) -> None:
         await limiter.acquire(priority=Priority.BULK, deadline=asyncio.get_running_loop().time() + 5)
         assert_type(limiter.pause(1), None)
     bucket = TokenBucket()
+    assert_type(await bucket.start(), bool)
     now = bucket.statistics()
     assert_type(now, LimiterStatistics)
     assert_type((now.granted, now.refused, now.waiting), tuple[int, int, int])
@@ -290,6 +334,9 @@ def measure() -> None:
     assert_type([(it.code, it.text) for it in advice], list[tuple[str, str]])
     check_message(TEXT, "Acme")  # type: ignore[call-arg] # options are named
     segments(TEXT.encode())  # type: ignore[arg-type] # characters, no bytes
+    assert_type(normalize_phone(PHONE), str)
+    assert_type(mask_phone(normalize_phone("9123 4567", region="SG")), str)
+    normalize_phone(PHONE, "ID")  # type: ignore[call-arg] # options are named
 
 
 async def practise() -> None:
@@ -297,6 +344,9 @@ async def practise() -> None:
     async with Sandbox(quota=10, rate_limit=25, faults={"reset": 0.1}, seed=7).serve(port=8080) as sandbox:
         assert_type(sandbox, Sandbox)
         assert_type((sandbox.base_url, sandbox.username, sandbox.password), tuple[str, str, str])
+        assert_type((sandbox.token, sandbox.sender_id, sandbox.url_of("premium-v2")), tuple[str, str, str])
+        assert_type(sandbox.environment("premium-v2"), dict[str, str])
+        assert_type((sandbox.inbox[0].api, sandbox.inbox[0].sender_id), tuple[str, str | None])
         assert_type(sandbox.inbox, Inbox)
         assert_type(sandbox.inbox[0], Message)
         assert_type(sandbox.inbox[1:], list[Message])
@@ -308,6 +358,7 @@ async def practise() -> None:
         sandbox.when(PHONE).respond("reset", times=2).respond(status=503, body="away", headers={"Retry-After": "1"})
         sandbox.when().respond(status="503")  # type: ignore[arg-type] # a number
         sandbox.latency = 0.5
+        sandbox.allowed_hosts = ["sms.acme.example"]
         sandbox.base_url = "http://localhost"  # type: ignore[misc] # it is where it is served
     assert_type(sandbox.asgi(), Starlette)
     assert_type(aiohttp_client(verify=True, trust_env=False), httpx.AsyncClient)

@@ -1,6 +1,6 @@
-"""The journal's file: what became of each message, by digest, in SQLite, for one writer at a time.
+"""The journal's file: a SQLite database with one row a message, for one writer at a time.
 
-Everything here blocks and belongs in a thread of its own; `_journal` is what asyncio sees of it.
+Every call here blocks, so it belongs in a thread of its own. `_sqlite` calls it from asyncio.
 """
 
 import contextlib
@@ -11,16 +11,14 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
-from attrs import frozen
-
 from oca_sms_async._errors import JournalError
+from oca_sms_async._journal._values import Answer, JournalEntry, Lookup, Status
 from oca_sms_async._models import SendReceipt
 
-_APPLICATION: Final = 0x0CA515A5  # SQLite's place for whose file this is
+_APPLICATION: Final = 0x0CA515A5  # SQLite's field for the program that owns a database
 _VERSION: Final = 1
 _SCHEMA: Final = f"""
 CREATE TABLE journal (salt BLOB NOT NULL, run INTEGER NOT NULL);
@@ -33,6 +31,8 @@ CREATE TABLE occurrence (content BLOB PRIMARY KEY, run INTEGER NOT NULL, seen IN
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
+_STATUSES: Final = (Status.UNSENT, Status.DOUBTFUL, Status.SENT)  # the column `standing` holds the place in this list
+_UNSENT, _DOUBTFUL, _SENT = range(3)
 _REASONS: Final = {
     sqlite3.SQLITE_BUSY: "another run uses it: wait for its end, or give this one a journal of its own",
     sqlite3.SQLITE_LOCKED: "another run uses it: wait for its end, or give this one a journal of its own",
@@ -44,45 +44,14 @@ _REASONS: Final = {
     sqlite3.SQLITE_PERM: "it cannot be written to",
 }
 
-
-class Standing(Enum):
-    """What the journal knows of a message when a run comes to it.
-
-    `DOUBTFUL` may have been sent, `UNSENT` certainly was not. The last two are of this run: the same key with the
-    same content `REPEATED`, or with other content than before, `CONTRADICTED`.
-    """
-
-    UNSENT = 0
-    DOUBTFUL = 1
-    SENT = 2
-    REPEATED = 3
-    CONTRADICTED = 4
+Operation = Callable[["Store"], Any]
 
 
-@frozen
-class Entry:
-    """One message in the journal.
+class Store:
+    """The open file, locked until `close` or until the process dies. Each trouble with it is a `JournalError`.
 
-    `attempts` counts the requests that may have been taken; `began` and `ended` are when the first of them was about
-    to start and when the last was heard of, in seconds since the epoch; `receipt` is there if it was sent.
-    """
-
-    identity: bytes
-    standing: Standing
-    attempts: int = 0
-    began: float = 0.0
-    ended: float = 0.0
-    receipt: SendReceipt | None = None
-
-
-Operation = Callable[["Ledger"], Any]
-
-
-class Ledger:
-    """The file, open and locked until `close`, or until its process dies; every trouble with it is a `JournalError`.
-
-    It holds salted digests of numbers, texts and keys, besides states, ids and times; only its owner may read it.
-    `doubtful` is how many messages were in doubt when it was opened.
+    The file holds salted digests of numbers, texts and keys, besides statuses, ids and times. Only its owner may read
+    it. `doubtful` counts the messages in doubt at the time of opening.
     """
 
     def __init__(self, path: Path) -> None:
@@ -109,7 +78,7 @@ class Ledger:
                 raise self._error(_REASONS[sqlite3.SQLITE_CORRUPT])
         if stat.S_IMODE(self._path.stat().st_mode) & 0o077:
             self._path.chmod(0o600)
-        # Durable is what fsync has seen: each commit is one, of the write-ahead log beside the file.
+        # A commit is durable after fsync. Each commit makes one fsync, of the write-ahead log beside the file.
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA fullfsync = ON")
@@ -120,11 +89,10 @@ class Ledger:
             self._db.execute("INSERT INTO journal VALUES (?, 0)", (secrets.token_bytes(16),))
         self._salt, self._run = self._db.execute("SELECT salt, run FROM journal").fetchone()
         self._db.execute("COMMIT")
-        doubtful = "SELECT count(*) FROM message WHERE standing = ?"
-        self.doubtful = int(self._db.execute(doubtful, (Standing.DOUBTFUL.value,)).fetchone()[0])
+        self.doubtful = int(self._value("SELECT count(*) FROM message WHERE standing = ?", _DOUBTFUL))
 
     def close(self) -> None:
-        """Fold the log into the file, and unlock it."""
+        """Fold the write-ahead log into the file, and unlock the file."""
         with self._explained():
             try:
                 if self._db.in_transaction:
@@ -133,9 +101,9 @@ class Ledger:
                 self._db.close()
 
     def perform(self, operations: Sequence[Operation], *, durable: bool) -> list[Any]:
-        """Return what the operations return: all of them happen, or none; and durably so if asked for.
+        """Run all operations in one transaction, and return their results; an error undoes all of them.
 
-        What is not durable yet becomes so with the next that is.
+        A change that is not durable yet becomes durable together with the next one that is.
         """
         with self._explained():
             try:
@@ -151,12 +119,12 @@ class Ledger:
         return results
 
     def begin_run(self) -> None:
-        """Begin to count occurrences anew."""
+        """Count equal messages from the start again."""
         self._run += 1
         self._db.execute("UPDATE journal SET run = ?", (self._run,))
 
-    def enter(self, key: str | None, number: str, text: str) -> Entry:
-        """Return what is known of this run's next message; one without a key is told from its equals by counting."""
+    def lookup_next(self, key: str | None, number: str, text: str) -> Lookup:
+        """Return the entry of the run's next message; counting tells messages without a key from their equals."""
         content = self._digest(b"content", number, text)
         identity = (
             self._digest(b"nth", content.hex(), str(self._count(content))) if key is None else self._digest(b"key", key)
@@ -168,51 +136,50 @@ class Ledger:
         if row is None:
             self._db.execute(
                 "INSERT INTO message VALUES (?, ?, ?, ?, 0, 0, 0, NULL, NULL)",
-                (identity, content, self._run, Standing.UNSENT.value),
+                (identity, content, self._run, _UNSENT),
             )
-            return Entry(identity, Standing.UNSENT)
+            return Lookup(identity, JournalEntry(Status.UNSENT))
         known_content, run, standing, attempts, began, ended, msg_uid, status = row
-        # What certainly was not sent may be corrected for a later run, and keeps its key.
-        if content != known_content and (run == self._run or standing != Standing.UNSENT.value):
-            return Entry(identity, Standing.CONTRADICTED)
+        receipt = SendReceipt(_text(msg_uid), _text(status), attempts) if standing == _SENT else None
+        entry = JournalEntry(_STATUSES[standing], receipt, attempts)
+        # A message that certainly was not sent may be corrected in a later run, and keeps its key.
+        if content != known_content and (run == self._run or standing != _UNSENT):
+            return Lookup(identity, entry, Answer.KEY_CONFLICT, began, ended)
         if run == self._run:
-            return Entry(identity, Standing.REPEATED)
+            return Lookup(identity, entry, Answer.REPEATED, began, ended)
         self._db.execute("UPDATE message SET run = ?, content = ? WHERE identity = ?", (self._run, content, identity))
-        receipt = SendReceipt(_text(msg_uid), _text(status), attempts) if standing == Standing.SENT.value else None
-        return Entry(identity, Standing(standing), attempts, began, ended, receipt)
+        return Lookup(identity, entry, Answer.STORED, began, ended)
 
-    def intend(self, entry: Entry) -> None:
-        """Note that a request is about to start: from now on the message is in doubt."""
-        self._update(entry, Standing.DOUBTFUL, attempts=entry.attempts + 1, began=entry.began or time.time())
-
-    def settle(self, entry: Entry, standing: Standing, attempts: int, receipt: SendReceipt | None = None) -> None:
-        """Note what became of an intended message."""
-        self._update(entry, standing, attempts=attempts, receipt=receipt)
-
-    def find(self, entry: Entry, receipt: SendReceipt) -> bool:
-        """Note that a doubtful message was found sent, unless another one has this id; return whether it was noted."""
-        taken = self._db.execute("SELECT 1 FROM message WHERE msg_uid = ?", (_bytes(receipt.msg_uid),)).fetchone()
-        if taken is None:
-            self.settle(entry, Standing.SENT, receipt.attempts, receipt)
-        return taken is None
-
-    def _update(
-        self,
-        entry: Entry,
-        standing: Standing,
-        *,
-        attempts: int,
-        began: float | None = None,
-        receipt: SendReceipt | None = None,
-    ) -> None:
-        uid, status = (None, None) if receipt is None else (_bytes(receipt.msg_uid), _bytes(receipt.status))
+    def intend(self, message: Lookup) -> bool:
+        """Put the message in doubt unless it was sent, or another run took it; return whether that happened."""
+        now = time.time()
         changed = self._db.execute(
-            "UPDATE message SET standing = ?, attempts = ?, began = coalesce(?, began), ended = ?,"
-            " msg_uid = ?, status = ? WHERE identity = ?",
-            (standing.value, attempts, began, time.time(), uid, status, entry.identity),
+            "UPDATE message SET standing = ?, attempts = ?, began = ?, ended = ?"
+            " WHERE identity = ? AND run = ? AND standing <> ?",
+            (_DOUBTFUL, message.entry.attempts + 1, message.began or now, now, message.identity, self._run, _SENT),
         ).rowcount
-        if changed != 1:  # an earlier failure has undone the message's entry
-            raise self._error("it has lost a message: begin a new run")
+        if not changed and not self._value("SELECT count(*) FROM message WHERE identity = ?", message.identity):
+            raise self._lost()
+        return changed == 1
+
+    def settle(self, message: Lookup, entry: JournalEntry) -> None:
+        """Store the outcome of an intended message."""
+        uid, status = (
+            (None, None) if entry.receipt is None else (_bytes(entry.receipt.msg_uid), _bytes(entry.receipt.status))
+        )
+        changed = self._db.execute(
+            "UPDATE message SET standing = ?, attempts = ?, ended = ?, msg_uid = ?, status = ? WHERE identity = ?",
+            (_STATUSES.index(entry.status), entry.attempts, time.time(), uid, status, message.identity),
+        ).rowcount
+        if changed != 1:
+            raise self._lost()
+
+    def find(self, message: Lookup, receipt: SendReceipt) -> bool:
+        """Store that a doubtful message was found sent, unless another message has this id; return whether it was."""
+        if self._db.execute("SELECT 1 FROM message WHERE msg_uid = ?", (_bytes(receipt.msg_uid),)).fetchone():
+            return False
+        self.settle(message, JournalEntry(Status.SENT, receipt, receipt.attempts))
+        return True
 
     def _count(self, content: bytes) -> int:
         row = self._db.execute("SELECT run, seen FROM occurrence WHERE content = ?", (content,)).fetchone()
@@ -227,8 +194,8 @@ class Ledger:
             digest.update(len(data).to_bytes(8, "big") + data)
         return digest.digest()
 
-    def _value(self, query: str) -> Any:
-        return self._db.execute(query).fetchone()[0]
+    def _value(self, query: str, *parameters: Any) -> Any:
+        return self._db.execute(query, parameters).fetchone()[0]
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -244,16 +211,19 @@ class Ledger:
     def _error(self, reason: str) -> JournalError:
         return JournalError(f"the journal {self._path} cannot be used: {reason}")
 
+    def _lost(self) -> JournalError:
+        return self._error("a failed write has undone a message's entry: begin a new run")
+
 
 def _create(path: Path) -> None:
-    """Make sure that there is a file; a new one is its owner's alone, and SQLite's log beside it will be as private."""
+    """Make sure that the file exists. Only its owner may read a new one, and SQLite's log copies that permission."""
     with contextlib.suppress(FileExistsError):
-        # Not opened where it exists already: to close it would drop the lock of a run in this process.
+        # An existing file is not opened here: closing it would drop the lock of a run in this process.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _bytes(text: str) -> bytes:
-    """Return a text as bytes: the gateway's words may hold half a surrogate pair, which SQLite's texts cannot."""
+    """Return a text as bytes: the gateway's words may hold half a surrogate pair, and SQLite's texts may not."""
     return text.encode("utf-8", "surrogatepass")
 
 

@@ -1,0 +1,123 @@
+"""aiohttp's connections for our transport, and the only room that reads private parts of aiohttp.
+
+Each guard says what is lost when a name moves. It then does the safe thing, a new connection for each request, and
+logs `transport.guard_lost` once in a process.
+"""
+
+import select
+import ssl
+import weakref
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, Final
+
+import aiohttp
+
+from oca_sms_async._httpx_internals import report_lost
+
+
+class Steps:
+    """The steps of one request until its first byte, for its `trace` extension.
+
+    `failure` is the exception that ended the connection before it came about, `interruption` one of the trace itself.
+    """
+
+    def __init__(self, trace: Callable[[str, dict[str, Any]], Awaitable[None]] | None) -> None:
+        self.failure: BaseException | None = None
+        self.interruption: BaseException | None = None
+        self._trace = trace
+
+    async def report(self, event: str, **info: Any) -> None:
+        """Tell the trace of one step."""
+        if self._trace is not None:
+            try:
+                await self._trace(event, info)
+            except BaseException as error:
+                self.interruption = error
+                raise
+
+
+STEPS: Final = ContextVar[Steps]("oca_sms_steps")  # of the request that this task sends
+
+
+def open_session(context: ssl.SSLContext, *, keepalive: float) -> aiohttp.ClientSession:
+    """Return a session that keeps no cookies and sends each request once.
+
+    aiohttp repeats a GET whose kept connection turns out to be closed, and the second request would go out without a
+    token. When the name that turns this off moves, no connection is used twice.
+    """
+    # The number of connections is not bounded. The client's slots are the bound: a request that waited for a
+    # connection here would wait after its token.
+    connector = _Connector(limit=0, keepalive_timeout=keepalive, ssl=context)
+    session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+    if hasattr(session, "_retry_connection"):
+        session._retry_connection = False  # noqa: SLF001 - it has no public name
+    else:
+        report_lost("repeated requests of aiohttp")
+        connector.reuses = False
+    return session
+
+
+class _Connector(aiohttp.TCPConnector):
+    """A connector that traces a request as httpcore does, and checks a kept connection before it is used again.
+
+    Bytes that came after the last answer would be read as the next answer: the receipt of another message.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.reuses = True
+        # The protocols that have served a request. On a new connection an early answer is no reason to close it.
+        self._used = weakref.WeakSet[Any]()
+
+    async def connect(self, req: aiohttp.ClientRequest, *arguments: Any, **options: Any) -> Any:
+        """Return a connection for this request: a kept one that is silent, or a new one."""
+        steps = STEPS.get()
+        await steps.report("connection.connect_tcp.started")
+        try:
+            connection = await self._connect(req, *arguments, **options)
+        except BaseException as error:
+            steps.failure = error
+            await steps.report("connection.connect_tcp.failed", exception=error)
+            raise
+        try:
+            await steps.report("http11.send_request_headers.started", request=req)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def _connect(self, *arguments: Any, **options: Any) -> Any:
+        while True:
+            connection: Any = await super().connect(*arguments, **options)
+            if connection.protocol not in self._used or (self.reuses and _is_silent(connection)):
+                self._used.add(connection.protocol)
+                return connection
+            connection.close()
+
+
+def _is_silent(connection: Any) -> bool:
+    """Tell whether a kept connection still stands and has received nothing after its last answer.
+
+    aiohttp itself asks `should_close` when an answer ends, and not again later. When its name moves, no connection is
+    used twice.
+    """
+    try:
+        if connection.protocol.should_close or connection.transport is None:
+            return False
+        return not _is_readable(connection.transport.get_extra_info("socket"))
+    except AttributeError:
+        report_lost("unread bytes of aiohttp")
+        return False
+
+
+def _is_readable(sock: Any) -> bool:
+    """Tell whether the system holds bytes or the end of a connection that the loop has not read yet."""
+    number = sock.fileno()
+    if number < 0:
+        return True
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([number], [], [], 0)[0])
+    poll = select.poll()  # select() itself takes no number above 1,023
+    poll.register(number, select.POLLIN)
+    return bool(poll.poll(0))

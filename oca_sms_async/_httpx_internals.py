@@ -1,0 +1,80 @@
+"""The private parts of httpx, httpcore, h11 and anyio that this library reads; no other room reads one.
+
+Each function below says what is lost when a name moves. It then does the safe thing, and logs `transport.guard_lost`
+once in a process. `httpx` and `httpcore` are capped in pyproject.toml for the sake of these names.
+"""
+
+import functools
+from types import FunctionType
+from typing import Any, Final
+
+import httpx
+
+from oca_sms_async._log import log
+
+_HOME: Final = httpx.AsyncClient.aclose.__code__.co_filename
+
+
+@functools.cache
+def report_lost(guard: str) -> None:
+    """Log that a guard cannot look any more, once for each guard."""
+    log("transport.guard_lost", guard=guard)
+
+
+def transport_of(client: httpx.AsyncClient, url: httpx.URL) -> httpx.AsyncBaseTransport | None:
+    """Return the transport with which a client requests this URL.
+
+    It is asked after a failure only: httpx's own transport proves with `httpx.PoolTimeout` that nothing left.
+    When its name moves, such an error leaves the message in doubt unless the trace has the proof.
+    """
+    try:
+        return client._transport_for_url(url)  # noqa: SLF001 - a client has no public name for it
+    except AttributeError:
+        report_lost("transport of a request")
+        return None
+
+
+def is_patched() -> bool:
+    """Tell whether a tool, such as Sentry or respx, has replaced a method that each request of a client passes.
+
+    When a name moves, the answer is yes, and each request of `aiohttp_client()` goes the whole way through httpx.
+    """
+    try:
+        methods = (
+            httpx.AsyncClient.send,
+            httpx.AsyncClient._transport_for_url,  # noqa: SLF001 - respx replaces it
+            httpx.AsyncClient._send_single_request,  # noqa: SLF001 - some tracing tools replace it
+        )
+    except AttributeError:
+        report_lost("patches of httpx")
+        return True
+    return any(type(method) is not FunctionType or method.__code__.co_filename != _HOME for method in methods)
+
+
+def is_silent(transport: httpx.AsyncHTTPTransport) -> bool:
+    """Tell whether the one idle connection of a transport still stands and has received nothing after its last answer.
+
+    Later bytes do not answer a request of ours. httpcore looks for them in the socket alone. If they were read together
+    with the last answer, it would take them for the next one: the receipt of another message.
+    When a name moves, no connection is used twice.
+    """
+    try:
+        links = transport._pool.connections  # noqa: SLF001 - no layer tells in public, here and below
+        if len(links) != 1 or links[0].has_expired():
+            return False
+        return not _unread(links[0])
+    except AttributeError:
+        report_lost("unread bytes")
+        return False
+
+
+def _unread(link: Any) -> int:
+    """Return how many bytes wait in the parser, in TLS and in the loop's own buffer."""
+    while not hasattr(link, "_h11_state"):  # the connection to a proxy wraps the one that speaks HTTP
+        link = link._connection  # noqa: SLF001 - as above
+    count = len(link._h11_state.trailing_data[0])  # noqa: SLF001 - as above
+    stream = link._network_stream._stream  # noqa: SLF001 - as above
+    while hasattr(stream, "transport_stream"):  # TLS, and perhaps TLS to a proxy below it
+        count += stream._read_bio.pending + stream._ssl_object.pending()  # noqa: SLF001 - as above
+        stream = stream.transport_stream
+    return count + len(stream._protocol.read_queue)  # noqa: SLF001 - as above

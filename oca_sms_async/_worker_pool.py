@@ -1,0 +1,130 @@
+"""The workers of one run, and all that they share: the messages, the stage, the outcomes."""
+
+import asyncio
+from collections.abc import AsyncIterable, Iterable
+
+from oca_sms_async._errors import OcaSmsError
+from oca_sms_async._journal import JournalRun
+from oca_sms_async._log import log
+from oca_sms_async._models import Sms
+from oca_sms_async._outcomes import Outcome
+from oca_sms_async._sources import MessageSource
+from oca_sms_async._worker import Outage, Pulled, Send, Stage, Worker, is_task_cancelled
+
+
+class WorkerPool:
+    """`concurrency` workers over one lazy source of messages.
+
+    At most twice as many messages are pulled whose outcome was not taken yet. `failure` is the exception of the
+    source, or of a bug: it ends the run, and it is raised after the last outcome.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        messages: Iterable[Sms] | AsyncIterable[Sms],
+        concurrency: int,
+        journal: JournalRun | None,
+    ) -> None:
+        self.stage = Stage.RUNNING
+        self.stopped_by: OcaSmsError | None = None
+        self.pulled = 0
+        self.outage = Outage(concurrency)
+        self.journal = journal
+        self.failure: Exception | None = None
+        self._send = send
+        self._source = MessageSource(messages)
+        self._concurrency = concurrency
+        self._room = asyncio.Semaphore(2 * concurrency)
+        self._one_at_a_time = asyncio.Lock()
+        self._workers: list[Worker] = []
+        self._tasks = set[asyncio.Task[None]]()
+        self._outcomes = asyncio.Queue[tuple[int, Outcome] | None]()
+
+    @property
+    def is_started(self) -> bool:
+        """True from `start` on."""
+        return bool(self._workers)
+
+    def start(self) -> None:
+        """Start the workers."""
+        self._workers = [Worker(self, self._send, self._hand_over) for _ in range(self._concurrency)]
+        working = len(self._workers)
+
+        def end(task: asyncio.Task[None]) -> None:
+            nonlocal working
+            working -= 1
+            self._tasks.discard(task)
+            if not working:
+                self._outcomes.put_nowait(None)
+
+        for worker in self._workers:
+            task = asyncio.create_task(self._work(worker))
+            self._tasks.add(task)
+            task.add_done_callback(end)
+
+    async def next_outcome(self) -> tuple[int, Outcome] | None:
+        """Return the next outcome with its message's place in the input; `None` after the last one."""
+        numbered = await self._outcomes.get()
+        if numbered is None:
+            self._outcomes.put_nowait(None)  # for the next one that asks
+        else:
+            self._room.release()
+        return numbered
+
+    async def pull(self) -> Pulled | None:
+        """Return the next message, or `None` after the last one."""
+        await self._room.acquire()
+        async with self._one_at_a_time:  # an asynchronous generator must not be asked twice at once
+            try:
+                sms = await self._source.pull()
+            except asyncio.CancelledError as cancelled:
+                if is_task_cancelled():
+                    raise
+                raise RuntimeError("the messages' iterator was cancelled from within") from cancelled
+            if sms is None:
+                self._room.release()
+                return None
+            self.pulled += 1
+            # Looked up in input order, so that every run tells equal messages apart in the same way.
+            return Pulled(self.pulled - 1, sms, None if self.journal is None else self.journal.lookup(sms))
+
+    def stop(self, reason: OcaSmsError | None = None) -> None:
+        """Start nothing new: cancel workers that pull, wait or back off, and let requests on the wire finish."""
+        if self.stage is not Stage.RUNNING:
+            return
+        self.stage, self.stopped_by = Stage.STOPPING, reason
+        if reason is not None:
+            log("bulk.stopped", pulled=self.pulled, error=reason)
+        for worker in self._workers:
+            worker.stop()
+
+    def abort(self) -> None:
+        """Cancel everything, requests on the wire included. Once: a second time would cut short how a send ends."""
+        if self.stage is Stage.ABORTED:
+            return
+        self.stage = Stage.ABORTED
+        for worker in self._workers:
+            worker.cancel()
+
+    async def wait(self) -> None:
+        """Wait for the end of all workers; a cancellation meanwhile aborts the run, and is raised after their end."""
+        interruption: asyncio.CancelledError | None = None
+        while self._tasks:  # however often the caller is cancelled, no worker outlives this
+            try:
+                await asyncio.wait(self._tasks)
+            except asyncio.CancelledError as cancelled:
+                interruption = cancelled
+                self.abort()
+        if interruption is not None:
+            raise interruption
+
+    async def _work(self, worker: Worker) -> None:
+        try:
+            await worker.work()
+        except Exception as failure:  # noqa: BLE001 - it comes out as itself after the last outcome
+            self.failure = self.failure or failure
+            self.stop()
+
+    def _hand_over(self, number: int, outcome: Outcome) -> None:
+        self._outcomes.put_nowait((number, outcome))

@@ -1,0 +1,51 @@
+"""The plan of `oca-sms bulk`: each row is checked before the first message is sent."""
+
+from typing import Final
+
+from oca_sms_async import Failed, InvalidMessageError
+from oca_sms_async._journal import Answer, Status, earlier_outcome
+from oca_sms_async.cli._bulk_options import Options
+from oca_sms_async.cli._campaign import Campaign
+from oca_sms_async.cli._console import complain, show_pairs
+from oca_sms_async.cli._rows import BadRow
+from oca_sms_async.cli._survey import Survey
+
+_MOST_RESPELT: Final = 10  # rows that are named
+
+
+async def survey_rows(campaign: Campaign, options: Options) -> Survey:
+    """Look at each row. Name the rows that cannot be sent, and those with an earlier recipient in another spelling."""
+    with Survey(brand=options.brand, resend_unknown=options.resend_unknown) as survey:
+
+        def complain_of(row: BadRow) -> None:
+            survey.bad += 1
+            complain(f"row {row.row}: {row.reason}")
+
+        async for sms, entry in campaign.entries(complain_of):
+            earlier = survey.note(sms, entry)
+            match earlier_outcome(sms, entry):
+                case Failed(error=InvalidMessageError() as error):
+                    complain(f"row {sms.row}: {error}")
+            if earlier is not None and survey.respelt <= _MOST_RESPELT:
+                complain(f"row {sms.row}: the same recipient as in row {earlier}, in another spelling")
+        if survey.respelt > _MOST_RESPELT:
+            complain(f"{survey.respelt} rows name a recipient of an earlier row in another spelling")
+    return survey
+
+
+def show_plan(survey: Survey, options: Options) -> None:
+    """Show the counts, the time and the advice of a run that is not made."""
+    show_pairs(
+        [
+            ("rows", survey.rows),
+            ("cannot be sent", survey.unsendable),
+            ("sent earlier", survey.standings[Status.SENT]),
+            ("in doubt", survey.standings[Status.DOUBTFUL]),
+            ("repeated", survey.standings[Answer.REPEATED]),
+            ("to send", survey.to_send),
+            ("recipients", survey.recipients),
+            ("segments", survey.segments),
+            ("time", f"{survey.to_send / options.rate:.0f} s at {options.rate:g}/s"),
+            *([("advice", f"{rows} rows: {advice}") for advice, rows in survey.advice.items()] or [("advice", "none")]),
+        ]
+    )

@@ -1,0 +1,83 @@
+"""The run of `oca-sms bulk`: it sends the rows, sums up, and says how to go on."""
+
+import contextlib
+import sys
+import time
+
+from oca_sms_async import AsyncOcaSms, Outcome
+from oca_sms_async.cli._bulk_options import Options
+from oca_sms_async.cli._campaign import Campaign, Ending
+from oca_sms_async.cli._console import quote, show_pairs
+from oca_sms_async.cli._endings import CommandError, ExitStatus, while_asking
+from oca_sms_async.cli._input_errors import InputError
+from oca_sms_async.cli._out import OutcomesFile
+from oca_sms_async.cli._progress import Tally, show_progress
+from oca_sms_async.cli._survey import Survey
+
+
+async def send_rows(campaign: Campaign, client: AsyncOcaSms, survey: Survey, options: Options) -> None:
+    """Send the rows and show the summary. `CommandError` unless all rows are sent."""
+    started = time.monotonic()
+    try:
+        out = OutcomesFile(options.out and options.out.resolve(), show_numbers=options.show_numbers)
+    except OSError as error:
+        raise CommandError(f"{options.out} cannot be written: {error.strerror}", ExitStatus.USAGE) from error
+    with contextlib.closing(out):
+        with while_asking():
+            await campaign.rebuild(out)
+        tally = Tally(total=survey.standings.total())
+        with show_progress(tally) as refresh:
+
+            def note(outcome: Outcome) -> None:
+                out.note(outcome)
+                refresh(outcome)
+
+            # At most one worker for each message: as many failed connections in a row as workers are an outage.
+            concurrency = min(options.concurrency, max(survey.to_send, 1))
+            resend = options.resend_unknown
+            try:
+                ending = await campaign.run(client, note, concurrency=concurrency, resend_unknown=resend)
+            except InputError as error:
+                line = f"{error}; {tally.sent} rows were sent, and others may have been; {_advise(options)}"
+                raise CommandError(line, ExitStatus.FAILED) from error
+    _summarise(tally, survey, resent=ending.resent, seconds=time.monotonic() - started)
+    _conclude(ending, tally, survey, options)
+
+
+def _summarise(tally: Tally, survey: Survey, *, resent: int, seconds: float) -> None:
+    show_pairs(
+        [
+            ("sent", tally.sent),
+            ("sent earlier", tally.earlier),
+            ("failed", tally.failed),
+            *(("", f"{count} × {reason}") for reason, count in tally.reasons.most_common()),
+            ("unknown", f"{tally.unknown} (failed, but may have been sent)"),
+            ("skipped", tally.skipped),
+            ("invalid", survey.bad),
+            ("retried", f"{tally.retried} (sent after an internal error, or again: perhaps more than once)"),
+            ("resent", f"{resent} (in doubt since an earlier run)"),
+            ("time", f"{seconds:.1f} s"),
+        ]
+    )
+
+
+def _conclude(ending: Ending, tally: Tally, survey: Survey, options: Options) -> None:
+    """Say in one line which rows are left, and how to go on with them."""
+    unsent = f"{tally.total - tally.sent - tally.earlier - tally.failed} of {tally.total} rows not sent"
+    if ending.interrupted:
+        raise CommandError(f"interrupted, with {unsent}; {_advise(options)}", ExitStatus.INTERRUPTED)
+    if ending.stopped_by is not None:
+        raise CommandError(f"stopped: {ending.stopped_by}; {unsent}; {_advise(options)}", ExitStatus.STOPPED)
+    if tally.failed or survey.bad:
+        look_up = "--reconcile looks them up" if options.journal else "`oca-sms history` shows them"
+        unknown = f", {tally.unknown} may have been sent: {look_up}" if tally.unknown else ""
+        raise CommandError(f"{tally.failed + survey.bad} of {survey.rows} rows failed{unknown}", ExitStatus.FAILED)
+
+
+def _advise(options: Options) -> str:
+    """Return how to go on with the rows that a run has not sent."""
+    if options.journal is None:
+        return "without --journal, the same command would send everything again"
+    # The operator decided about the doubt of earlier runs, not about the doubt of this one.
+    again = [argument for argument in sys.argv[1:] if not argument.startswith("--resend-unknown")]
+    return f"go on with: {' '.join(map(quote, ['oca-sms', *again]))}"

@@ -8,7 +8,7 @@ from oca_sms_async import AsyncOcaSms, RetryPolicy, Unlimited, _dispatch
 from oca_sms_async.aiohttp import aiohttp_client
 from oca_sms_async.sandbox import Sandbox
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "postgres_server"]
 
 
 @pytest.fixture(params=["httpx", "aiohttp"])

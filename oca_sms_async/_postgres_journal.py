@@ -2,10 +2,10 @@
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 import psycopg
 
@@ -22,6 +22,7 @@ from oca_sms_async._scrub import scrub
 from oca_sms_async._settings import positive_seconds
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 _USED: Final = "another run uses it: wait for the end of that run"
 
@@ -79,11 +80,11 @@ class PostgresJournal:
 
         `JournalError` if the tables are of another version.
         """
-        await self._start(self._store.set_up())
+        await self._start(self._store.set_up)
 
     async def lookup(self, key: str) -> JournalEntry | None:
         """Return what the journal keeps of a key, or None for a key that it does not know."""
-        return await self._start(self._store.lookup(key))
+        return await self._start(self._store.lookup, key)
 
     async def forget(self, before: datetime, *, doubtful: bool = False) -> int:
         """Forget the messages whose last news is older than an aware datetime, and return their number.
@@ -93,11 +94,11 @@ class PostgresJournal:
         """
         if before.tzinfo is None:
             raise ValueError("before must be aware: give it a time zone")
-        return await self._start(self._store.forget(before, doubtful=doubtful))
+        return await self._start(self._store.forget, before, doubtful=doubtful)
 
     def lookup_key(self, key: str, number: str, text: str) -> asyncio.Future[Lookup]:
         """Look up a message with a key outside of any run. Nothing is stored."""
-        return self._start(self._store.lookup_key(key, number, text))
+        return self._start(self._store.lookup_key, key, number, text)
 
     async def begin_run(self) -> None:
         """Take the journal's name for one run; `JournalError` if another run has it."""
@@ -105,7 +106,7 @@ class PostgresJournal:
             raise self._error(_USED)
         self._in_use, self._run = os.getpid(), None
         try:
-            self._run = await self._spawn(self._begin_run())
+            self._run = await self._spawn(self._begin_run)
         except BaseException:
             self._in_use = None
             raise
@@ -126,14 +127,14 @@ class PostgresJournal:
             "seconds": seconds,
         }
         if claimable.run is None:
-            return self._start(self._store.intend(claimable, parameters))
+            return self._start(self._store.intend, claimable, parameters)
         if claimable.run is not self._run:
-            return self._start(_refuse())  # a later run has the journal
+            return self._start(_refuse)  # a later run has the journal
         return self._current_run().intend(claimable, parameters)
 
     def settle(self, message: Lookup, entry: JournalEntry) -> asyncio.Future[None]:
         """Store durably the outcome of an intended message."""
-        return self._start(self._store.settle(_claimable(message), entry))
+        return self._start(self._store.settle, _claimable(message), entry)
 
     def find(self, message: Lookup, receipt: SendReceipt) -> asyncio.Future[bool]:
         """Store durably that a doubtful message was found sent; return False if another message has this id."""
@@ -163,24 +164,28 @@ class PostgresJournal:
         if self._closed:
             raise JournalClosedError("this journal is closed")
 
-    def _start(self, operation: Coroutine[Any, Any, _T]) -> asyncio.Future[_T]:
+    def _start(
+        self, operation: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: _P.kwargs
+    ) -> asyncio.Future[_T]:
         """Start an operation, which goes on even if its caller is cancelled."""
-        started = asyncio.shield(self._spawn(operation))
+        started = asyncio.shield(self._spawn(operation, *args, **kwargs))
         started.add_done_callback(lambda done: done.cancelled() or done.exception())  # a caller may never ask for it
         return started
 
-    def _spawn(self, operation: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        if self._closed:
-            operation.close()
+    def _spawn(
+        self, operation: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: _P.kwargs
+    ) -> asyncio.Task[_T]:
         self._check_open()
-        task = asyncio.get_running_loop().create_task(self._explained(operation))
+        task = asyncio.get_running_loop().create_task(self._explained(operation, *args, **kwargs))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
         return task
 
-    async def _explained(self, operation: Coroutine[Any, Any, _T]) -> _T:
+    async def _explained(
+        self, operation: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
         try:
-            return await operation
+            return await operation(*args, **kwargs)
         except psycopg.Error as error:
             failure = self._explain(error)
         raise failure

@@ -1,6 +1,7 @@
 """A run over a journal in PostgreSQL, on a connection of its own that holds the journal's name."""
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
@@ -84,6 +85,8 @@ class Run:
         self._connection = connection
         self._names = names
         self._explain = explain
+        lock = hashlib.blake2b(names.salt, digest_size=8, person=b"run").digest()
+        self._lock = int.from_bytes(lock, "big", signed=True)
         self._session = 0
         self._waiting: list[_Next | _Write] = []
         self._writing: asyncio.Task[None] | None = None
@@ -91,11 +94,9 @@ class Run:
 
     async def begin(self) -> bool:
         """Take the journal's name; return False if another run has it."""
-        lock = hashlib.blake2b(self._names.salt, digest_size=8, person=b"run").digest()
-        number = int.from_bytes(lock, "big", signed=True)
 
         async def prepare(connection: Connection) -> bool:
-            row = found(await (await connection.execute(_PREPARE, (number,))).fetchone())
+            row = found(await (await connection.execute(_PREPARE, (self._lock,))).fetchone())
             taken, self._session = row[:2]
             if not taken:
                 return False
@@ -131,6 +132,12 @@ class Run:
         """Give the name back once all writes have ended."""
         while self._writing is not None:
             await asyncio.wait({self._writing})
+        with contextlib.suppress(psycopg.Error):  # the server drops the lock of a connection that is gone
+
+            async def unlock(connection: Connection) -> None:
+                await connection.execute("SELECT pg_advisory_unlock(%s)", (self._lock,))
+
+            await self._connections.answer(self._connection, unlock)
         await self._connections.release(self._connection)
 
     def _write(

@@ -1,7 +1,7 @@
 """The journal of all machines, kept in PostgreSQL."""
 
 try:
-    import psycopg_pool  # noqa: F401 - it imports psycopg, which imports libpq
+    import psycopg  # noqa: F401 - it fails here without libpq too
 except ImportError as missing:
     raise ImportError(
         'PostgresJournal needs its extra: pip install "oca-sms-async[postgres]", and libpq: apt install libpq5, or '

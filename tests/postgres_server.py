@@ -10,11 +10,12 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 import pytest
-from psycopg import sql
+
+from oca_sms_async._postgres_schema import SCHEMA
 
 _PATIENCE: Final = 60  # seconds, after which a command of the server hangs
 _UNPRIVILEGED: Final = 65534  # PostgreSQL refuses to run as root
@@ -69,16 +70,11 @@ class PostgresServer:
         """Return the connection string of a database."""
         return f"host={self.folder} user=postgres dbname={name}"
 
-    def create_database(self) -> str:
-        """Create an empty database, and return its connection string."""
+    def create_database(self, template: str = "template1") -> str:
+        """Create a database that looks like another one, and return its connection string."""
         name = f"test_{next(_NUMBERS)}"
-        self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        execute(self.url, f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.database(name)
-
-    def execute(self, statement: sql.Composed, database: str | None = None) -> None:
-        """Run a statement as the superuser, outside of any transaction."""
-        with psycopg.connect(database or self.url, autocommit=True) as connection:
-            connection.execute(statement)
 
     def start(self) -> None:
         """Start it, and return once it takes connections."""
@@ -141,6 +137,13 @@ class PostgresServer:
             )
 
 
+def execute(conninfo: str, statement: str) -> list[tuple[Any, ...]]:
+    """Run a statement outside of any transaction, and return its rows."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
 @contextlib.contextmanager
 def serving(*, durable: bool = False) -> Iterator[PostgresServer]:
     """Run a server for the length of a block."""
@@ -149,3 +152,18 @@ def serving(*, durable: bool = False) -> Iterator[PostgresServer]:
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """The server of a whole session, which no test disturbs."""
+    with serving() as server:
+        execute(server.url, "CREATE DATABASE with_tables")
+        execute(server.database("with_tables"), SCHEMA)
+        yield server
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> str:
+    """The connection string of a fresh database with the library's tables."""
+    return postgres.create_database("with_tables")

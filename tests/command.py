@@ -212,11 +212,25 @@ def resize(terminal: int, width: int) -> None:
 
 @contextlib.asynccontextmanager
 async def start(
-    *arguments: str, env: dict[str, str], code: str = HEEDS_CTRL_C + MAIN, stdout: int = PIPE
+    *arguments: str,
+    env: dict[str, str],
+    code: str = HEEDS_CTRL_C + MAIN,
+    stdout: int = PIPE,
+    terminal: int | None = None,
+    launcher: Sequence[str] = (),
 ) -> AsyncIterator[Process]:
-    """Run a process without a terminal, and kill it at the end of the block if it still runs."""
+    """Run a process, without a terminal unless one is given; kill it at the end of the block if it still runs.
+
+    `launcher` is a command that starts the process.
+    """
+    stdin, out, err = (DEVNULL, stdout, PIPE) if terminal is None else (terminal, terminal, terminal)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, *arguments, env=env, stdin=DEVNULL, stdout=stdout, stderr=PIPE
+        *(*launcher, sys.executable, "-c", code, *arguments),
+        env=env,
+        stdin=stdin,
+        stdout=out,
+        stderr=err,
+        start_new_session=terminal is not None,
     )
     try:
         yield process

@@ -508,16 +508,26 @@ def test_prompt_that_is_not_answered(asked: str, typed: str, status: int, line: 
     assert "Traceback" not in ended.out
 
 
-async def test_ctrl_c_leaves_the_message_in_doubt(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "words"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 129, "hung up"),
+    ],
+)
+async def test_a_signal_leaves_the_message_in_doubt(
+    sandbox: Sandbox, number: signal.Signals, status: int, words: str
+) -> None:
     """An interrupted `send` says that the message may have been sent; here it even was delivered."""
     sandbox.latency = 3600
     async with start("send", PHONE, TEXT, env=environment(**account(sandbox))) as process:
         await until(lambda: len(sandbox.inbox) > 0 and is_waiting(process.pid))
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         ended = await end_of(process)
-    assert (ended.status, ended.out) == (130, "")
+    assert (ended.status, ended.out) == (status, "")
     doubt = "if a request was under way, the message may have been sent"
-    assert ended.err == f"oca-sms: interrupted: {doubt}{LOOK_IT_UP}\n"
+    assert ended.err == f"oca-sms: {words}: {doubt}{LOOK_IT_UP}\n"
 
 
 @pytest.mark.parametrize(
@@ -711,7 +721,7 @@ async def test_ctrl_c_while_it_starts() -> None:
 def test_tally_counts_every_outcome_once() -> None:
     """Each outcome is sent, failed or skipped, and counts once; the unknown are among the failed."""
     sms = Sms(PHONE, TEXT)
-    tally = _progress.Tally(total=3)
+    tally = _progress.Tally(total=3, to_send=3, passed=1)
     for outcome in (Failed(sms, DeliveryUnknownError("no answer")), Skipped(sms, None)):
         tally.note(outcome)
     assert (tally.sent, tally.failed, tally.unknown, tally.skipped, tally.done) == (0, 1, 1, 1, 2)

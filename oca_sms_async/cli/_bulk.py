@@ -1,23 +1,24 @@
 """The command that sends a file of messages, and goes on where an earlier run of it ended."""
 
-import asyncio
 import contextlib
+import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final
+from typing import Annotated, BinaryIO, Final, TextIO, cast
 
 from cyclopts import Parameter
 
 from oca_sms_async import AsyncOcaSms, JournalError, RetryPolicy, SqliteJournal, TokenBucket
 from oca_sms_async.cli._account import client_of_account
 from oca_sms_async.cli._bulk_input import open_input, stamp
-from oca_sms_async.cli._bulk_options import Options, check_options
+from oca_sms_async.cli._bulk_options import Options, Session, check_options
 from oca_sms_async.cli._bulk_plan import show_plan, survey_rows
 from oca_sms_async.cli._bulk_run import send_rows
 from oca_sms_async.cli._campaign import Campaign
-from oca_sms_async.cli._console import complain, show
+from oca_sms_async.cli._console import ForgivingStream, complain, show
 from oca_sms_async.cli._endings import CommandError, ExitStatus, while_asking
 from oca_sms_async.cli._input_errors import InputError
+from oca_sms_async.cli._signals import run_in_loop
 
 _DEFAULTS: Final = Options()
 
@@ -33,11 +34,12 @@ def bulk(
     """Send a file of messages: columns phone, message, and optionally key and expires_at (ISO 8601).
 
     First the whole file is checked. With --journal, the same command goes on after an interruption or a kill: it sends
-    no message twice, and names the messages that may have been sent. The first Ctrl-C lets requests on the wire finish;
-    the second cuts them short. Exit status: 0 all sent, 1 some failed or unknown, 2 bad usage or input, 3 stopped by
-    the account or an outage, 130 interrupted.
+    no message twice, and names the messages that may have been sent. The first Ctrl-C, SIGTERM or SIGHUP lets requests
+    on the wire finish; Ctrl-C after it cuts them short. Exit status: 0 all sent, 1 some failed or unknown, or output
+    was lost, 2 bad usage or input, 3 stopped by the account or an outage, 129, 130 and 143 ended by a signal.
     """
     check_options(file, options)
+    screen = ForgivingStream(sys.stdout)
     with open_input(file) as stream, tempfile.TemporaryDirectory(prefix="oca-sms-") as temporary:
         path = options.journal
         if path is None or (options.dry_run and not path.exists()):
@@ -47,15 +49,18 @@ def bulk(
             limiter, retry = TokenBucket(rate=options.rate), RetryPolicy(retry_unsent=options.retry_unsent)
             client = client_of_account(limiter=limiter, retry=retry)
         try:
-            asyncio.run(_bulk(stream, path, client, options))
+            run_in_loop(lambda stop: _bulk(stream, path, client, Session(options, cast("TextIO", screen), stop)))
         except InputError as error:
             raise CommandError(f"{file}: {error}", ExitStatus.USAGE) from error
         except JournalError as error:  # while it is closed; an earlier failure has a sentence of its own
             raise CommandError(str(error), ExitStatus.FAILED) from error
+    if screen.lost is not None:
+        line = f"all was done, but some output could not be written: {screen.lost.strerror}"
+        raise CommandError(line, ExitStatus.FAILED)
 
 
-async def _bulk(stream: BinaryIO, path: Path, client: AsyncOcaSms | None, options: Options) -> None:
-    before = stamp(stream)
+async def _bulk(stream: BinaryIO, path: Path, client: AsyncOcaSms | None, session: Session) -> None:
+    before, options = stamp(stream), session.options
     async with SqliteJournal(path) as journal, client or contextlib.nullcontext():
         campaign = Campaign(stream, options.template, journal)
         with while_asking():
@@ -64,16 +69,17 @@ async def _bulk(stream: BinaryIO, path: Path, client: AsyncOcaSms | None, option
             line = f"nothing was sent: {survey.unsendable} of {survey.rows} rows cannot be sent"
             raise CommandError(f"{line}; --skip-invalid goes on without them", ExitStatus.USAGE)
         if client is None:
-            show_plan(survey, options)
+            show_plan(survey, session)
             return
         if options.reconcile:
             with while_asking():
                 report = await client.reconcile(journal, campaign.messages())
-            show(f"{len(report.found)} found in the gateway's history, {len(report.doubtful)} still in doubt")
+            line = f"{len(report.found)} found in the gateway's history, {len(report.doubtful)} still in doubt"
+            show(line, file=session.screen)
         if stamp(stream) != before:
             raise CommandError("the file changed while it was checked: nothing was sent", ExitStatus.USAGE)
         try:
-            await send_rows(campaign, client, survey, options)
+            await send_rows(campaign, client, survey, session)
         finally:
             if stamp(stream) != before:
                 complain("the file changed while it was sent: the same command again looks at every row")

@@ -2,7 +2,7 @@
 
 import itertools
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 from attrs import frozen
 from cyclopts import Parameter, validators
@@ -11,6 +11,7 @@ from oca_sms_async._limiter import DEFAULT_RATE
 from oca_sms_async.cli._endings import CommandError, ExitStatus
 from oca_sms_async.cli._messages import ShowNumbers
 from oca_sms_async.cli._out import name_new_file
+from oca_sms_async.cli._signals import Stop
 
 
 def _make_switch(help_: str) -> Parameter:
@@ -46,6 +47,15 @@ class Options:
         None
     )
     show_numbers: ShowNumbers = False
+
+
+@frozen
+class Session:
+    """One run of the command: its options, its output, and the request to stop it."""
+
+    options: Options
+    screen: TextIO
+    stop: Stop
 
 
 def check_options(file: Path, options: Options) -> None:

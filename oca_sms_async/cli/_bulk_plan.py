@@ -4,7 +4,7 @@ from typing import Final
 
 from oca_sms_async import Failed, InvalidMessageError
 from oca_sms_async._journal import Answer, Status, earlier_outcome
-from oca_sms_async.cli._bulk_options import Options
+from oca_sms_async.cli._bulk_options import Options, Session
 from oca_sms_async.cli._campaign import Campaign
 from oca_sms_async.cli._console import complain, show_pairs
 from oca_sms_async.cli._rows import BadRow
@@ -33,8 +33,9 @@ async def survey_rows(campaign: Campaign, options: Options) -> Survey:
     return survey
 
 
-def show_plan(survey: Survey, options: Options) -> None:
+def show_plan(survey: Survey, session: Session) -> None:
     """Show the counts, the time and the advice of a run that is not made."""
+    rate = session.options.rate
     show_pairs(
         [
             ("rows", survey.rows),
@@ -45,7 +46,8 @@ def show_plan(survey: Survey, options: Options) -> None:
             ("to send", survey.to_send),
             ("recipients", survey.recipients),
             ("segments", survey.segments),
-            ("time", f"{survey.to_send / options.rate:.0f} s at {options.rate:g}/s"),
+            ("time", f"{survey.to_send / rate:.0f} s at {rate:g}/s"),
             *([("advice", f"{rows} rows: {advice}") for advice, rows in survey.advice.items()] or [("advice", "none")]),
-        ]
+        ],
+        file=session.screen,
     )

@@ -3,21 +3,23 @@
 import contextlib
 import sys
 import time
+from typing import TextIO
 
 from oca_sms_async import AsyncOcaSms, Outcome
-from oca_sms_async.cli._bulk_options import Options
+from oca_sms_async._journal import Answer
+from oca_sms_async.cli._bulk_options import Options, Session
 from oca_sms_async.cli._campaign import Campaign, Ending
 from oca_sms_async.cli._console import quote, show_pairs
-from oca_sms_async.cli._endings import CommandError, ExitStatus, while_asking
+from oca_sms_async.cli._endings import CommandError, ExitStatus, end_by_signal, while_asking
 from oca_sms_async.cli._input_errors import InputError
 from oca_sms_async.cli._out import OutcomesFile
 from oca_sms_async.cli._progress import Tally, show_progress
 from oca_sms_async.cli._survey import Survey
 
 
-async def send_rows(campaign: Campaign, client: AsyncOcaSms, survey: Survey, options: Options) -> None:
+async def send_rows(campaign: Campaign, client: AsyncOcaSms, survey: Survey, session: Session) -> None:
     """Send the rows and show the summary. `CommandError` unless all rows are sent."""
-    started = time.monotonic()
+    started, options = time.monotonic(), session.options
     try:
         out = OutcomesFile(options.out and options.out.resolve(), show_numbers=options.show_numbers)
     except OSError as error:
@@ -25,8 +27,8 @@ async def send_rows(campaign: Campaign, client: AsyncOcaSms, survey: Survey, opt
     with contextlib.closing(out):
         with while_asking():
             await campaign.rebuild(out)
-        tally = Tally(total=survey.standings.total())
-        with show_progress(tally) as refresh:
+        tally = Tally(survey.standings.total(), survey.to_send, survey.standings[Answer.REPEATED])
+        with show_progress(tally, session.screen) as refresh:
 
             def note(outcome: Outcome) -> None:
                 out.note(outcome)
@@ -34,17 +36,18 @@ async def send_rows(campaign: Campaign, client: AsyncOcaSms, survey: Survey, opt
 
             # At most one worker for each message: as many failed connections in a row as workers are an outage.
             concurrency = min(options.concurrency, max(survey.to_send, 1))
-            resend = options.resend_unknown
             try:
-                ending = await campaign.run(client, note, concurrency=concurrency, resend_unknown=resend)
+                ending = await campaign.run(
+                    client, note, concurrency=concurrency, resend_unknown=options.resend_unknown, stop=session.stop
+                )
             except InputError as error:
                 line = f"{error}; {tally.sent} rows were sent, and others may have been; {_advise(options)}"
                 raise CommandError(line, ExitStatus.FAILED) from error
-    _summarise(tally, survey, resent=ending.resent, seconds=time.monotonic() - started)
+    _summarise(tally, survey, session.screen, resent=ending.resent, seconds=time.monotonic() - started)
     _conclude(ending, tally, survey, options)
 
 
-def _summarise(tally: Tally, survey: Survey, *, resent: int, seconds: float) -> None:
+def _summarise(tally: Tally, survey: Survey, screen: TextIO, *, resent: int, seconds: float) -> None:
     show_pairs(
         [
             ("sent", tally.sent),
@@ -57,15 +60,18 @@ def _summarise(tally: Tally, survey: Survey, *, resent: int, seconds: float) -> 
             ("retried", f"{tally.retried} (sent after an internal error, or again: perhaps more than once)"),
             ("resent", f"{resent} (in doubt since an earlier run)"),
             ("time", f"{seconds:.1f} s"),
-        ]
+        ],
+        file=screen,
     )
 
 
 def _conclude(ending: Ending, tally: Tally, survey: Survey, options: Options) -> None:
     """Say in one line which rows are left, and how to go on with them."""
-    unsent = f"{tally.total - tally.sent - tally.earlier - tally.failed} of {tally.total} rows not sent"
-    if ending.interrupted:
-        raise CommandError(f"interrupted, with {unsent}; {_advise(options)}", ExitStatus.INTERRUPTED)
+    unsent = f"{tally.unsent} of {tally.total} rows not sent"
+    if tally.unknown:
+        unsent += f", {tally.unknown} may have been sent"
+    if ending.signal is not None:
+        raise end_by_signal(ending.signal, after=f", with {unsent}; {_advise(options)}")
     if ending.stopped_by is not None:
         raise CommandError(f"stopped: {ending.stopped_by}; {unsent}; {_advise(options)}", ExitStatus.STOPPED)
     if tally.failed or survey.bad:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from signal import Signals
 from typing import BinaryIO, cast
 
 from attrs import define, field, frozen
@@ -12,14 +13,14 @@ from oca_sms_async._messages import check_number
 from oca_sms_async.cli._input_errors import InputError
 from oca_sms_async.cli._out import OutcomesFile
 from oca_sms_async.cli._rows import REGION, BadRow, RowSms, read_rows
-from oca_sms_async.cli._signals import cut_short, listen_for_ctrl_c
+from oca_sms_async.cli._signals import Stop
 
 
 @frozen
 class Ending:
-    """The end of a run. `stopped_by` is the error that stopped it, if any. `resent` messages had been in doubt."""
+    """The end of a run: by a signal, by an error, or with neither by itself. `resent` messages had been in doubt."""
 
-    interrupted: bool
+    signal: Signals | None
     stopped_by: OcaSmsError | None
     resent: int
 
@@ -64,14 +65,15 @@ class Campaign:
         *,
         concurrency: int,
         resend_unknown: bool,
+        stop: Stop | None = None,
     ) -> Ending:
         """Send the messages, and `note` one outcome for each row that can be sent, also if the run is cut short.
 
-        The first Ctrl-C lets requests on the wire finish. A second one cuts them short.
+        A request to stop lets requests on the wire finish. Ctrl-C after it cuts them short.
         """
+        stop = stop or Stop()
         pulled = _PulledRows(self.messages())
         bulk = client.bulk(pulled, concurrency=concurrency, journal=self.journal, resend_unknown=resend_unknown)
-        stop = asyncio.Event()
 
         async def drain(outcomes: AsyncIterator[Outcome]) -> None:
             async for outcome in outcomes:
@@ -79,20 +81,20 @@ class Campaign:
                 note(outcome)
 
         run: BulkRun | None = None
-        with listen_for_ctrl_c(stop):
-            with cut_short(stop):
+        with stop.gently():
+            with stop.cut_short():
                 async with bulk as run:
                     draining = asyncio.create_task(drain(run))
-                    stopping = asyncio.create_task(stop.wait())
+                    stopping = asyncio.create_task(stop.requested.wait())
                     await asyncio.wait({draining, stopping}, return_when=asyncio.FIRST_COMPLETED)
                     stopping.cancel()
-            with cut_short(stop):
+            with stop.cut_short():
                 await draining
             stopped_by, resent = (None, 0) if run is None else (run.stopped_by, run.resent)
-            if stop.is_set() or stopped_by is not None:
-                with cut_short(stop):
+            if stop.requested.is_set() or stopped_by is not None:
+                with stop.cut_short():
                     await self._note_rest(pulled, stopped_by, note)
-        return Ending(stop.is_set(), stopped_by, resent)
+        return Ending(stop.signal, stopped_by, resent)
 
     async def _note_rest(
         self, pulled: "_PulledRows", stopped_by: OcaSmsError | None, note: Callable[[Outcome], None]

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from enum import IntEnum
+from signal import Signals
 from typing import Final
 
 from oca_sms_async import (
@@ -15,6 +16,7 @@ from oca_sms_async import (
     OcaSmsError,
     UnsupportedError,
 )
+from oca_sms_async.cli._signals import describe_signal, find_signal
 
 _LOOK_IT_UP: Final = "look it up with `oca-sms history` before you send it again"
 _NAME_LENGTH: Final = 40
@@ -30,6 +32,7 @@ class ExitStatus(IntEnum):
     FAILED = 1
     USAGE = 2
     STOPPED = 3
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -49,8 +52,8 @@ def before_sending() -> Iterator[None]:
         yield
     except CommandError as error:
         raise CommandError(f"not sent: {error}", error.status) from error
-    except KeyboardInterrupt:
-        raise CommandError("not sent: interrupted", ExitStatus.INTERRUPTED) from None
+    except KeyboardInterrupt as interruption:
+        raise end_by_signal(find_signal(interruption), before="not sent: ") from None
 
 
 @contextlib.contextmanager
@@ -60,10 +63,10 @@ def while_sending() -> Iterator[None]:
         yield
     except OcaSmsError as error:
         raise _describe(error) from error
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         # A cancelled send gives no answer, so no more exact sentence is possible.
-        line = f"interrupted: if a request was under way, the message may have been sent; {_LOOK_IT_UP}"
-        raise CommandError(line, ExitStatus.INTERRUPTED) from None
+        line = f": if a request was under way, the message may have been sent; {_LOOK_IT_UP}"
+        raise end_by_signal(find_signal(interruption), after=line) from None
 
 
 @contextlib.contextmanager
@@ -75,6 +78,11 @@ def while_asking() -> Iterator[None]:
         raise CommandError(str(error), _find_status(error)) from error
     except ValueError as error:  # an argument that the library refused before any request
         raise CommandError(str(error), ExitStatus.USAGE) from error
+
+
+def end_by_signal(number: Signals, *, before: str = "", after: str = "") -> CommandError:
+    """Return the end of a command by a signal, with words before and after those about the signal."""
+    return CommandError(f"{before}{describe_signal(number)}{after}", ExitStatus(128 + number))
 
 
 def _describe(error: OcaSmsError) -> CommandError:

@@ -49,6 +49,8 @@ from oca_sms_async.cli._input_errors import InputError
 from oca_sms_async.cli._progress import Tally, show_progress
 from oca_sms_async.sandbox import Sandbox
 
+OUTCOMES = """{"row": 1, "key": null}\n"""  # of an earlier run
+
 CSV = f'phone,message\n{spell_phone(1)},"Acme: é, ""482913"" marker"\n{spell_phone(2)},second marker\n'.encode()
 JSON = (
     json.dumps({"phone": spell_phone(1), "message": 'Acme: é, "482913" marker'}) + "\n"
@@ -101,7 +103,7 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("earlier", [None, "the lines of an earlier run\n"])
+@pytest.mark.parametrize("earlier", [None, OUTCOMES])
 def test_whole_file_is_checked_before_anything_is_sent(
     bulk: Bulk, served: Sandbox, tmp_path: Path, earlier: str | None
 ) -> None:
@@ -180,12 +182,12 @@ def test_dry_run_shows_the_plan(bulk: Bulk, tmp_path: Path, in_doubt: tuple[Path
         f"{spell_phone(5)},,",
     ]
     file, out = write_csv(tmp_path / "rows.csv", *rows), tmp_path / "out"
-    out.write_text("untouched")
+    out.write_text(OUTCOMES)
     plan = bulk(file, "--dry-run", "--journal", journal, "--out", out, "--rate", "0.5", "--brand", "acme")
     assert plan.status == 2  # as the run itself
     file = write_csv(tmp_path / "rows.csv", *rows[:-1])
     plan = bulk(file, "--dry-run", "--journal", journal, "--out", out, "--rate", "0.5", "--brand", "acme")
-    assert (plan.status, count_posts(served), out.read_text()) == (0, 0, "untouched")
+    assert (plan.status, count_posts(served), out.read_text()) == (0, 0, OUTCOMES)
     shown = read_pairs(plan.out)
     assert shown.pop("advice").startswith("1 rows: ")
     assert shown == {
@@ -313,7 +315,7 @@ def test_out_is_rebuilt_on_resume(bulk: Bulk, served: Sandbox, tmp_path: Path, s
             out.write_bytes(b"\xff\0 no outcome")
     (tmp_path / ".out.oca-sms").write_text("left over")
     served.refused_numbers = []
-    assert bulk(*command).status == 0
+    assert bulk(*command, "--force").status == 0
     lines = read_outcomes(out)
     assert [it["outcome"] for it in lines] == ["sent"] * 4
     assert {it["msg_uid"] for it in lines} == {it.msg_uid for it in served.inbox}
@@ -790,7 +792,7 @@ def test_out_that_cannot_be_written(
     """An `--out` that cannot be written is one line before anything is sent."""
     monkeypatch.chdir(tmp_path)
     ended = bulk(write_campaign(Path("rows.csv"), 1), "--out", out)
-    assert (ended, count_posts(served)) == ((2, "", f"oca-sms: {out} cannot be written: {reason}\n"), 0)
+    assert (ended, count_posts(served)) == ((2, "", f"oca-sms: --out {out} cannot be written: {reason}\n"), 0)
 
 
 @pytest.mark.parametrize("out", ["", ".", "sub"])

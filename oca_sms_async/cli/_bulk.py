@@ -1,8 +1,10 @@
 """The command that sends a file of messages, and goes on where an earlier run of it ended."""
 
 import contextlib
+import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final, TextIO, cast
 
@@ -18,6 +20,7 @@ from oca_sms_async.cli._campaign import Campaign
 from oca_sms_async.cli._console import ForgivingStream, complain, show
 from oca_sms_async.cli._endings import CommandError, ExitStatus, while_asking
 from oca_sms_async.cli._input_errors import InputError
+from oca_sms_async.cli._out import OutcomesFile
 from oca_sms_async.cli._signals import run_in_loop
 
 _DEFAULTS: Final = Options()
@@ -39,7 +42,7 @@ def bulk(
     was lost, 2 bad usage or input, 3 stopped by the account or an outage, 129, 130 and 143 ended by a signal.
     """
     check_options(file, options)
-    screen = ForgivingStream(sys.stdout)
+    screen = ForgivingStream(_choose_screen(options.out))
     with open_input(file) as stream, tempfile.TemporaryDirectory(prefix="oca-sms-") as temporary:
         path = options.journal
         if path is None or (options.dry_run and not path.exists()):
@@ -49,7 +52,10 @@ def bulk(
             limiter, retry = TokenBucket(rate=options.rate), RetryPolicy(retry_unsent=options.retry_unsent)
             client = client_of_account(limiter=limiter, retry=retry)
         try:
-            run_in_loop(lambda stop: _bulk(stream, path, client, Session(options, cast("TextIO", screen), stop)))
+            with _open_out(options) as out:
+                run_in_loop(
+                    lambda stop: _bulk(stream, path, client, Session(options, cast("TextIO", screen), out, stop))
+                )
         except InputError as error:
             raise CommandError(f"{file}: {error}", ExitStatus.USAGE) from error
         except JournalError as error:  # while it is closed; an earlier failure has a sentence of its own
@@ -64,7 +70,7 @@ async def _bulk(stream: BinaryIO, path: Path, client: AsyncOcaSms | None, sessio
     async with SqliteJournal(path) as journal, client or contextlib.nullcontext():
         campaign = Campaign(stream, options.template, journal)
         with while_asking():
-            survey = await survey_rows(campaign, options)
+            survey = await survey_rows(campaign, session)
         if survey.unsendable and not options.skip_invalid:
             line = f"nothing was sent: {survey.unsendable} of {survey.rows} rows cannot be sent"
             raise CommandError(f"{line}; --skip-invalid goes on without them", ExitStatus.USAGE)
@@ -78,8 +84,40 @@ async def _bulk(stream: BinaryIO, path: Path, client: AsyncOcaSms | None, sessio
             show(line, file=session.screen)
         if stamp(stream) != before:
             raise CommandError("the file changed while it was checked: nothing was sent", ExitStatus.USAGE)
+        _keep(session)
         try:
             await send_rows(campaign, client, survey, session)
         finally:
             if stamp(stream) != before:
                 complain("the file changed while it was sent: the same command again looks at every row")
+
+
+@contextlib.contextmanager
+def _open_out(options: Options) -> Iterator[OutcomesFile]:
+    path = None if options.dry_run else options.out
+    try:
+        out = OutcomesFile(path, show_numbers=options.show_numbers)
+    except OSError as error:
+        raise CommandError(f"--out {path} cannot be written: {error.strerror}", ExitStatus.USAGE) from error
+    with contextlib.closing(out):
+        yield out
+
+
+def _keep(session: Session) -> None:
+    """Let the new file of outcomes take the place of the old one, before anything is sent."""
+    try:
+        session.out.keep()
+        error = session.out.error
+    except OSError as failure:
+        error = failure
+    if error is not None:
+        line = f"nothing was sent: --out {session.options.out} cannot be written: {error.strerror}"
+        raise CommandError(line, ExitStatus.USAGE)
+
+
+def _choose_screen(out: Path | None) -> TextIO:
+    """Return standard output, or standard error if the outcomes go to standard output."""
+    with contextlib.suppress(OSError, ValueError):
+        if out is not None and os.path.samestat(out.stat(), os.fstat(sys.stdout.fileno())):
+            return sys.stderr
+    return sys.stdout

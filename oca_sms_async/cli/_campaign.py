@@ -11,7 +11,6 @@ from oca_sms_async import AsyncOcaSms, BulkRun, Journal, JournalError, OcaSmsErr
 from oca_sms_async._journal import Answer, JournalRun, Lookup, earlier_outcome
 from oca_sms_async._messages import check_number
 from oca_sms_async.cli._input_errors import InputError
-from oca_sms_async.cli._out import OutcomesFile
 from oca_sms_async.cli._rows import REGION, BadRow, RowSms, read_rows
 from oca_sms_async.cli._signals import Stop
 
@@ -51,13 +50,6 @@ class Campaign:
             async for sms, entry in journal_run.lookups(self.messages(bad)):
                 yield cast(RowSms, sms), entry
 
-    async def rebuild(self, out: OutcomesFile) -> None:
-        """Write the outcomes that are known already: rows that an earlier run sent, and rows that cannot be sent."""
-        async for sms, entry in self.entries(lambda row: out.write(row, "failed", error=row.reason)):
-            if (receipt := _find_receipt(entry)) is not None:
-                out.write(sms, "sent", msg_uid=receipt.msg_uid, attempts=receipt.attempts)
-        out.keep()
-
     async def run(
         self,
         client: AsyncOcaSms,
@@ -66,13 +58,15 @@ class Campaign:
         concurrency: int,
         resend_unknown: bool,
         stop: Stop | None = None,
+        bad: Callable[[BadRow], None] = lambda _: None,
     ) -> Ending:
         """Send the messages, and `note` one outcome for each row that can be sent, also if the run is cut short.
 
-        A request to stop lets requests on the wire finish. Ctrl-C after it cuts them short.
+        The other rows are given to `bad`. A request to stop lets requests on the wire finish. Ctrl-C after it cuts them
+        short.
         """
         stop = stop or Stop()
-        pulled = _PulledRows(self.messages())
+        pulled = _PulledRows(self.messages(bad))
         bulk = client.bulk(pulled, concurrency=concurrency, journal=self.journal, resend_unknown=resend_unknown)
 
         async def drain(outcomes: AsyncIterator[Outcome]) -> None:
@@ -93,17 +87,21 @@ class Campaign:
             stopped_by, resent = (None, 0) if run is None else (run.stopped_by, run.resent)
             if stop.requested.is_set() or stopped_by is not None:
                 with stop.cut_short():
-                    await self._note_rest(pulled, stopped_by, note)
+                    await self._note_rest(pulled, stopped_by, note, bad)
         return Ending(stop.signal, stopped_by, resent)
 
     async def _note_rest(
-        self, pulled: "_PulledRows", stopped_by: OcaSmsError | None, note: Callable[[Outcome], None]
+        self,
+        pulled: "_PulledRows",
+        stopped_by: OcaSmsError | None,
+        note: Callable[[Outcome], None],
+        bad: Callable[[BadRow], None],
     ) -> None:
         """Note the rows that were never pulled, and those that a second Ctrl-C left without an outcome."""
         if isinstance(stopped_by, JournalError):
             return  # the journal cannot be asked
-        async for sms, entry in self.entries():
-            if sms.row in pulled.pending and (receipt := _find_receipt(entry)) is not None:
+        async for sms, entry in self.entries(bad):
+            if sms.row in pulled.pending and (receipt := find_receipt(entry)) is not None:
                 note(Sent(sms, receipt))
             elif sms.row in pulled.pending or sms.row > pulled.last:
                 note(earlier_outcome(sms, entry) or Skipped(sms, stopped_by))
@@ -124,6 +122,6 @@ class _PulledRows(Iterator[RowSms]):
         return sms
 
 
-def _find_receipt(lookup: Lookup) -> SendReceipt | None:
+def find_receipt(lookup: Lookup) -> SendReceipt | None:
     """Return the receipt of the row's own message; a row that repeats a key has no receipt."""
     return lookup.entry.receipt if lookup.answer is Answer.STORED else None

@@ -31,9 +31,12 @@ from campaign_files import (
     write_text,
 )
 from command import (
+    FAST,
     HEEDS_CTRL_C,
     MAIN,
+    NO_JOURNAL,
     Bulk,
+    Command,
     account,
     end_of,
     environment,
@@ -378,6 +381,8 @@ def test_doubtful_rows_are_named_and_not_sent_again(
     assert (again.status, read_words(out)) == (1, ["unknown", "unknown", "sent"])
     assert list_recipients(served) == [spell_e164(1), spell_e164(2), spell_e164(3)]
     assert again.err == "oca-sms: 2 of 3 rows failed, 2 may have been sent: --reconcile looks them up\n"
+    assert "resend_unknown" not in again.out + out.read_text()
+    assert "--reconcile looks it up, --resend-unknown sends it again" in read_outcomes(out)[0]["error"]
     assert read_pairs(again.out)["unknown"].startswith("2 ")
 
 
@@ -425,6 +430,8 @@ def test_reconcile_that_finds_nothing_proves_nothing(
     ended = bulk(file, "--journal", journal, "--out", out, "--reconcile")
     assert (ended.status, count_posts(served), read_words(out)) == (1, 0, ["unknown", "unknown"])
     assert "0 found in the gateway's history, 2 still in doubt" in ended.out
+    advice = "look again with --reconcile in an hour, ask the vendor, or send them again with --resend-unknown"
+    assert ended.err == f"oca-sms: 2 of 2 rows failed, 2 may have been sent: {advice}\n"
 
 
 def test_reconcile_without_an_answer_sends_nothing(
@@ -477,8 +484,8 @@ def test_journal_in_use_is_one_line(bulk: Bulk, served: Sandbox, portal: Blockin
         portal.call(used.begin_run)
         ended = bulk(write_campaign(tmp_path / "rows.csv", 1), "--journal", journal)
     assert (ended.status, ended.out, count_posts(served)) == (2, "", 0)
-    reason = "another run uses it: wait for its end, or give this one a journal of its own"
-    assert ended.err == f"oca-sms: the journal {journal} cannot be used: {reason}\n"
+    # A second journal for the same file would send every message twice, so no line proposes one.
+    assert ended.err == f"oca-sms: the journal {journal} cannot be used: another run uses it: wait for its end\n"
 
 
 def damage(journal: Path) -> None:
@@ -610,7 +617,9 @@ def test_rate_is_22_unless_told_otherwise(tmp_path: Path, capsys: pytest.Capture
         (("--concurrency", "0"), "--concurrency must be >= 1"),
         (("--concurrency", "few"), "--concurrency cannot be read"),
         (("--rate", "5", "--journal"), "--journal is missing"),
-        (("--no-skip-invalid",), "unknown option; a text that begins with a hyphen needs a -- before it"),
+        (("--no-skip-invalid",), "unknown option --no-skip-invalid"),
+        (("--dedup=yes",), "unknown option --dedup"),
+        (("--Marker",), "unknown option; a text that begins with a hyphen needs a -- before it"),
     ],
 )
 def test_bad_values_are_bad_usage(
@@ -721,11 +730,31 @@ def test_help_tells_the_exit_statuses(bulk: Bulk) -> None:
     assert f"Exit status: {statuses} or an outage, 129, 130 and 143 ended by a signal." in text
 
 
-@pytest.mark.parametrize("file", ["-", "rows.csv"])
+def test_a_run_without_a_journal_says_so_first(command: Command, tmp_path: Path) -> None:
+    """The first line of a run without `--journal` says that the same command would send everything again."""
+    file = write_campaign(tmp_path / "rows.csv", 1)
+    assert command("bulk", file, *FAST).err == NO_JOURNAL
+    assert command("bulk", file, "--journal", tmp_path / "journal", *FAST).err == ""
+    assert command("bulk", file, "--dry-run").err == ""
+
+
+def test_an_incomplete_address_is_told(
+    bulk: Bulk, served: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a 404 without a code, the sentence asks for the path of the address."""
+    monkeypatch.setenv("OCA_SMS_BASE_URL", served.base_url.removesuffix("/api/v1"))
+    out = tmp_path / "out"
+    ended = bulk(write_campaign(tmp_path / "rows.csv", 1), "--out", out)
+    hint = "the gateway refused the request (HTTP 404); is base_url complete? It comes from OCA_SMS_BASE_URL"
+    assert (ended.status, [it["error"] for it in read_outcomes(out)]) == (1, [hint])
+    assert f"1 × {hint}" in ended.out
+
+
+@pytest.mark.parametrize("file", ["-", "rows.csv", "nowhere"])
 def test_missing_credentials_are_bad_usage(
     bulk: Bulk, served: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
-    """Without a terminal, missing credentials are one line that names them, and no file is made."""
+    """Missing credentials are one line that names them, before FILE is read, and no file is made."""
     monkeypatch.chdir(tmp_path)
     write_campaign(Path("rows.csv"), 1)
     monkeypatch.delenv("OCA_SMS_PASSWORD")

@@ -1,6 +1,7 @@
 """The command line itself: its commands, the errors in their arguments, and the ends of commands."""
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -39,12 +40,13 @@ The account comes from `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` in the environm
 | 130 | interrupted by Ctrl-C |
 | 143 | terminated by SIGTERM |
 """
+_OPTION: Final = re.compile(r"--[a-z]+(-[a-z]+)*")
+_HYPHEN: Final = "a text that begins with a hyphen needs a -- before it"
 _COMPLAINTS: Final[dict[type[CycloptsError], str]] = {
     MissingArgumentError: "{name} is missing",
     CoercionError: "{name} cannot be read",
     ValidationError: "{name} {limits}",
     RepeatArgumentError: "{name} is given more than once",
-    UnknownOptionError: "unknown option; a text that begins with a hyphen needs a -- before it",
     UnusedCliTokensError: "too many arguments; a text with spaces needs quotes around it",
 }
 _SILENCE: Final = logging.NullHandler()
@@ -90,6 +92,10 @@ def _describe(error: CycloptsError) -> str:
 
     For that reason cyclopts' own sentences are not used.
     """
+    if isinstance(error, UnknownOptionError):
+        # Only a word that looks like an option is shown.
+        name = (error.token.keyword or error.token.value or "").partition("=")[0]
+        return f"unknown option {name}" if _OPTION.fullmatch(name) else f"unknown option; {_HYPHEN}"
     if not error.command_chain:
         return "unknown command or option"
     sentence = next((sentence for kind, sentence in _COMPLAINTS.items() if isinstance(error, kind)), "bad usage")

@@ -18,7 +18,7 @@ from oca_sms_async.cli._bulk_plan import show_plan, survey_rows
 from oca_sms_async.cli._bulk_run import send_rows
 from oca_sms_async.cli._campaign import Campaign
 from oca_sms_async.cli._console import ForgivingStream, complain, show
-from oca_sms_async.cli._endings import CommandError, ExitStatus, while_asking
+from oca_sms_async.cli._endings import CommandError, ExitStatus, explain, while_asking
 from oca_sms_async.cli._input_errors import InputError
 from oca_sms_async.cli._out import OutcomesFile
 from oca_sms_async.cli._signals import run_in_loop
@@ -42,15 +42,12 @@ def bulk(
     was lost, 2 bad usage or input, 3 stopped by the account or an outage, 129, 130 and 143 ended by a signal.
     """
     check_options(file, options)
+    client = None if options.dry_run else _make_client(options)
     screen = ForgivingStream(_choose_screen(options.out))
     with open_input(file) as stream, tempfile.TemporaryDirectory(prefix="oca-sms-") as temporary:
         path = options.journal
         if path is None or (options.dry_run and not path.exists()):
             path = Path(temporary) / "journal"  # its digests are deleted after the run
-        client = None
-        if not options.dry_run:
-            limiter, retry = TokenBucket(rate=options.rate), RetryPolicy(retry_unsent=options.retry_unsent)
-            client = client_of_account(limiter=limiter, retry=retry)
         try:
             with _open_out(options) as out:
                 run_in_loop(
@@ -59,10 +56,15 @@ def bulk(
         except InputError as error:
             raise CommandError(f"{file}: {error}", ExitStatus.USAGE) from error
         except JournalError as error:  # while it is closed; an earlier failure has a sentence of its own
-            raise CommandError(str(error), ExitStatus.FAILED) from error
+            raise CommandError(explain(error), ExitStatus.FAILED) from error
     if screen.lost is not None:
         line = f"all was done, but some output could not be written: {screen.lost.strerror}"
         raise CommandError(line, ExitStatus.FAILED)
+
+
+def _make_client(options: Options) -> AsyncOcaSms:
+    limiter, retry = TokenBucket(rate=options.rate), RetryPolicy(retry_unsent=options.retry_unsent)
+    return client_of_account(limiter=limiter, retry=retry)
 
 
 async def _bulk(stream: BinaryIO, path: Path, client: AsyncOcaSms | None, session: Session) -> None:

@@ -17,6 +17,7 @@ from oca_sms_async.cli._signals import Stop
 from oca_sms_async.cli._sinks import find_open_stream
 from oca_sms_async.cli._staged_file import name_new_file
 
+WITHOUT_JOURNAL: Final = "without --journal, the same command would send everything again"
 _FOREIGN: Final = "is no file of outcomes: --force overwrites it"
 
 

@@ -6,10 +6,10 @@ from typing import TextIO
 
 from oca_sms_async import AsyncOcaSms, Outcome
 from oca_sms_async._journal import Answer
-from oca_sms_async.cli._bulk_options import Options, Session
+from oca_sms_async.cli._bulk_options import WITHOUT_JOURNAL, Options, Session
 from oca_sms_async.cli._campaign import Campaign, Ending
 from oca_sms_async.cli._console import complain, quote, show_pairs
-from oca_sms_async.cli._endings import CommandError, ExitStatus, end_by_signal
+from oca_sms_async.cli._endings import CommandError, ExitStatus, end_by_signal, explain
 from oca_sms_async.cli._input_errors import InputError
 from oca_sms_async.cli._progress import Tally, show_progress
 from oca_sms_async.cli._rows import BadRow
@@ -19,6 +19,8 @@ from oca_sms_async.cli._survey import Survey
 async def send_rows(campaign: Campaign, client: AsyncOcaSms, survey: Survey, session: Session) -> None:
     """Send the rows and show the summary. `CommandError` unless all rows are sent."""
     started, options, out = time.monotonic(), session.options, session.out
+    if options.journal is None:
+        complain(f"warning: {WITHOUT_JOURNAL}")
     tally = Tally(survey.standings.total(), survey.to_send, survey.standings[Answer.REPEATED])
 
     def note_bad(row: BadRow) -> None:
@@ -79,20 +81,28 @@ def _conclude(ending: Ending, tally: Tally, survey: Survey, session: Session) ->
     if ending.signal is not None:
         raise end_by_signal(ending.signal, after=f", with {unsent}; {_advise(options)}")
     if ending.stopped_by is not None:
-        raise CommandError(f"stopped: {ending.stopped_by}; {unsent}; {_advise(options)}", ExitStatus.STOPPED)
+        raise CommandError(f"stopped: {explain(ending.stopped_by)}; {unsent}; {_advise(options)}", ExitStatus.STOPPED)
     if lost is not None:
         reason = f"--out {options.out} could not be written: {lost.strerror}"
         raise CommandError(f"stopped: {reason}; {unsent}; {_advise(options)}", ExitStatus.FAILED)
     if tally.failed or survey.bad:
-        look_up = "--reconcile looks them up" if options.journal else "`oca-sms history` shows them"
-        unknown = f", {tally.unknown} may have been sent: {look_up}" if tally.unknown else ""
+        unknown = f", {tally.unknown} may have been sent: {_advise_on_doubt(options)}" if tally.unknown else ""
         raise CommandError(f"{tally.failed + survey.bad} of {survey.rows} rows failed{unknown}", ExitStatus.FAILED)
+
+
+def _advise_on_doubt(options: Options) -> str:
+    """Return how to settle the messages that may have been sent."""
+    if options.journal is None:
+        return "`oca-sms history` shows them"
+    if options.reconcile:
+        return "look again with --reconcile in an hour, ask the vendor, or send them again with --resend-unknown"
+    return "--reconcile looks them up"
 
 
 def _advise(options: Options) -> str:
     """Return how to go on with the rows that a run has not sent."""
     if options.journal is None:
-        return "without --journal, the same command would send everything again"
+        return WITHOUT_JOURNAL
     # The operator decided about the doubt of earlier runs, not about the doubt of this one.
     again = [argument for argument in sys.argv[1:] if not argument.startswith("--resend-unknown")]
     return f"go on with: {' '.join(map(quote, ['oca-sms', *again]))}"

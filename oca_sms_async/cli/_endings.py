@@ -8,11 +8,13 @@ from typing import Final
 
 from oca_sms_async import (
     AccountError,
+    ApiError,
     ConnectionFailedError,
     InvalidMessageError,
     InvalidRequestError,
     JournalError,
     LimiterUnavailableError,
+    NotFoundError,
     OcaSmsError,
     UnsupportedError,
 )
@@ -20,6 +22,11 @@ from oca_sms_async.cli._signals import describe_signal, find_signal
 
 _LOOK_IT_UP: Final = "look it up with `oca-sms history` before you send it again"
 _NAME_LENGTH: Final = 40
+# The library proposes arguments of its own. And a second journal for the same file would send every message twice.
+_COMMAND_WORDS: Final = {
+    "reconcile, or resend_unknown=True sends it again": "--reconcile looks it up, --resend-unknown sends it again",
+    ": wait for its end, or give this one a journal of its own": ": wait for its end",
+}
 
 
 class ExitStatus(IntEnum):
@@ -70,12 +77,17 @@ def while_sending() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def while_asking() -> Iterator[None]:
-    """Turn each error of this block into a line; the block sends nothing."""
+def while_asking(*, for_message: bool = False) -> Iterator[None]:
+    """Turn each error of this block into a line; the block sends nothing.
+
+    With `for_message` it asks for one message, which the gateway may not know.
+    """
     try:
         yield
+    except NotFoundError as error:
+        raise CommandError(str(error) if for_message else explain(error), _find_status(error)) from error
     except OcaSmsError as error:
-        raise CommandError(str(error), _find_status(error)) from error
+        raise CommandError(explain(error), _find_status(error)) from error
     except ValueError as error:  # an argument that the library refused before any request
         raise CommandError(str(error), ExitStatus.USAGE) from error
 
@@ -85,8 +97,20 @@ def end_by_signal(number: Signals, *, before: str = "", after: str = "") -> Comm
     return CommandError(f"{before}{describe_signal(number)}{after}", ExitStatus(128 + number))
 
 
+def explain(error: Exception) -> str:
+    """Return an error's sentence in the words of the command, with a hint where the address may be wrong."""
+    sentence = str(error)
+    for words, command_words in _COMMAND_WORDS.items():
+        sentence = sentence.replace(words, command_words)
+    # The gateway answers with a code of its own. Without a code, another server's page was not found.
+    is_elsewhere = isinstance(error, ApiError) and error.status_code == 404 and error.code is None
+    return f"{sentence}; is base_url complete? It comes from OCA_SMS_BASE_URL" if is_elsewhere else sentence
+
+
 def _describe(error: OcaSmsError) -> CommandError:
-    reason = f"{error}{_name_fields(error)}{f', after {error.attempts} attempts' if error.attempts > 1 else ''}"
+    reason = (
+        f"{explain(error)}{_name_fields(error)}{f', after {error.attempts} attempts' if error.attempts > 1 else ''}"
+    )
     if error.may_have_been_sent:
         return CommandError(f"may have been sent: {reason}; {_LOOK_IT_UP}", ExitStatus.FAILED)
     return CommandError(f"not sent: {reason}", _find_status(error))

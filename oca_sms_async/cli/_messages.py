@@ -49,7 +49,7 @@ def status(
 ) -> None:
     """Print the gateway's record of one message."""
     client = client_of_account()
-    with while_asking():
+    with while_asking(for_message=True):
         record = run_in_loop(lambda _: _ask(client, lambda: client.status(msg_uid)))
     names, values = (
         _name_columns(show_texts=show_texts),

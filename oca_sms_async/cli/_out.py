@@ -11,6 +11,7 @@ from oca_sms_async import ApiError, Failed, Outcome, Sent, Skipped
 from oca_sms_async._errors import safe_code
 from oca_sms_async._messages import check_number
 from oca_sms_async._phone import mask_phone
+from oca_sms_async.cli._endings import explain
 from oca_sms_async.cli._rows import REGION, BadRow, RowSms
 from oca_sms_async.cli._sinks import open_sink
 
@@ -93,7 +94,7 @@ class OutcomesFile:
             "outcome": word,
             "msg_uid": msg_uid,
             "attempts": attempts,
-            "error": None if error is None else str(error),
+            "error": explain(error) if isinstance(error, Exception) else error,
             "code": safe_code(error.code) if isinstance(error, ApiError) else None,
         }
         if self._show_numbers:

@@ -15,6 +15,7 @@ from rich.table import Column
 
 from oca_sms_async import Failed, Outcome, SendReceipt, Sent, Skipped
 from oca_sms_async.cli._console import on_terminal, show
+from oca_sms_async.cli._endings import explain
 
 _LEAST_STEP: Final = 50  # outcomes from one line to the next
 _MOST_LINES: Final = 100
@@ -80,7 +81,7 @@ class Tally:
                 self.retried += receipt.attempts > 1
                 self._count_attempt()
             case Failed(error=error):
-                self.reasons[str(error)] += 1
+                self.reasons[explain(error)] += 1
                 self.unknown += error.may_have_been_sent
                 self._count_attempt()
             case Skipped(receipt=SendReceipt()):

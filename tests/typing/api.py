@@ -35,6 +35,8 @@ from oca_sms_async import (
     InvalidMessageError,
     InvalidRequestError,
     Journal,
+    JournalClosedError,
+    JournalEntry,
     JournalError,
     LimiterStatistics,
     LimiterUnavailableError,
@@ -232,6 +234,26 @@ async def send_them(client: AsyncOcaSms, path: Path) -> None:
         pass
 
 
+async def send_with_keys(path: Path) -> None:
+    """Send once, however often it is asked for, and look a key up."""
+    at = datetime.now(UTC)
+    async with (
+        SqliteJournal(path) as journal,
+        AsyncOcaSms("a@example.com", "secret", journal=journal) as client,
+        AsyncOcaSms.from_env(journal=journal),
+    ):
+        assert_type(client.journal, Journal | None)
+        assert_type(await client.send(PHONE, TEXT, key="login-4711", expires_at=at), SendReceipt)
+        await client.send(PHONE, TEXT, key=4711)  # type: ignore[arg-type] # a key is a text
+        entry = await journal.lookup("login-4711")
+        assert_type(entry, JournalEntry | None)
+        if entry is not None:
+            words: tuple[str, str | None] = (entry.status, entry.error)
+            assert_type((words, entry.receipt), tuple[tuple[str, str | None], SendReceipt | None])
+            assert_type((entry.attempts, entry.code), tuple[int, int | None])
+        assert_type(await journal.forget(before=at, doubtful=True), int)
+
+
 def told(outcome: Outcome) -> str:
     """Tell the three outcomes apart, so that mypy knows that there is no fourth."""
     match outcome:
@@ -265,7 +287,7 @@ class Kinds:
     values: type[ValueError] = InvalidMessageError
     times: type[TimeoutError] = ExpiredError
     unsent: type[ConnectionFailedError] = ClientClosedError
-    misused: type[RuntimeError] = ClientClosedError
+    misused: tuple[type[RuntimeError], ...] = (ClientClosedError, JournalClosedError)
     ours: tuple[type[OcaSmsError], ...] = (
         ApiError,
         ConnectionFailedError,

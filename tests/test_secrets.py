@@ -339,6 +339,14 @@ def ask_gateway(answer: str) -> Callable[[Path], Awaitable[list[OcaSmsError]]]:
     return ask
 
 
+async def send_with_closed_journal(folder: Path) -> list[OcaSmsError]:
+    """Send with a journal that is closed."""
+    journal = SqliteJournal(folder / "closed")
+    await journal.aclose()
+    async with client_at("http://127.0.0.1:1") as client:
+        return await error_of(client.send_many([Sms(PHONE, TEXT, KEY)], journal=journal))
+
+
 async def send_after_close(_: Path) -> list[OcaSmsError]:
     """Send through a client that is closed."""
     async with client_at("http://127.0.0.1:1") as client:
@@ -352,6 +360,7 @@ WAYS: dict[str, Callable[[Path], Awaitable[list[OcaSmsError]]]] = {
     "UnsupportedError": ask_without_history,
     "LimiterUnavailableError": send_without_limiter,
     "JournalError": send_without_journal,
+    "JournalClosedError": send_with_closed_journal,
     "ConnectionFailedError": send_nowhere,
     "ClientClosedError": send_after_close,
     "DeliveryUnknownError": ask_gateway("hang up"),

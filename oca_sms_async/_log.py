@@ -5,6 +5,7 @@
 | `send.retry` | INFO | phone, attempt, wait, error, status, code | an attempt failed; after the wait comes the next |
 | `send.cancelled` | WARNING | phone, attempt | a send was cancelled whose message may have been sent |
 | `lookup.retry` | INFO | attempt, wait, error, status, code | as `send.retry`, of `status` or `history` |
+| `history.broken` | WARNING | broken, rows | rows of the history cannot be read, and were skipped |
 | `limiter.paused` | WARNING | wait, error, status, code | the gateway's rate limit: no request starts meanwhile |
 | `limiter.failed` | WARNING | reason | a limiter raised an exception when it was told to pause |
 | `limiter.fallback` | WARNING | limiter | Redis does not answer, and the fallback decides |
@@ -18,7 +19,8 @@
 Each field is an attribute of the record; `record.event` is the name. The record's message is the name, the fields and a
 sentence. `phone` shows three digits. `attempt` is the number of the next request, or of the last one. `wait` is in
 seconds. `error` is the name of a class; `status` (HTTP) and `code` follow it if the gateway refused. `limiter` is a
-name and `journal` a path. `reason` is the name of a class. `pulled` and `doubtful` count messages.
+name and `journal` a path. `reason` is the name of a class. `pulled` and `doubtful` count messages. `broken`
+and `rows` count rows.
 """
 
 import logging
@@ -32,6 +34,7 @@ EVENTS: Final = {
     "send.retry": (logging.INFO, "tried again after the wait"),
     "send.cancelled": (logging.WARNING, "the message may have been sent"),
     "lookup.retry": (logging.INFO, "tried again after the wait"),
+    "history.broken": (logging.WARNING, "the other rows are used"),
     "limiter.paused": (logging.WARNING, "the gateway asks to wait"),
     "limiter.failed": (logging.WARNING, "the limiter does not pause"),
     "limiter.fallback": (logging.WARNING, "the fallback decides until Redis is back"),

@@ -13,7 +13,7 @@ END = b"\r\n\r\n"
 
 
 class Answering(asyncio.Protocol):
-    """One connection; it takes requests with a Content-Length."""
+    """One connection; its requests have a Content-Length."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the connection."""
@@ -21,7 +21,7 @@ class Answering(asyncio.Protocol):
         self._data = b""
 
     def data_received(self, data: bytes) -> None:
-        """Answer each request that has come whole."""
+        """Answer each complete request."""
         self._data += data
         while (end := self._data.find(END)) >= 0:
             head = self._data[:end].lower()
@@ -34,21 +34,21 @@ class Answering(asyncio.Protocol):
 
 
 async def main() -> None:
-    """Serve on a free port, say which, and go on until killed."""
+    """Serve on a free port, print the port, and go on until killed."""
     server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 def pin(core: int) -> None:
-    """Keep this process on one core, where the system lets it and has more than one."""
+    """Keep this process on one core, if the system allows that and has several."""
     if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > 1:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
 
 
 @contextlib.contextmanager
 def answering() -> Iterator[int]:
-    """Serve in a process of its own while the block lasts; yield the port. This process keeps to another core."""
+    """Serve in a separate process while the block lasts, and yield the port. This process keeps to another core."""
     with subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None

@@ -23,7 +23,7 @@ ROUNDS = 3
 try:
     import uvloop
 except ImportError:
-    uvloop = None  # type: ignore[assignment] # it is an option
+    uvloop = None  # type: ignore[assignment] # an optional column
 
 
 async def cost(recipe: Recipe, base_url: str, in_flight: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What a journal costs: `oca-sms bulk`'s own passes over files of growing length, with a send that takes no time.
+"""The cost of a journal: `oca-sms bulk`'s own passes over files of growing length, with a send that takes no time.
 
 Each length has a process of its own. Rows per second: looking every row up, sending with the journal and the file of
 outcomes (each intent and each outcome durable), and resuming (but not the longest, to end within a minute). Growth is
@@ -32,7 +32,7 @@ CONCURRENCY = 64
 
 
 class Instant:
-    """Has a client's `bulk`, whose sends succeed at once."""
+    """A stand-in for a client: each send of its bulk succeeds at once."""
 
     def bulk(self, messages: Any, *, concurrency: int, journal: Journal, resend_unknown: bool) -> Any:
         """Return a bulk with that journal."""
@@ -43,7 +43,7 @@ class Instant:
 
 
 async def send(sms: Sms, call: CallState) -> SendReceipt:
-    """Take the way of a real send, without a slot, a token or a request."""
+    """Go the way of a real send, without a slot, a token or a request."""
     await call.before_first_send()
     call.started()
     call.left_wire()
@@ -51,7 +51,7 @@ async def send(sms: Sms, call: CallState) -> SendReceipt:
 
 
 async def measure(count: int) -> dict[str, float | None]:
-    """Measure one length."""
+    """Measure a file of one length."""
     with tempfile.TemporaryDirectory(prefix="oca-sms-") as folder:
         path = Path(folder) / "messages.csv"
         with path.open("w", newline="") as file:
@@ -70,7 +70,7 @@ async def measure(count: int) -> dict[str, float | None]:
                 for name in ("send", "resume") if count < ROWS[-1] else ("send",):
                     with closing(OutcomesFile(Path(folder) / "out", show_numbers=False)) as out:
                         started = time.perf_counter()
-                        await campaign.rebuild(out)
+                        out.keep()
                         client = cast(AsyncOcaSms, Instant())
                         await campaign.run(client, out.note, concurrency=CONCURRENCY, resend_unknown=False)
                         figures[name] = count / (time.perf_counter() - started)

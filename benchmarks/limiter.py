@@ -49,7 +49,7 @@ async def theirs_aiolimiter(rate: float) -> AsyncIterator[Acquire]:
 
 @asynccontextmanager
 async def theirs_pyrate(rate: float) -> AsyncIterator[Acquire]:
-    """The library pyrate-limiter, whose limiter keeps a log of the requests that got through."""
+    """The library pyrate-limiter. Its limiter keeps a log of the requests that got through."""
     yield pyrate_limiter.Limiter(pyrate_limiter.Rate(int(rate), pyrate_limiter.Duration.SECOND)).try_acquire_async
 
 
@@ -66,7 +66,7 @@ def ours_redis(url: str) -> Make:
 
 
 def theirs_limits(url: str) -> Make:
-    """The library limits, which says yes or no; a refused request asks again, five times a second."""
+    """The library limits, which answers yes or no. A refused request asks again, five times a second."""
 
     @asynccontextmanager
     async def make(rate: float) -> AsyncIterator[Acquire]:
@@ -95,7 +95,7 @@ async def alone(make: Make, count: int) -> float:
     return statistics.median(rounds)
 
 
-async def crowded(make: Make) -> float:
+async def measure_crowd(make: Make) -> float:
     """Return the CPU of an acquire among 5,000 waiters, at 1,000 a second, in microseconds."""
     async with make(1000.0) as acquire:
         start = time.process_time()
@@ -137,7 +137,7 @@ async def main() -> None:
         ):
             most, share = await kept(make)
             # 5,000 polling waiters are a load test of Redis, not of a limiter.
-            crowd = None if polls else await crowded(make)
+            crowd = None if polls else await measure_crowd(make)
             measured.append((name, beside, await alone(make, count), crowd, most, share))
     costs = {name: (single, crowd) for name, _, single, crowd, _, _ in measured}
     rows = []

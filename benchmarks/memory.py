@@ -41,13 +41,13 @@ WAYS = {"ours": ours, "gather": gather}
 
 
 def grown(way: str, count: int) -> float:
-    """Return by how many MB a fresh process grows while it sends so many."""
+    """Return the MB by which a fresh process grows while it sends so many messages."""
     command = [sys.executable, __file__, "--cell", way, str(count)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def cell(way: str, count: int) -> float:
-    """Return by how many MB this process grows while it sends so many."""
+    """Return the MB by which this process grows while it sends so many messages."""
     before = peak()
     asyncio.run(WAYS[way](count))
     return peak() - before

@@ -26,7 +26,7 @@ Figures = tuple[int, int, float]
 
 
 def pyrate() -> Acquire:
-    """Return pyrate-limiter's limiter, which keeps a log of the requests that got through."""
+    """Return pyrate-limiter's limiter. It keeps a log of the requests that got through."""
     return pyrate_limiter.Limiter(pyrate_limiter.Rate(ALLOWED, pyrate_limiter.Duration.SECOND)).try_acquire_async
 
 
@@ -60,8 +60,8 @@ class Gateway:
             self.taken += 1
 
 
-async def paced(make: Callable[[], Acquire], jitter: float) -> Figures:
-    """Return the number of requests taken and refused, and the used share of the allowance."""
+async def measure_pace(make: Callable[[], Acquire], jitter: float) -> Figures:
+    """Return the counts of accepted and refused requests, and the used share of the allowance."""
     acquire, gateway, loop, draw = make(), Gateway(), asyncio.get_running_loop(), random.Random(1)
 
     async def work() -> None:
@@ -80,7 +80,7 @@ async def paced(make: Callable[[], Acquire], jitter: float) -> Figures:
 async def main() -> None:
     """Measure all of them at once."""
     cells = [(name, make, jitter) for name, make in LIMITERS.items() for jitter in JITTERS]
-    figures = await asyncio.gather(*(paced(make, jitter) for _, make, jitter in cells))
+    figures = await asyncio.gather(*(measure_pace(make, jitter) for _, make, jitter in cells))
     rows = []
     for (name, _, jitter), (taken, refused, share) in zip(cells, figures, strict=True):
         rows.append([name, jitter * 1e3, taken + refused, refused, 100 * refused / (taken + refused), share])

@@ -29,7 +29,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlesize": 10,
     "font.size": 9,
     "grid.color": "#dde2e7",
-    "svg.fonttype": "path",  # no font of the reader's is needed
+    "svg.fonttype": "path",  # the reader needs no font
     "svg.hashsalt": "oca-sms-async",
 }
 
@@ -37,7 +37,7 @@ Rows = list[dict[str, Any]]
 
 
 def bars(axes: Axes, names: Sequence[str], series: dict[str, list[float]], title: str) -> None:
-    """Draw horizontal bars, each with its figure, a colour for each series; one series has our bars stand out."""
+    """Draw horizontal bars with their figures, a colour for each series. In a single series our bars stand out."""
     height = 0.8 / len(series)
     for index, (label, values) in enumerate(series.items()):
         places = [place + (index - (len(series) - 1) / 2) * height for place in range(len(names))]
@@ -69,7 +69,7 @@ def latency(figure: Figure, rows: Rows) -> None:
 
 
 def pace(figure: Figure, rows: Rows) -> None:
-    """What was refused, and how much was used."""
+    """The refused requests, and the used share of the allowance."""
     names = list(dict.fromkeys(row["limiter"] for row in rows))
     jitters = list(dict.fromkeys(row["jitter, ms"] for row in rows))
     titles = {"refused, %": "Refused, %", "share used": "Share of the allowance used"}

@@ -1,4 +1,4 @@
-"""Recipes that a user would write without this library, and this library itself: each sends a list of messages."""
+"""Recipes that a user would write without this library, and the library itself. Each sends a list of messages."""
 
 import asyncio
 import json
@@ -96,7 +96,7 @@ async def with_aiohttp(base_url: str, concurrency: int) -> AsyncIterator[Send]:
         yield lambda messages: send_all(send, messages, concurrency)
 
 
-def unlimited() -> RateLimiter:
+def make_unlimited() -> RateLimiter:
     """Return our limiter with the work of theirs and no waiting."""
     return TokenBucket(rate=1e6, capacity=1e6)
 
@@ -104,7 +104,7 @@ def unlimited() -> RateLimiter:
 @asynccontextmanager
 async def ours(base_url: str, concurrency: int) -> AsyncIterator[Send]:
     """`AsyncOcaSms`, as it is installed."""
-    async with AsyncOcaSms(*ACCOUNT, base_url=base_url, limiter=unlimited()) as client:
+    async with AsyncOcaSms(*ACCOUNT, base_url=base_url, limiter=make_unlimited()) as client:
         yield lambda messages: client.send_many(messages, concurrency=concurrency)
 
 
@@ -113,7 +113,7 @@ async def ours_fast(base_url: str, concurrency: int) -> AsyncIterator[Send]:
     """`AsyncOcaSms` on aiohttp's connections."""
     async with (
         aiohttp_client() as lent,
-        AsyncOcaSms(*ACCOUNT, base_url=base_url, limiter=unlimited(), http_client=lent) as client,
+        AsyncOcaSms(*ACCOUNT, base_url=base_url, limiter=make_unlimited(), http_client=lent) as client,
     ):
         yield lambda messages: client.send_many(messages, concurrency=concurrency)
 

@@ -1,8 +1,8 @@
-"""A long run against a gateway that fails in every way: each message accounted for, and nothing that grows.
+"""A long run against a gateway that fails in every way: each message is accounted for, and no resource grows.
 
 `--messages N` (100,000) go out, 128 at once, half by `send` and half by `bulk`, to a server in this process that
-resets, drops the connection after it accepted, answers 500/13, 429 or 406, cuts bodies short or takes too long; some
-callers give up under way. Each outcome is compared with what the server accepted. Exit status 1 if one of them is
+resets connections, drops them after it accepted, answers 500/13, 429 or 406, cuts bodies short or takes too long. Some
+callers give up under way. Each outcome is compared with the server's own record. Exit status 1 if one of them is
 untrue, or memory, objects, files, connections or tasks grew.
 """
 
@@ -43,9 +43,9 @@ SEED: Final = 1
 CONCURRENCY: Final = 64  # of each of the two ways
 TIMEOUT: Final = 3.0  # seconds; the slow answers come after it
 MOST_SAMPLES: Final = 10
-RATE: Final = 100_000.0  # no limit to speak of, and yet the limiter's way; a 429 pauses it
+RATE: Final = 100_000.0  # far above the load, but a 429 still pauses the limiter
 END: Final = b"\r\n\r\n"
-# How often each fault comes, of a thousand requests; the rest is answered as it should be.
+# Faults in a thousand requests. All others are answered as documented.
 FAULTS: Final = {
     "reset": 10,  # instead of an answer; half of them were accepted
     "dropped": 10,  # accepted, and hung up on
@@ -57,7 +57,7 @@ FAULTS: Final = {
 }
 CANCELLED_EVERY: Final = 50  # of the messages of `send`
 
-# What may remain in the end beyond the first sample, after the warming up.
+# Growth that is allowed between the first sample, after the warm-up, and the last.
 MOST_MEMORY: Final = 12.0  # MB of the process: the allocator's own unevenness
 MOST_TRACED: Final = 0.5  # MB of Python's objects
 MOST_OBJECTS: Final = 1_000
@@ -80,7 +80,7 @@ REFUSED: Final = http("406 No", b'{"errors": [{"code": 39, "message": "refused"}
 
 
 class Gateway:
-    """What the server did: how often it accepted each message, what faults it had, and how many connections it has."""
+    """The server's own record: how often it accepted each message, its faults, and its connections."""
 
     def __init__(self) -> None:
         self.accepted = bytearray()
@@ -90,13 +90,13 @@ class Gateway:
         self._draw = random.Random(SEED)
 
     def accept(self, number: int) -> None:
-        """Take a message; a receipt's id is its number."""
+        """Accept a message. The id of its receipt is its number."""
         if len(self.accepted) <= number:
             self.accepted.extend(bytes(number + 1 - len(self.accepted)))
         self.accepted[number] += 1
 
     def fault(self) -> str:
-        """Draw what happens to the next request."""
+        """Draw the fate of the next request."""
         self.requests += 1
         at = self._draw.randrange(1000)
         for name, often in FAULTS.items():
@@ -112,7 +112,7 @@ class Gateway:
 
 
 class Connection(asyncio.Protocol):
-    """One connection; it takes requests with a Content-Length, one at a time."""
+    """One connection. Its requests have a Content-Length and come one at a time."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
         self._gateway.connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
-        """Do to each request that has come whole what is drawn for it."""
+        """Treat each complete request as it was drawn."""
         self._data += data
         while (end := self._data.find(END)) >= 0:
             head = self._data[:end].lower()
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
                 write(receipt)
 
     def _write_late(self, receipt: bytes) -> None:
-        if not self._transport.is_closing():  # as it is where the client gave up
+        if not self._transport.is_closing():  # it is closing if the client gave up
             self._transport.write(receipt)
 
 
@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
 
 
 class Books:
-    """What the client said of each message, held against what the gateway accepted."""
+    """The client's answer about each message, compared with the gateway's record."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -183,35 +183,35 @@ class Books:
         self.outcomes = Counter[str]()
         self.errors = list[str]()
 
-    def sent(self, number: int, receipt: SendReceipt) -> None:
-        """Book a receipt: the message was accepted, and more than once only if it says so."""
+    def book_receipt(self, number: int, receipt: SendReceipt) -> None:
+        """Book a receipt: the message was accepted, and more than once only if `attempts` says so."""
         times = self._times(number)
         self._book(number, "sent", times == 1 or 1 < times <= receipt.attempts, f"accepted {times} times: {receipt}")
         if receipt.msg_uid != f"uid-{number}":
             self.errors.append(f"message {number}: the receipt of another one")
 
-    def failed(self, number: int, error: OcaSmsError) -> None:
-        """Book an error: where it says that nothing was sent, nothing was accepted."""
+    def book_error(self, number: int, error: OcaSmsError) -> None:
+        """Book an error: if it says that the message was not sent, the gateway did not accept it."""
         unsent = not error.may_have_been_sent
         true = self._times(number) <= (0 if unsent else max(error.attempts, 1))
         self._book(number, "not sent" if unsent else "unknown", true, f"accepted {self._times(number)} times: {error}")
 
-    def given_up(self, number: int) -> None:
-        """Book a message whose caller cancelled it, which leaves it open, but not doubled beyond its attempts."""
+    def book_cancellation(self, number: int) -> None:
+        """Book a message that its caller cancelled. It may have been accepted, but no more often than it was tried."""
         self._book(number, "cancelled", self._times(number) <= RetryPolicy().max_attempts, "accepted too often")
 
-    def outcome(self, outcome: Outcome, number: int) -> None:
+    def book(self, outcome: Outcome, number: int) -> None:
         """Book one outcome of a bulk."""
         match outcome:
             case Sent(receipt=receipt):
-                self.sent(number, receipt)
+                self.book_receipt(number, receipt)
             case Failed(error=error):
-                self.failed(number, error)
+                self.book_error(number, error)
             case Skipped():
                 self._book(number, "skipped", False, f"{outcome.reason}")
 
     def close(self, messages: int) -> None:
-        """Look for messages without an outcome, and for accepted ones that nobody sent."""
+        """Look for messages without an outcome, and for accepted messages that were never sent."""
         missing = messages - sum(self._booked[:messages])
         if missing or len(self._booked) > messages or len(self._gateway.accepted) > messages:
             self.errors.append(f"{missing} messages have no outcome")
@@ -220,7 +220,7 @@ class Books:
         accepted = self._gateway.accepted
         return accepted[number] if number < len(accepted) else 0
 
-    def _book(self, number: int, name: str, true: bool, why: str) -> None:  # noqa: FBT001 - what is booked, in order
+    def _book(self, number: int, name: str, true: bool, why: str) -> None:  # noqa: FBT001 - the columns of a book, in order
         self.outcomes[name] += 1
         if len(self._booked) <= number:
             self._booked.extend(bytes(number + 1 - len(self._booked)))
@@ -229,12 +229,12 @@ class Books:
             self.errors.append(f"message {number}, {name}: {why}")
 
 
-# --- what must not grow ----------------------------------------------------------------------------------------------
+# --- resources -------------------------------------------------------------------------------------------------------
 
 
 @frozen
 class Sample:
-    """What this process holds at one moment of rest, after so many messages."""
+    """The resources of this process at one moment of rest, after so many messages."""
 
     messages: int
     seconds: float
@@ -272,7 +272,7 @@ class Run:
         )
 
     def growth(self) -> list[str]:
-        """Return what is more in the last sample than in the first, beyond what is allowed."""
+        """Return the resources that grew from the first sample to the last by more than is allowed."""
         first, last = self.samples[0], self.samples[-1]
         allowed = {"memory": MOST_MEMORY, "traced": MOST_TRACED, "objects": MOST_OBJECTS}
         return [
@@ -283,7 +283,7 @@ class Run:
 
 
 def _resident() -> float:
-    """Return the memory that this process has, in MB, or 0 where the system does not tell."""
+    """Return the memory of this process in MB, or 0 if the system does not tell."""
     if not _STATUS.exists():
         return 0.0
     return next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if "VmRSS" in line) / 1024
@@ -298,31 +298,31 @@ def sms(number: int) -> Sms:
 
 
 async def by_send(client: AsyncOcaSms, numbers: Iterator[int], books: Books, draw: random.Random) -> None:
-    """Send one after the other; now and then give up under way."""
+    """Send one message after the other. Cancel one of them now and then."""
     for number in numbers:
         one = sms(number)
         try:
             if number % CANCELLED_EVERY:
-                books.sent(number, await client.send(one.phone, one.message))
+                books.book_receipt(number, await client.send(one.phone, one.message))
             else:
                 async with asyncio.timeout(draw.random() * 0.02) as bound:
-                    books.sent(number, await client.send(one.phone, one.message))
+                    books.book_receipt(number, await client.send(one.phone, one.message))
         except OcaSmsError as error:
-            books.failed(number, error)
+            books.book_error(number, error)
         except TimeoutError:
             assert bound.expired()
-            books.given_up(number)
+            books.book_cancellation(number)
 
 
 async def by_bulk(client: AsyncOcaSms, numbers: range, books: Books) -> None:
     """Send all of them in one run."""
     async with client.bulk(map(sms, numbers), concurrency=CONCURRENCY) as outcomes:
         async for outcome in outcomes:
-            books.outcome(outcome, int(outcome.sms.message.split()[-1]))
+            books.book(outcome, int(outcome.sms.message.split()[-1]))
 
 
 async def soak(messages: int) -> Run:
-    """Send so many, a part before each sample, through one client; return the run."""
+    """Send so many messages through one client, take a sample after each part of them, and return the run."""
     samples = max(3, min(messages // 1000, MOST_SAMPLES))
     gateway = Gateway()
     run, draw = Run(gateway, Books(gateway), [], time.perf_counter()), random.Random(SEED)
@@ -349,7 +349,7 @@ async def soak(messages: int) -> Run:
 
 
 async def _rest(gateway: Gateway) -> None:
-    """Wait until idle connections have been closed and slow answers have come; longer than that is a leak."""
+    """Wait until idle connections are closed and slow answers have come. A longer wait would be a leak."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(10):
             while gateway.connections:
@@ -357,12 +357,12 @@ async def _rest(gateway: Gateway) -> None:
 
 
 def main() -> int:
-    """Run it, and print what happened."""
+    """Run, and print the result."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--messages", type=int, default=100_000)
     arguments.add_argument("--json", action="store_true")
     messages = arguments.parse_args().messages
-    logging.getLogger("oca_sms_async").addHandler(logging.NullHandler())  # each caller that gives up is a warning
+    logging.getLogger("oca_sms_async").addHandler(logging.NullHandler())  # each cancelled send logs a warning
     tracemalloc.start()
     run = asyncio.run(soak(messages))
     columns = ["messages", "seconds", "RSS, MB", "traced, MB", "objects", "files", "connections", "tasks"]

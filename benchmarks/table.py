@@ -1,4 +1,4 @@
-"""What all benchmarks print: one table, or the same as JSON."""
+"""The output of all benchmarks: one table, or the same as JSON."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows under a title, None as a dash; with `--json` among the arguments, a list of objects instead."""
+    """Print rows under a title, with a dash for None. With the argument `--json`, print a list of objects instead."""
     if "--json" in sys.argv[1:]:
         print(json.dumps({"title": title, "rows": [dict(zip(columns, row, strict=True)) for row in rows]}))
         return
@@ -14,7 +14,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -
 
 
 def text(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return the table, without a line's end after the last row."""
+    """Return the table, without a line break after the last row."""
     texts = [[_cell(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
     lines = [

@@ -18,7 +18,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def messages(count: int) -> Iterator[Sms]:
-    """Yield so many, each made when it is asked for."""
+    """Yield so many messages, each made when it is asked for."""
     return (Sms(f"+62812{number:08}", f"Acme: {number:06} is your code") for number in range(count))
 
 

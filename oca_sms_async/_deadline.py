@@ -17,6 +17,9 @@ from attrs import evolve, frozen
 from oca_sms_async._errors import ExpiredError, InvalidMessageError
 
 _BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", None)
+_SUSPEND: Final = (
+    1.0  # seconds by which the clocks must differ: less is no suspend, but a loop whose clock a test moves
+)
 
 
 @frozen
@@ -35,7 +38,7 @@ class Deadline:
         """Tell whether it is too late, also after a suspend that the loop's clock did not notice."""
         return (
             asyncio.get_running_loop().time() >= self.loop_time
-            or read_boot_clock() >= self.boot_time
+            or read_boot_clock() >= self.boot_time + _SUSPEND
             or time.time() >= self.wall_time
         )
 

@@ -3,12 +3,14 @@
 import asyncio
 import functools
 import sys
+from functools import partial
 from typing import Final, TypeVar
 
 import httpx
 
 from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._connections import own_client
+from oca_sms_async._endable import EndableWaits, WaitEndedError
 from oca_sms_async._errors import (
     ApiError,
     ClientClosedError,
@@ -73,6 +75,7 @@ class Dispatcher:
         self._headers = headers.raw
         self._url = functools.lru_cache(maxsize=8)(lambda path: httpx.URL(base_url + path))
         self._under_way = UnderWay()
+        self._waits = EndableWaits()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -86,14 +89,15 @@ class Dispatcher:
     async def aclose(self) -> None:
         """Close the connections, those under a request too, unless they were lent."""
         self._closed = True
-        if not self._owned:
-            return
-        now = asyncio.get_running_loop()
-        for bound, loop in self._under_way.items():
-            # A request that still connects has nothing yet that could be closed; one whose time is up ends by itself.
-            if loop is now and not bound.expired():
-                bound.reschedule(now.time())
-        await self._client.aclose()
+        self._waits.end()  # they must not stand before another client's at a limiter that both use
+        if self._owned:
+            now = asyncio.get_running_loop()
+            for bound, loop in self._under_way.items():
+                # A request that still connects has nothing yet that could be closed. A request whose time is up ends
+                # by itself.
+                if loop is now and not bound.expired():
+                    bound.reschedule(now.time())
+            await self._client.aclose()
 
     async def request(self, request: Request[_T], options: CallOptions, call: CallState) -> _T:
         """Return the gateway's answer, or raise the one error of the whole call.
@@ -104,7 +108,7 @@ class Dispatcher:
         outer = sys.exception()
         try:
             return await retry(
-                lambda: self._attempt(request, options, call), policy=self._policy, options=options, call=call
+                lambda: self._attempt(request, options, call), self._back_off, self._policy, options, call
             )
         except OcaSmsError:
             raise
@@ -120,11 +124,15 @@ class Dispatcher:
         The slot comes before the token. A request that waited for a connection after its token would start late, and
         a stall of the gateway would end in a burst above the limit.
         """
-        outer = sys.exception()
+        outer, clock = sys.exception(), asyncio.get_running_loop().time
         self.counts.under_way += 1
+        since = clock()
         try:
             async with self._slots.held(options.priority, options.until):
-                await self._token(options)
+                try:
+                    await self._token(options)
+                finally:
+                    call.waited += clock() - since
                 reply = await self._exchange(request, options, call)
         except TimeoutError as refusal:  # of a slot or a limiter; exchange raises errors of ours alone
             if isinstance(refusal, OcaSmsError):
@@ -144,15 +152,28 @@ class Dispatcher:
         """Wait for the limiter. An exception that its protocol does not know means that it is out of order."""
         clock, outer = asyncio.get_running_loop().time, sys.exception()
         since = clock()
+        self.check_open()  # it may have been closed while this waited for its slot
         try:
-            await self._limiter.acquire(priority=options.priority, deadline=options.until)
+            async with self._waits.endable():
+                await self._limiter.acquire(priority=options.priority, deadline=options.until)
         except (OcaSmsError, TimeoutError):
+            raise
+        except WaitEndedError:
+            self.check_open()
             raise
         except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
             line = f"the limiter failed ({type(error).__name__}): nobody knows whether a request is within the limit"
             raise LimiterUnavailableError(line) from scrub(error, outer)
         finally:
             self.counts.limiter_wait += clock() - since
+
+    async def _back_off(self, seconds: float) -> None:
+        try:
+            async with self._waits.endable():
+                await asyncio.sleep(seconds)
+        except WaitEndedError:
+            self.check_open()
+            raise
 
     async def _exchange(self, request: Request[_T], options: CallOptions, call: CallState) -> Reply:
         """Send the request and return the reply, unless something has changed while it waited."""
@@ -175,6 +196,7 @@ class Dispatcher:
                 deadline=options.until,
                 max_body=request.max_body,
                 under_way=self._under_way,
+                gate=partial(self._start, options),
             )
         finally:
             call.left_wire()

@@ -6,21 +6,22 @@ OcaSmsError                          the root, never raised itself
 ├── UnsupportedError                 the API has no history; nothing was asked
 ├── LimiterUnavailableError          the server of a shared limiter does not answer
 ├── JournalError                     the journal cannot be used
+│   └── JournalClosedError           (RuntimeError) it was closed, or belongs to another process
 ├── ConnectionFailedError            proof that no byte left
 │   └── ClientClosedError            (RuntimeError) the client was closed before the request
 ├── DeliveryUnknownError             trouble once a request may have been on its way
 ├── UnexpectedResponseError          a success that the gateway does not document
 └── ApiError                         the gateway refused
     ├── InternalError                HTTP 500 with code 13, the only refusal that is tried again
-    ├── InvalidRequestError          code 39: number, text or template
+    ├── InvalidRequestError          code 39, and 59 in V2: number, text or template
     ├── RateLimitedError             HTTP 429 or code 9
     ├── NotFoundError                a message that the gateway does not know
     └── AccountError                 the account, not the message, is refused
-        ├── InvalidCredentialsError    code 17
-        ├── MissingAuthorizationError  code 19
+        ├── InvalidCredentialsError    code 17, and 45 in V2
+        ├── MissingAuthorizationError  code 19, and 43 in V2
         ├── UserNotFoundError          code 41
         ├── AccountExpiredError        code 51
-        └── QuotaExhaustedError        code 55
+        └── QuotaExhaustedError        code 55, and 5 in V2
 
 `str`, `repr` and `args` hold only words of this library. The gateway's own words are in `ApiError.text` and
 `FieldError.msg` alone.
@@ -87,6 +88,10 @@ class JournalError(OcaSmsError):
 
     Nothing is sent without a record in the journal.
     """
+
+
+class JournalClosedError(JournalError, RuntimeError):
+    """The journal was closed, or it belongs to the parent process: open it after the fork."""
 
 
 class ConnectionFailedError(OcaSmsError):
@@ -166,7 +171,7 @@ class InternalError(ApiError):
 
 
 class InvalidRequestError(ApiError):
-    """Code 39: a parameter is missing or wrong, or the text does not match the account's template."""
+    """Code 39, and 59 in V2: a parameter is missing or wrong, or the text does not match the account's template."""
 
     _meaning = "the gateway refused a parameter: number, text or template"
 
@@ -181,7 +186,7 @@ class RateLimitedError(ApiError):
 
 
 class NotFoundError(ApiError):
-    """HTTP 404 on the history or a status: the gateway does not have this message, or not yet."""
+    """HTTP 404, or code 33 in V2, on the history or a status: the gateway has no such message, or not yet."""
 
     _meaning = "the gateway knows no such message"
 
@@ -193,13 +198,13 @@ class AccountError(ApiError):
 
 
 class InvalidCredentialsError(AccountError):
-    """Code 17: the username or the password is missing or wrong."""
+    """Code 17, and 45 in V2: the username and the password, or the token, are missing or wrong."""
 
-    _meaning = "the gateway refused the username or the password"
+    _meaning = "the gateway refused the credentials"
 
 
 class MissingAuthorizationError(AccountError):
-    """Code 19: the Authorization header is missing or damaged."""
+    """Code 19, and 43 in V2: the Authorization header is missing or damaged."""
 
     _meaning = "the gateway did not get the Authorization header"
 
@@ -217,7 +222,7 @@ class AccountExpiredError(AccountError):
 
 
 class QuotaExhaustedError(AccountError):
-    """Code 55: the account's quota is used up."""
+    """Code 55, and 5 in V2: the account's quota is used up."""
 
     _meaning = "the account's quota is used up"
 

@@ -10,7 +10,9 @@
 | `limiter.fallback` | WARNING | limiter | Redis does not answer, and the fallback decides |
 | `limiter.restored` | INFO | limiter | Redis is back, and decides again |
 | `bulk.stopped` | WARNING | pulled, error, status, code | a bulk stopped by itself; `stopped_by` has the error |
+| `observer.failed` | WARNING | reason | the observer of a client raised an exception |
 | `journal.doubtful` | WARNING | journal, doubtful | a journal was opened in which an earlier run left doubt |
+| `journal.unprotected` | WARNING | journal | other users can read a journal, and its folder refuses to change that |
 | `transport.guard_lost` | WARNING | guard | a check relies on a private name of httpx or aiohttp that is gone |
 
 Each field is an attribute of the record; `record.event` is the name. The record's message is the name, the fields and a
@@ -35,7 +37,9 @@ EVENTS: Final = {
     "limiter.fallback": (logging.WARNING, "the fallback decides until Redis is back"),
     "limiter.restored": (logging.INFO, "Redis is back"),
     "bulk.stopped": (logging.WARNING, "nothing more is pulled"),
+    "observer.failed": (logging.WARNING, "the observer is told of the next send again"),
     "journal.doubtful": (logging.WARNING, "an earlier run left messages in doubt"),
+    "journal.unprotected": (logging.WARNING, "other users can read it"),
     "transport.guard_lost": (logging.WARNING, "a private name has moved: the safe way is taken instead"),
 }
 

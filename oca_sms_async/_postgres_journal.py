@@ -9,7 +9,7 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 
 import psycopg
 
-from oca_sms_async._errors import JournalError
+from oca_sms_async._errors import JournalClosedError, JournalError
 from oca_sms_async._journal import JournalEntry, Lookup, Status
 from oca_sms_async._log import log
 from oca_sms_async._models import SendReceipt
@@ -24,7 +24,7 @@ from oca_sms_async._settings import positive_seconds
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
-_USED: Final = "another run uses it: wait for its end, or give this one a journal of its own"
+_USED: Final = "another run uses it: wait for the end of that run"
 
 
 class PostgresJournal:
@@ -162,7 +162,7 @@ class PostgresJournal:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise RuntimeError("this journal is closed")
+            raise JournalClosedError("this journal is closed")
 
     def _start(
         self, operation: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: _P.kwargs

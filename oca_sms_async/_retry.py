@@ -66,7 +66,11 @@ class RetryPolicy:
 
 
 async def retry(
-    attempt: Callable[[], Awaitable[_T]], *, policy: RetryPolicy, options: CallOptions, call: CallState
+    attempt: Callable[[], Awaitable[_T]],
+    back_off: Callable[[float], Awaitable[None]],
+    policy: RetryPolicy,
+    options: CallOptions,
+    call: CallState,
 ) -> _T:
     """Return the result of the first attempt that succeeds, or raise the original error of the last one.
 
@@ -94,7 +98,7 @@ async def retry(
             event = "send.retry" if call.sends else "lookup.retry"
             number, last = call.attempts + 1, call.last_error
             log(event, phone=options.number, attempt=number, wait=round(wait, 3), error=last)
-            await asyncio.sleep(wait)
+            await back_off(wait)
             state.prepare_for_next_attempt()
     except OcaSmsError as error:
         call.conclude(error)

@@ -37,7 +37,7 @@ class Lookup(Protocol):
     """A source of variables: a mapping, or an `Environment`."""
 
     def get(self, name: str, /) -> str | None:
-        """Return the value, or None."""
+        """Return the value, or `None`."""
 
 
 class Environment:
@@ -51,7 +51,7 @@ class Environment:
         self._variables = variables
 
     def get(self, name: str, /) -> str | None:
-        """Return the value; None if it is missing or empty."""
+        """Return the value; `None` if it is missing or empty."""
         return self._variables.get(name) or None
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from enum import IntEnum
 from typing import Any, Final, Protocol
 
+import httpx
 from attrs import frozen
 
 from oca_sms_async._call import CallState
@@ -21,7 +22,7 @@ from oca_sms_async._errors import (
     OcaSmsError,
     UnexpectedResponseError,
 )
-from oca_sms_async._journal import Intent, JournalRun, Lookup
+from oca_sms_async._journal import ClaimLostError, Intent, JournalRun, Lookup
 from oca_sms_async._models import SendReceipt, Sms
 from oca_sms_async._outcomes import Failed, Outcome, Sent, Skipped
 
@@ -40,7 +41,7 @@ class Stage(IntEnum):
 
 
 class Outage:
-    """Connections that failed in a row, without an answer of the gateway between them."""
+    """Failed connections and time-outs in a row, without an answer of the gateway between them."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -140,6 +141,9 @@ class Worker:
                 self._with_journal = True  # until the outcome is durable
         except InvalidMessageError as error:
             return Failed(sms, error.with_traceback(None))
+        except ClaimLostError:
+            line = "the message is under way elsewhere, or was sent meanwhile: its key tells"
+            return Failed(sms, DeliveryUnknownError(line))
         except JournalError as error:
             self._run.stop(error)
             return self._end_without_answer(sms, call, "the journal could not keep the message's outcome", error)
@@ -192,6 +196,8 @@ class Worker:
                 self._run.stop(error)
             case ConnectionFailedError() if self._run.outage.failed():
                 self._run.stop(error)
+            case DeliveryUnknownError() if _is_time_out(error) and self._run.outage.failed():
+                self._run.stop(error)
 
     def _end_stopped(self, sms: Sms, call: CallState) -> Outcome:
         """Return the outcome of a message that waited for its turn, or in a back-off, when the run stopped."""
@@ -220,6 +226,11 @@ class Worker:
             yield
         finally:
             self._with_journal = False
+
+
+def _is_time_out(error: OcaSmsError) -> bool:
+    """Tell whether the gateway stayed silent, until our own bound or until that of a lent client."""
+    return isinstance(error.__cause__, TimeoutError | httpx.TimeoutException)
 
 
 def is_task_cancelled() -> bool:

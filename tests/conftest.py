@@ -1,6 +1,9 @@
-"""What all tests share: a sandbox on a real socket, and a client on it that does not wait."""
+"""The fixtures of all tests: a sandbox on a real socket, and a client of it that does not wait."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Final
 
 import pytest
 
@@ -8,7 +11,21 @@ from oca_sms_async import AsyncOcaSms, RetryPolicy, Unlimited, _dispatch
 from oca_sms_async.aiohttp import aiohttp_client
 from oca_sms_async.sandbox import Sandbox
 
-pytest_plugins = ["pytester", "postgres_server"]
+if sys.platform != "win32":  # where uvloop does not run
+    import uvloop
+
+pytest_plugins = ["pytester", "command", "postgres_server"]
+
+# The limiter, the client and its bulk run on uvloop too: `uvicorn[standard]` installs it, so many users have it.
+ON_UVLOOP_TOO: Final = {"test_bulk", "test_client", "test_redis", "test_statistics", "test_waiting"}
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Return the kinds of event loop that an asynchronous test runs on, one after the other."""
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    if sys.platform != "win32" and item.path.stem in ON_UVLOOP_TOO:
+        factories["uvloop"] = uvloop.new_event_loop
+    return factories
 
 
 @pytest.fixture(params=["httpx", "aiohttp"])
@@ -28,7 +45,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 async def client(sandbox: Sandbox) -> AsyncIterator[AsyncOcaSms]:
-    """A client of that sandbox, without a limit and without waits between attempts."""
+    """A client of that sandbox, without a limit and without back-off."""
     async with AsyncOcaSms(
         sandbox.username,
         sandbox.password,

@@ -1,4 +1,4 @@
-"""A real event loop whose clock a test moves on, for time-outs beside real sockets and servers."""
+"""A real event loop with a clock that a test moves on, for time-outs beside real sockets and servers."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import pytest
 
-HANG: Final = 30.0  # seconds; a guard, never waited for
+HANG: Final = 30.0  # seconds; a test that takes so long hangs
 
 
 class Clock:
-    """The running loop's time, which a test moves on; it goes on by itself, too."""
+    """The running loop's clock. It runs as usual, and a test moves it on as well."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.moved = 0.0
@@ -21,11 +21,11 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """How many have passed, those that went by of themselves included."""
+        """The seconds since the clock was made, moved or not."""
         return self._loop.time() - self._begin
 
     async def move(self, until: "asyncio.Future[Any]", *, at_most: int) -> None:
-        """Let so many seconds pass at the most, one after the other, until this is done."""
+        """Move on second by second until this is done, at most so many seconds."""
         end = self.moved + at_most
         await turns()
         while self.moved < end and not until.done():
@@ -33,7 +33,7 @@ class Clock:
             await turns()
 
     async def end(self, call: "asyncio.Future[Any]", *, once: Coroutine[Any, Any, object], at_most: int) -> None:
-        """Wait for the end of a call; once nothing but time can bring it, let time pass."""
+        """Wait for the end of a call. When `once` ends, the call waits for time alone: move the clock on."""
         stuck = asyncio.create_task(once)
         await asyncio.wait({call, stuck}, timeout=HANG, return_when=asyncio.FIRST_COMPLETED)
         if stuck.done():
@@ -43,13 +43,13 @@ class Clock:
 
 
 async def turns() -> None:
-    """Let everybody do what they can without waiting."""
+    """Let every task run as far as it can without waiting."""
     for _ in range(200):
         await asyncio.sleep(0)
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for what has no event of its own."""
+    """Wait for a condition that has no event of its own; `TimeoutError` after `HANG` seconds."""
     async with asyncio.timeout(HANG):
         while not condition():
             await asyncio.sleep(0)

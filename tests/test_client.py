@@ -1,4 +1,4 @@
-"""The client as its users call it, against the sandbox on a real socket."""
+"""The client as its users call it, on the sandbox, on raw sockets and in memory."""
 
 import asyncio
 import contextlib
@@ -6,21 +6,24 @@ import json
 import logging
 import re
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import httpx
 import pytest
-import virtual_time
 from attrs import evolve
+from in_memory import PHONE, TEXT, WITHOUT_WAITS, Gate, Gateway, client_of, refuse, respond, take_turns
 from misbehaviours import say_nothing
+from moved_clock import HANG, turns, until
 from raw_gateway import RECEIPT, Connection, RawGateway, http, receipt
+from virtual_time import in_virtual_time, now
 
 from oca_sms_async import (
     AccountError,
     AccountExpiredError,
     AsyncOcaSms,
+    ClientClosedError,
     ConnectionFailedError,
     ExpiredError,
     InternalError,
@@ -44,14 +47,12 @@ from oca_sms_async.sandbox import Sandbox
 
 pytestmark = pytest.mark.usefixtures("transport")
 
-PHONE = "+6281381475159"
-TEXT = "Acme: 482913 is your code"
-QUICK = RetryPolicy(initial_wait=0, max_wait=0)
+INTERNAL_ERROR = refuse(500, 13)
 
 
 def sandbox_client(sandbox: Sandbox, **options: Any) -> AsyncOcaSms:
-    """Return a client of a sandbox, without limit and without waits unless told otherwise."""
-    defaults: dict[str, Any] = {"base_url": sandbox.base_url, "limiter": Unlimited(), "retry": QUICK}
+    """Return a client of a sandbox, without a limit and without back-off unless told otherwise."""
+    defaults: dict[str, Any] = {"base_url": sandbox.base_url, "limiter": Unlimited(), "retry": WITHOUT_WAITS}
     return AsyncOcaSms(sandbox.username, sandbox.password, **(defaults | options))
 
 
@@ -76,7 +77,7 @@ async def test_a_message_arrives(client: AsyncOcaSms, sandbox: Sandbox) -> None:
 async def test_each_refusal_of_the_gateway(
     client: AsyncOcaSms, sandbox: Sandbox, knobs: dict[str, Any], expected: type[OcaSmsError], code: int
 ) -> None:
-    """What the gateway refuses is its own error, proven unsent, tried once, and nothing arrived."""
+    """Each refusal has an error class of its own. The message is tried once, and it is proven unsent."""
     for name, value in knobs.items():
         setattr(sandbox, name, value)
     with pytest.raises(expected) as caught:
@@ -87,7 +88,7 @@ async def test_each_refusal_of_the_gateway(
 
 
 async def test_wrong_credentials(sandbox: Sandbox) -> None:
-    """A wrong password is an account's error."""
+    """A wrong password is an error of the account."""
     async with AsyncOcaSms(sandbox.username, "wrong", base_url=sandbox.base_url) as client:
         with pytest.raises(InvalidCredentialsError) as caught:
             await client.send(PHONE, TEXT)
@@ -119,14 +120,13 @@ ONCE = {
 
 @pytest.mark.parametrize("answer", ONCE.values(), ids=ONCE.keys())
 async def test_nothing_else_is_tried_again(answer: bytes) -> None:
-    """One POST on the wire, no more, for whatever is not 500 with code 13."""
+    """Every answer but 500 with code 13 is the only request of its message."""
 
     async def behaviour(connection: Connection) -> None:
         await connection.write(answer)
 
     async with RawGateway(behaviour).serve() as gateway:
-        client = AsyncOcaSms("u", "p", base_url=gateway.base_url, retry=QUICK)
-        async with client:
+        async with AsyncOcaSms("u", "p", base_url=gateway.base_url, retry=WITHOUT_WAITS) as client:
             with pytest.raises(OcaSmsError) as caught:
                 await client.send(PHONE, TEXT)
         assert (len(gateway.requests), caught.value.attempts) == (1, 1)
@@ -141,7 +141,7 @@ async def test_the_code_may_be_written_as_a_string(code: object) -> None:
         await connection.write(answers.pop(0))
 
     gateway = RawGateway(behaviour)
-    async with gateway.serve(), AsyncOcaSms("u", "p", base_url=gateway.base_url, retry=QUICK) as client:
+    async with gateway.serve(), AsyncOcaSms("u", "p", base_url=gateway.base_url, retry=WITHOUT_WAITS) as client:
         assert (await client.send(PHONE, TEXT)).attempts == 2
 
 
@@ -162,153 +162,102 @@ async def test_doubt_stays_whatever_comes_after_it(then: str) -> None:
         await connection.write(answers.pop(0))
 
     gateway = RawGateway(behaviour)
-    async with gateway.serve(), AsyncOcaSms("u", "p", base_url=gateway.base_url, retry=QUICK) as client:
+    async with gateway.serve(), AsyncOcaSms("u", "p", base_url=gateway.base_url, retry=WITHOUT_WAITS) as client:
         with pytest.raises(expected) as caught:
             await client.send(PHONE, TEXT)
     assert (caught.value.may_have_been_sent, caught.value.attempts) == (True, 2)
 
 
 async def test_doubt_stays_after_a_refused_connection() -> None:
-    """500 with 13, then nobody listens any more: in doubt."""
-    gateway = RawGateway()
+    """A connection that fails proves its own attempt unsent, and not the attempt before it."""
 
-    async with gateway.serve():
-        client = AsyncOcaSms("u", "p", base_url=gateway.base_url, limiter=Unlimited(), retry=QUICK)
-        port = gateway.port
-
-    async def go_away(connection: Connection) -> None:
+    async def go_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")  # the end of the body
         server.close()
-        await connection.write(INTERNAL.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
-        connection.writer.close()
+        writer.write(INTERNAL.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+        writer.close()
 
-    dying = RawGateway(go_away)
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await dying._serve(Connection(reader, writer, dying.stalled))
-
-    server = await asyncio.start_server(connected, "127.0.0.1", port)
-    async with client:
+    server = await asyncio.start_server(go_away, "127.0.0.1", 0)
+    base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with AsyncOcaSms("u", "p", base_url=base_url, retry=WITHOUT_WAITS) as client:
         with pytest.raises(ConnectionFailedError) as caught:
             await client.send(PHONE, TEXT)
     assert (caught.value.may_have_been_sent, caught.value.attempts) == (True, 2)
 
 
-Answer = Callable[[httpx.Request], httpx.Response]
+@in_virtual_time
+async def test_doubt_stays_after_expiry() -> None:
+    """A back-off that would outlast the message is an `ExpiredError` in doubt. Its cause is the last error."""
+    client = client_of(Gateway(INTERNAL_ERROR), retry=RetryPolicy(max_attempts=100, max_wait=60))
+    with pytest.raises(ExpiredError) as caught:
+        await client.send(PHONE, TEXT, expires_in=5)
+    assert caught.value.may_have_been_sent
+    assert caught.value.attempts >= 1
+    assert isinstance(caught.value.__cause__, InternalError)
+    assert now() <= 1005
 
 
-def in_memory(answer: Answer, **options: Any) -> AsyncOcaSms:
-    """Return a client over an in-memory transport, for virtual time."""
-    lent = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-    return AsyncOcaSms("u", "p", http_client=lent, **options)
-
-
-def accept(_: httpx.Request) -> httpx.Response:
-    """Answer with a receipt."""
-    return httpx.Response(200, json=RECEIPT)
-
-
-def internal_error(_: httpx.Request) -> httpx.Response:
-    """Answer 500 with code 13."""
-    return httpx.Response(500, json={"errors": [{"message": "Internal Error", "code": 13}]})
-
-
-def test_doubt_stays_after_expiry() -> None:
-    """500 with 13, then a back-off that would outlast the message: an `ExpiredError` in doubt, with its cause."""
-
-    async def main() -> None:
-        start = asyncio.get_running_loop().time()
-        client = in_memory(internal_error, limiter=Unlimited(), retry=RetryPolicy(max_attempts=100, max_wait=60))
+@in_virtual_time
+async def test_a_message_that_would_expire_before_its_token_is_refused_at_once() -> None:
+    """No request starts, no time passes, and no waiter stays behind."""
+    limiter = TokenBucket(rate=1.0)
+    client = client_of(Gateway(), limiter=limiter)
+    await client.send(PHONE, TEXT)
+    for expires_in in (0.9, timedelta(seconds=0.9)):
         with pytest.raises(ExpiredError) as caught:
-            await client.send(PHONE, TEXT, expires_in=5)
-        assert caught.value.may_have_been_sent
-        assert caught.value.attempts >= 1
-        assert isinstance(caught.value.__cause__, InternalError)
-        assert asyncio.get_running_loop().time() - start <= 5
-
-    virtual_time.run(main())
+            await client.send(PHONE, TEXT, expires_in=expires_in)
+        assert (caught.value.may_have_been_sent, caught.value.attempts) == (False, 0)
+    assert now() == 1000
+    await client.send(PHONE, TEXT, expires_in=1.1)
+    assert limiter.statistics().waiting == 0
 
 
-def test_a_message_that_would_expire_before_its_token_is_refused_at_once() -> None:
-    """No waiting for a token that comes too late: nothing was started, no time has passed, nothing is left behind."""
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        limiter = TokenBucket(rate=1.0)
-        client = in_memory(accept, limiter=limiter)
-        start = loop.time()
-        await client.send(PHONE, TEXT)
-        for expires_in in (0.9, timedelta(seconds=0.9)):
-            with pytest.raises(ExpiredError) as caught:
-                await client.send(PHONE, TEXT, expires_in=expires_in)
-            assert (caught.value.may_have_been_sent, caught.value.attempts) == (False, 0)
-        assert loop.time() == start
-        await client.send(PHONE, TEXT, expires_in=1.1)
-        assert limiter.statistics().waiting == 0
-
-    virtual_time.run(main())
-
-
-def test_a_token_that_comes_too_late_starts_nothing() -> None:
-    """A limiter of the user's own that knows nothing of deadlines cannot make an expired message go out."""
+@in_virtual_time
+async def test_a_token_that_comes_too_late_starts_nothing() -> None:
+    """An expired message is not sent, even if a user's limiter ignores deadlines."""
 
     class Late(Unlimited):
         async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
             await asyncio.sleep(5)
 
-    async def main() -> None:
-        started: list[httpx.Request] = []
-        client = in_memory(lambda request: started.append(request) or accept(request), limiter=Late())  # type: ignore[func-returns-value] # None is what is wanted
-        with pytest.raises(ExpiredError) as caught:
-            await client.send(PHONE, TEXT, expires_in=1)
-        assert (caught.value.may_have_been_sent, caught.value.attempts, started) == (False, 0, [])
-
-    virtual_time.run(main())
+    gateway = Gateway()
+    with pytest.raises(ExpiredError) as caught:
+        await client_of(gateway, limiter=Late()).send(PHONE, TEXT, expires_in=1)
+    assert (caught.value.may_have_been_sent, caught.value.attempts, gateway.texts) == (False, 0, [])
 
 
-def test_an_interactive_message_passes_a_bulk() -> None:
+@in_virtual_time
+async def test_an_interactive_message_passes_a_bulk() -> None:
     """Behind 200 waiting bulk messages an interactive one waits for one token, and polling waits with the bulk."""
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        client = in_memory(accept, limiter=TokenBucket(rate=10.0))
-        bulk = [asyncio.create_task(client.send(PHONE, TEXT, priority=Priority.BULK)) for _ in range(200)]
-        await asyncio.sleep(0.01)
-        start = loop.time()
-        await client.send(PHONE, TEXT)
-        assert loop.time() - start < 0.11
-        assert sum(task.done() for task in bulk) <= 2
-        question = asyncio.create_task(client.status("abc"))
-        await asyncio.gather(*bulk)
-        assert not question.done()
-        await asyncio.gather(question, return_exceptions=True)
-
-    virtual_time.run(main())
+    client = client_of(Gateway(), limiter=TokenBucket(rate=10.0))
+    bulk = [asyncio.create_task(client.send(PHONE, TEXT, priority=Priority.BULK)) for _ in range(200)]
+    await asyncio.sleep(0.01)
+    start = now()
+    await client.send(PHONE, TEXT)
+    assert now() - start < 0.11
+    assert sum(task.done() for task in bulk) <= 2
+    question = asyncio.create_task(client.status("abc"))
+    await asyncio.gather(*bulk)
+    assert not question.done()
+    await asyncio.gather(question, return_exceptions=True)
 
 
-def test_a_429_pauses_everybody() -> None:
-    """After 429 nobody is let through for as long as the gateway asks, or for a second."""
-    answers = [
-        httpx.Response(429, headers={"Retry-After": "7"}),
-        httpx.Response(200, json=RECEIPT),
-        httpx.Response(400, json={"errors": [{"code": 9, "message": "Too Many Request"}]}),
-        httpx.Response(200, json=RECEIPT),
-    ]
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        client = in_memory(lambda _: answers.pop(0), limiter=TokenBucket(rate=1000.0))
-        for pause in (7.0, 1.0):
-            with pytest.raises(RateLimitedError):
-                await client.send(PHONE, TEXT)
-            start = loop.time()
+@in_virtual_time
+async def test_a_429_pauses_every_request() -> None:
+    """After a refusal by the rate limit no request starts for as long as the gateway asks, or for a second."""
+    accept = respond(200, RECEIPT)
+    gateway = Gateway(refuse(429, Retry_After="7"), accept, refuse(400, 9), accept)
+    client = client_of(gateway, limiter=TokenBucket(rate=1000.0))
+    for pause in (7.0, 1.0):
+        with pytest.raises(RateLimitedError):
             await client.send(PHONE, TEXT)
-            assert loop.time() - start == pytest.approx(pause)
-
-    virtual_time.run(main())
+        start = now()
+        await client.send(PHONE, TEXT)
+        assert now() - start == pytest.approx(pause)
 
 
 class Unavailable:
-    """A limiter whose server is away."""
+    """A limiter without its server."""
 
     async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
         """Refuse."""
@@ -319,7 +268,7 @@ class Unavailable:
 
 
 async def test_a_limiter_that_is_away_proves_that_nothing_was_sent(sandbox: Sandbox) -> None:
-    """Its error comes out as it is; nothing was started, and the slot is free again."""
+    """The limiter's error comes out as it is. No request was started, and the slot is free again."""
     async with sandbox_client(sandbox, limiter=Unavailable()) as client:
         for _ in range(300):  # more than there are slots
             with pytest.raises(LimiterUnavailableError) as caught:
@@ -346,7 +295,7 @@ async def test_a_limiter_that_is_away_proves_that_nothing_was_sent(sandbox: Sand
 async def test_bad_input_is_refused_before_anything_is_sent(
     client: AsyncOcaSms, sandbox: Sandbox, phone: Any, message: Any, options: Any, named: str
 ) -> None:
-    """The error names the field, is a ValueError too, and the gateway has seen nothing."""
+    """The error names the field and is a `ValueError` too. No request was made."""
     with pytest.raises(InvalidMessageError, match=named) as caught:
         await client.send(phone, message, **options)
     assert isinstance(caught.value, ValueError)
@@ -356,7 +305,7 @@ async def test_bad_input_is_refused_before_anything_is_sent(
 
 @pytest.mark.parametrize("expires_in", [0, -1.0, timedelta(seconds=-5)])
 async def test_a_message_that_has_expired_already_is_not_sent(client: AsyncOcaSms, expires_in: float) -> None:
-    """No time left is an `ExpiredError`, which is a `TimeoutError` too."""
+    """A message without time left is an `ExpiredError`, which is a `TimeoutError` too."""
     with pytest.raises(ExpiredError) as caught:
         await client.send(PHONE, TEXT, expires_in=expires_in)
     assert isinstance(caught.value, TimeoutError)
@@ -364,11 +313,11 @@ async def test_a_message_that_has_expired_already_is_not_sent(client: AsyncOcaSm
 
 
 async def test_every_failure_lands_on_its_own_message(sandbox: Sandbox) -> None:
-    """50 tasks share one client; each gets the fate of its own number, and each receipt is its own message's."""
+    """50 tasks share one client. Each gets the error or the receipt of its own message."""
     numbers = [f"+62813814751{index:02}" for index in range(50)]
     sandbox.refused_numbers = numbers[::3]
     sandbox.faults = {"internal-error": 0.2}
-    async with sandbox_client(sandbox, retry=evolve(QUICK, max_attempts=30)) as client:
+    async with sandbox_client(sandbox, retry=evolve(WITHOUT_WAITS, max_attempts=30)) as client:
         results = await asyncio.gather(*(client.send(n, f"for {n[-2:]}") for n in numbers), return_exceptions=True)
     texts = {message.msg_uid: (message.phone, message.text) for message in sandbox.inbox}
     for index, (number, result) in enumerate(zip(numbers, results, strict=True)):
@@ -379,8 +328,8 @@ async def test_every_failure_lands_on_its_own_message(sandbox: Sandbox) -> None:
             assert texts[result.msg_uid] == (number, f"for {number[-2:]}")
 
 
-async def test_a_cancelled_send_is_told_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """A warning with the masked number, if a request was on its way or had been; none if it only waited."""
+async def test_a_cancelled_send_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Cancelling a send logs the masked number if its request was on its way, and nothing if it only waited."""
     caplog.set_level(logging.WARNING, "oca_sms_async")
 
     async with RawGateway(say_nothing).serve() as gateway:
@@ -389,8 +338,7 @@ async def test_a_cancelled_send_is_told_to_the_log(caplog: pytest.LogCaptureFixt
             on_its_way = asyncio.create_task(client.send(PHONE, TEXT))
             await gateway.has_read(1)
             waiting = asyncio.create_task(client.send(PHONE, TEXT))
-            while not limiter.statistics().waiting:
-                await asyncio.sleep(0)
+            await until(lambda: limiter.statistics().waiting)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
             assert caplog.records == []
@@ -403,7 +351,7 @@ async def test_a_cancelled_send_is_told_to_the_log(caplog: pytest.LogCaptureFixt
 
 
 async def test_status_and_history(client: AsyncOcaSms, sandbox: Sandbox) -> None:
-    """Both give the gateway's record; an unknown id is a `NotFoundError` that is about no message."""
+    """Both return the gateway's record. An unknown id is a `NotFoundError`, and no message was sent."""
     receipts = [await client.send(PHONE, f"{TEXT} {number}") for number in range(3)]
     records = await client.history()
     assert [record.msg_uid for record in records] == [receipt.msg_uid for receipt in receipts]
@@ -419,8 +367,8 @@ async def test_status_and_history(client: AsyncOcaSms, sandbox: Sandbox) -> None
 
 
 async def test_questions_are_never_about_a_message() -> None:
-    """Even 500 with 13, repeated and given up, leaves no doubt where nothing was to be sent."""
-    client = in_memory(internal_error, limiter=Unlimited(), retry=QUICK)
+    """A lookup sends no message, so that even 500 with 13 leaves no doubt."""
+    client = client_of(Gateway(lookup=INTERNAL_ERROR))
     for question in (client.status("abc"), client.history()):
         with pytest.raises(InternalError) as caught:
             await question
@@ -430,14 +378,14 @@ async def test_questions_are_never_about_a_message() -> None:
 async def test_a_history_of_many_mebibytes_is_read() -> None:
     """The history may be longer than any other answer."""
     record = {"msg_uid": "a", "phone_number": PHONE, "message_body": "x" * 1000, "status": "sent", "total_sms": 7}
-    client = in_memory(lambda _: httpx.Response(200, json=[record] * 3000), limiter=Unlimited())
+    client = client_of(Gateway(lookup=respond(200, [record] * 3000)))
     records = await client.history(timeout=30.0)
     assert len(records) == 3000
     assert records[0].created_at is None
 
 
 async def test_a_history_without_end_is_not_read_to_the_last() -> None:
-    """64 MiB are read, and not further."""
+    """The client reads 64 MiB, and no further."""
     given = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -446,14 +394,14 @@ async def test_a_history_without_end_is_not_read_to_the_last() -> None:
             given += 1
             yield b" " * 2**20
 
-    client = in_memory(lambda _: httpx.Response(200, content=endless()), limiter=Unlimited())
+    client = client_of(Gateway(lookup=lambda _: httpx.Response(200, content=endless())))
     with pytest.raises(UnexpectedResponseError):
         await client.history()
     assert given == 65
 
 
 async def test_a_long_history_is_read_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading many mebibytes takes its time, and no send should wait for it."""
+    """No send waits while many mebibytes are parsed."""
     readers: list[threading.Thread] = []
 
     def read(*args: Any, **options: Any) -> Any:
@@ -462,7 +410,7 @@ async def test_a_long_history_is_read_in_a_thread(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(json, "loads", read)
     bodies = [b"[]", b"[]" + b" " * 2**20]
-    client = in_memory(lambda _: httpx.Response(200, content=bodies.pop(0)), limiter=Unlimited())
+    client = client_of(Gateway(lookup=lambda _: httpx.Response(200, content=bodies.pop(0))))
     assert [await client.history(), await client.history()] == [[], []]
     short, long = readers
     assert short is threading.main_thread()
@@ -470,14 +418,14 @@ async def test_a_long_history_is_read_in_a_thread(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_a_client_that_is_not_asynchronous_is_refused() -> None:
-    """An `httpx.Client` would send the message and only then fail, in doubt; so it is refused where it is lent."""
+    """An `httpx.Client` would send the message and only then fail, in doubt. So the constructor refuses it."""
     with httpx.Client() as lent, pytest.raises(TypeError, match="http_client"):
         AsyncOcaSms("u", "p", http_client=lent)  # type: ignore[call-overload] # this is the point
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "5", True])
 async def test_a_time_out_is_a_positive_number_of_seconds(client: AsyncOcaSms, timeout: Any) -> None:
-    """Whatever else is a ValueError that names it, before anything is asked."""
+    """Any other value is a `ValueError` that names it, before any request."""
     with pytest.raises(ValueError, match="timeout"):
         await client.history(timeout=timeout)
     with pytest.raises(ValueError, match="timeout"):
@@ -486,50 +434,45 @@ async def test_a_time_out_is_a_positive_number_of_seconds(client: AsyncOcaSms, t
         await client.wait_for_status("abc", {"sent"}, interval=timeout)
 
 
-def polling(statuses: list[str | None]) -> tuple[AsyncOcaSms, list[float]]:
-    """Return a client whose gateway gives these statuses in turn, None for a 404, and the times of its questions."""
-    asked: list[float] = []
+def poll(statuses: list[str | None]) -> tuple[AsyncOcaSms, list[float]]:
+    """Return a client and the times of its questions. Its gateway gives these statuses in turn; None is a 404."""
 
-    def answer(_: httpx.Request) -> httpx.Response:
-        asked.append(asyncio.get_running_loop().time())
-        status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
-        if status is None:
-            return httpx.Response(404, json={"errors": [{"message": "There is no data available"}]})
-        record = {"msg_uid": "a", "phone_number": PHONE, "message_body": TEXT, "status": status}
-        return httpx.Response(200, json={"status": True, "data": record})
+    def record(status: str) -> dict[str, object]:
+        return {"msg_uid": "a", "phone_number": PHONE, "message_body": TEXT, "status": status}
 
-    return in_memory(answer, limiter=Unlimited()), asked
+    answers = [
+        refuse(404) if status is None else respond(200, {"status": True, "data": record(status)}) for status in statuses
+    ]
+    gateway = Gateway(lookup=take_turns(*answers))
+    return client_of(gateway), gateway.moments
 
 
-def test_waiting_for_a_status() -> None:
-    """It asks every interval, through a 404, until one of the words comes."""
-
-    async def main() -> None:
-        client, asked = polling([None, "submited", None, "sent", "never"])
-        record = await client.wait_for_status("a", {"sent", "delivered"}, interval=3.0)
-        assert record.status == "sent"
-        assert [round(time - asked[0]) for time in asked] == [0, 3, 6, 9]
-
-    virtual_time.run(main())
+@in_virtual_time
+async def test_waiting_for_a_status() -> None:
+    """The client asks at every interval until one of the words comes. A 404 is no end."""
+    client, asked = poll([None, "submited", None, "sent", "never"])
+    record = await client.wait_for_status("a", {"sent", "delivered"}, interval=3.0)
+    assert record.status == "sent"
+    assert [round(time - asked[0]) for time in asked] == [0, 3, 6, 9]
 
 
 @pytest.mark.parametrize("status", [None, "submited"])
 def test_waiting_for_a_status_ends(status: str | None) -> None:
-    """Where the word never comes, `TimeoutError` after the time-out."""
+    """If the word never comes, it is a `TimeoutError` after the time-out."""
 
-    async def main() -> None:
-        client, asked = polling([status])
-        start = asyncio.get_running_loop().time()
+    @in_virtual_time
+    async def check() -> None:
+        client, asked = poll([status])
         with pytest.raises(TimeoutError, match="none of the statuses"):
             await client.wait_for_status("a", ["sent"], timeout=10.0, interval=4.0)
-        assert asyncio.get_running_loop().time() - start == pytest.approx(10)
+        assert now() == pytest.approx(1010)
         assert len(asked) == 3
 
-    virtual_time.run(main())
+    check()
 
 
 async def test_waiting_for_a_status_takes_a_collection_of_words(client: AsyncOcaSms) -> None:
-    """A bare string would match letter by letter, and no word would wait for ever."""
+    """A bare string would match letter by letter, and an empty collection would wait for ever."""
     with pytest.raises(TypeError, match="statuses"):
         await client.wait_for_status("a", "sent")
     with pytest.raises(ValueError, match="statuses"):
@@ -537,7 +480,7 @@ async def test_waiting_for_a_status_takes_a_collection_of_words(client: AsyncOca
 
 
 async def test_waiting_for_a_status_does_not_swallow_other_errors(client: AsyncOcaSms, sandbox: Sandbox) -> None:
-    """An account that expires while one waits is told at once."""
+    """An account that expires ends the wait at once."""
     sandbox.expired = True
     with pytest.raises(AccountExpiredError):
         await client.wait_for_status("a", ["sent"])
@@ -547,7 +490,7 @@ async def test_waiting_for_a_status_does_not_swallow_other_errors(client: AsyncO
             raise TimeoutError
 
     async with sandbox_client(sandbox, limiter=Refusing()) as refused:
-        with pytest.raises(ExpiredError):  # a TimeoutError too, but not that of the waiting
+        with pytest.raises(ExpiredError):  # a TimeoutError too, but not the one of the wait
             await refused.wait_for_status("a", ["sent"])
 
 
@@ -582,17 +525,17 @@ def row(msg_uid: str, created_at: object, phone: object = PHONE, text: str = TEX
     ],
 )
 async def test_finding_a_message_in_the_history(rows: list[dict[str, object]], found: str | None) -> None:
-    """Number in any spelling, text, not before two minutes earlier, unreadable dates last, the earliest of several."""
-    client = in_memory(lambda _: httpx.Response(200, json=rows), limiter=Unlimited())
+    """Number, in any spelling, and text agree. The date may be two minutes earlier, and the earliest record wins."""
+    client = client_of(Gateway(lookup=respond(200, rows)))
     record = await client.find_in_history(Sms("0813 8147 5159", TEXT), since=NOON)
     assert (record and record.msg_uid) == found
 
 
 @pytest.mark.parametrize("hours", [-14, 0, 14])
 async def test_finding_a_message_among_all_there_ever_were(hours: int) -> None:
-    """The beginning of the calendar, in whatever zone, is a moment like any other, though nothing is earlier."""
+    """`since` may be the beginning of the calendar in any zone, although two minutes earlier there is no time."""
     rows = [row("b", datetime.max.replace(tzinfo=UTC)), row("a", NOON), row("c", None)]
-    client = in_memory(lambda _: httpx.Response(200, json=rows), limiter=Unlimited())
+    client = client_of(Gateway(lookup=respond(200, rows)))
     since = datetime.min.replace(tzinfo=timezone(timedelta(hours=hours)))
     record = await client.find_in_history(Sms(PHONE, TEXT), since=since)
     assert record is not None
@@ -600,7 +543,7 @@ async def test_finding_a_message_among_all_there_ever_were(hours: int) -> None:
 
 
 async def test_finding_a_message_needs_an_aware_moment(client: AsyncOcaSms) -> None:
-    """A naive `since` could be hours off; an impossible number is in no history."""
+    """A naive `since` could be hours off. An impossible number is in no history."""
     with pytest.raises(ValueError, match="since"):
         await client.find_in_history(Sms(PHONE, TEXT), since=datetime(2026, 5, 31))  # noqa: DTZ001 - this is the point
     with pytest.raises(InvalidMessageError):
@@ -608,7 +551,7 @@ async def test_finding_a_message_needs_an_aware_moment(client: AsyncOcaSms) -> N
 
 
 async def test_a_closed_client_sends_no_more(sandbox: Sandbox) -> None:
-    """Everything is a RuntimeError after `aclose`, which may be called twice; so is entering again."""
+    """After `aclose`, which may be called twice, each call is a `RuntimeError`, and so is entering again."""
     client = sandbox_client(sandbox)
     async with client:
         await client.send(PHONE, TEXT)
@@ -621,23 +564,22 @@ async def test_a_closed_client_sends_no_more(sandbox: Sandbox) -> None:
         await client.send_many([Sms(PHONE, TEXT)])
 
 
-async def test_who_waits_while_the_client_is_closed_sends_nothing() -> None:
+async def test_a_send_that_waits_while_the_client_is_closed_sends_nothing() -> None:
     """A send that waited for its token finds the client closed."""
     async with RawGateway().serve() as gateway:
-        limiter = TokenBucket(rate=20.0)
+        limiter = Gate()
         client = AsyncOcaSms("u", "p", base_url=gateway.base_url, limiter=limiter)
-        await client.send(PHONE, TEXT)
         waiting = asyncio.create_task(client.send(PHONE, TEXT))
-        while not limiter.statistics().waiting:
-            await asyncio.sleep(0)
+        await asyncio.wait_for(limiter.reached.wait(), HANG)
         await client.aclose()
-        with pytest.raises(RuntimeError, match="closed"):
+        limiter.opened.set()
+        with pytest.raises(ClientClosedError) as caught:
             await waiting
-        assert len(gateway.requests) == 1
+        assert (caught.value.attempts, caught.value.may_have_been_sent, gateway.requests) == (0, False, [])
 
 
 async def test_no_more_than_256_requests_are_in_flight() -> None:
-    """The client's own bound holds whatever the limiter lets through, and the gateway's answers free the slots."""
+    """The client's own bound holds with any limiter, and the gateway's answers free the slots."""
     gate = asyncio.Event()
 
     async def wait(connection: Connection) -> None:
@@ -648,8 +590,7 @@ async def test_no_more_than_256_requests_are_in_flight() -> None:
         async with AsyncOcaSms("u", "p", base_url=gateway.base_url, limiter=Unlimited(), timeout=60) as client:
             sends = [asyncio.create_task(client.send(PHONE, TEXT)) for _ in range(300)]
             await gateway.has_read(256)
-            for _ in range(100):
-                await asyncio.sleep(0)
+            await turns()
             assert len(gateway.requests) == 256
             gate.set()
             await asyncio.gather(*sends)
@@ -657,48 +598,31 @@ async def test_no_more_than_256_requests_are_in_flight() -> None:
 
 
 async def test_a_cancellation_that_nobody_asked_for_loses_no_message() -> None:
-    """A transport that raises it by itself leaves its message in doubt, and the bulk goes on."""
-    answers = [asyncio.CancelledError(), None, None]
+    """A transport that cancels by itself leaves its message in doubt, and the bulk goes on."""
 
-    async def answer(_: httpx.Request) -> httpx.Response:
-        if (trouble := answers.pop(0)) is not None:
-            raise trouble
-        return httpx.Response(200, json=RECEIPT)
+    def cancel(_: httpx.Request) -> httpx.Response:
+        raise asyncio.CancelledError
 
-    lent = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-    client = AsyncOcaSms("u", "p", http_client=lent, limiter=Unlimited())
-    report = await client.send_many([Sms(PHONE, TEXT)] * 3, concurrency=1)
+    report = await client_of(Gateway(cancel, respond(200, RECEIPT))).send_many([Sms(PHONE, TEXT)] * 3, concurrency=1)
     assert (len(report.sent), len(report.unknown), report.stopped_by) == (2, 1, None)
 
 
-def test_a_stopped_bulk_starts_no_second_attempt() -> None:
-    """Not even where the limiter does not let itself be cancelled while a message waits for its second token."""
+@in_virtual_time
+async def test_a_stopped_bulk_starts_no_second_attempt() -> None:
+    """A limiter that ignores its cancellation may give the second token. The message is not sent again."""
 
     class Stubborn(Unlimited):
         async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(1)
 
-    asked: list[str] = []
+    async def messages() -> AsyncIterator[Sms]:
+        yield Sms(PHONE, "again")
+        await asyncio.sleep(0.5)
+        yield Sms(PHONE, "last")
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        text = json.loads(request.content)["message"]
-        asked.append(text)
-        if text == "again":
-            return internal_error(request)
-        return httpx.Response(401, json={"errors": [{"code": 55}]})
-
-    async def main() -> None:
-        client = in_memory(answer, limiter=Stubborn(), retry=QUICK)
-
-        async def messages() -> AsyncIterator[Sms]:
-            yield Sms(PHONE, "again")
-            await asyncio.sleep(0.5)
-            yield Sms(PHONE, "last")
-
-        report = await client.send_many(messages(), concurrency=2)
-        assert asked == ["again", "last"]
-        assert [type(outcome.error) for outcome in report.failed] == [InternalError, QuotaExhaustedError]
-        assert (report.failed[0].error.attempts, report.failed[0].error.__traceback__) == (1, None)
-
-    virtual_time.run(main())
+    gateway = Gateway(answers={"again": INTERNAL_ERROR, "last": refuse(401, 55)})
+    report = await client_of(gateway, limiter=Stubborn()).send_many(messages(), concurrency=2)
+    assert gateway.texts == ["again", "last"]
+    assert [type(outcome.error) for outcome in report.failed] == [InternalError, QuotaExhaustedError]
+    assert (report.failed[0].error.attempts, report.failed[0].error.__traceback__) == (1, None)

@@ -1,7 +1,7 @@
-"""A campaign that is run, left, crashed at any step and taken up again, until it is complete: nothing lost or doubled.
+"""A campaign that crashes at any step, and is taken up again until it is complete, loses and doubles no message.
 
-Time is virtual and the journal's thread is none, so that a crash can be drawn for any step: before and after each
-callback of the event loop, and around each write.
+Time is virtual, and the journal writes in the loop's own thread. So a crash can come at each step: before and after
+each callback of the event loop, and around each write.
 """
 
 import asyncio
@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import json
 import shutil
-import ssl
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -25,15 +24,15 @@ from attrs import define, frozen
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
+from in_memory import Answer, Gateway, ask, client_of, delay, fail, refuse
 from virtual_time import VirtualTimeLoop
 
 from oca_sms_async import AsyncOcaSms, Failed, Outcome, RetryPolicy, Sent, Skipped, Sms, SqliteJournal, TokenBucket
 
 _Ts = TypeVarTuple("_Ts")
-TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # shared, because loading certificates takes longer than a run
 TIMEOUT: Final = 10.0
 
-# What a request ends in, and whether that proves that it was not taken.
+# The ends of a request: those that take the message, and those that prove that it was not taken.
 TAKING: Final = {"taken", "taken and lost", "taken and late", "internal, taken"}
 UNSENT: Final = {"refused", "limited", "unconnected", "account"}
 ENDS: Final = [*sorted(TAKING), *sorted(UNSENT), "lost", "internal, not taken", "taken", "taken"]
@@ -41,13 +40,13 @@ ENDS: Final = [*sorted(TAKING), *sorted(UNSENT), "lost", "internal, not taken", 
 
 @frozen
 class Crash:
-    """Where a run's process dies: at the step with this number, if it comes to that."""
+    """The number of the step at which a run's process dies, if it comes that far."""
 
     at: int | None
 
 
 class Process:
-    """One process's life: counts its steps, and dies at one of them, which leaves its journal as it is on the disk."""
+    """The life of one process. It counts its steps, and dies at one of them. Its journal stays as it is on the disk."""
 
     def __init__(self, crash: Crash, path: Path) -> None:
         self.dead = False
@@ -58,7 +57,7 @@ class Process:
 
     @property
     def copy(self) -> Path:
-        """Where the journal is after the crash; what the ghost of this process does to its own counts no more."""
+        """The journal after the crash. The dead process still runs to its end, and its own file no longer counts."""
         return self.path.with_name(self.path.name + "+")
 
     def step(self) -> None:
@@ -67,14 +66,13 @@ class Process:
         if self._steps != self._crash.at:
             return
         self.dead = True
-        for suffix in ("", "-wal"):
-            with contextlib.suppress(FileNotFoundError):
-                shutil.copyfile(f"{self.path}{suffix}", f"{self.copy}{suffix}")
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(self.path, self.copy)
         if self.main is not None:
             self.main.cancel()
 
     def run(self, main: Callable[[SqliteJournal], Awaitable[None]]) -> None:
-        """Run to the end, or until it is dead and its ghost has gone."""
+        """Run to the end, or until the process is dead and its tasks have ended."""
 
         async def whole() -> None:
             self.main = asyncio.current_task()
@@ -82,7 +80,7 @@ class Process:
                 self.main.cancel()
             journal = SqliteJournal(self.path)
             journal._thread.shutdown()
-            journal._thread = AtOnce(self)  # type: ignore[assignment] # it is used as an executor alone
+            journal._thread = AtOnce(self)
             async with journal:
                 await main(journal)
 
@@ -94,7 +92,7 @@ class Process:
 
 
 class SteppingLoop(VirtualTimeLoop):
-    """A loop whose every callback is a step of a process."""
+    """A loop in which each callback is a step of a process."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -103,7 +101,7 @@ class SteppingLoop(VirtualTimeLoop):
     def call_soon(
         self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
     ) -> asyncio.Handle:
-        """Have the callback counted."""
+        """Count the callback as a step."""
 
         def counted() -> None:
             self._process.step()
@@ -113,7 +111,7 @@ class SteppingLoop(VirtualTimeLoop):
 
 
 class AtOnce(Executor):
-    """Does what it is given at once, in the thread that asks: one step before it, one after it."""
+    """Runs its work at once, in the thread that asks, between two steps."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -124,7 +122,7 @@ class AtOnce(Executor):
         self._process.step()
         try:
             future.set_result(work(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs into the future
+        except Exception as error:  # noqa: BLE001 - any error belongs into the future
             future.set_exception(error)
         self._process.step()
         return future
@@ -132,20 +130,37 @@ class AtOnce(Executor):
 
 @define
 class Fate:
-    """What really became of one message, over all runs."""
+    """The true history of one message, over all runs."""
 
     accepted: int = 0
     told_sent: bool = False
     in_doubt: bool = False  # a request of an earlier run may have been taken
     requests: int = 0  # in this run
-    doubt_now: bool = False  # likewise, of this run
+    doubt_now: bool = False  # a request of this run may have been taken
     last_end: str = ""
 
 
-class Gateway(httpx.AsyncHTTPTransport):
-    """A gateway without sockets, by its class httpx's own honest transport; it knows what each message's fate is, and
-    asserts of each request that it may come.
-    """
+def accept(request: httpx.Request) -> httpx.Response:
+    """Answer with the id that the history has for this message."""
+    return httpx.Response(200, json={"status": "sent", "msg_uid": f"uid {json.loads(request.content)['message']}"})
+
+
+ANSWERS: Final[dict[str, Answer]] = {
+    "taken": accept,
+    "taken and lost": fail(httpx.ReadError),
+    "taken and late": delay(2 * TIMEOUT, accept),
+    "lost": fail(httpx.ReadError),
+    "unconnected": fail(httpx.ConnectError),
+    "refused": refuse(406, 39),
+    "limited": refuse(429, 9),
+    "account": refuse(401, 55),
+    "internal, taken": refuse(500, 13),
+    "internal, not taken": refuse(500, 13),
+}
+
+
+class Judge:
+    """Answers the requests of one run, keeps each message's fate, and notes the requests that must not come."""
 
     def __init__(self, process: Process, fates: dict[str, Fate], ends: Sequence[str], *, resend: bool) -> None:
         self._process = process
@@ -154,11 +169,18 @@ class Gateway(httpx.AsyncHTTPTransport):
         self._resend = resend
         self.wrong: list[str] = []
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Do what the next end says; a message is taken in the very step in which its request was let go."""
-        await self._if_alive()
-        if request.method == "GET":
-            return httpx.Response(200, content=json.dumps(self._history()))
+    def client(self) -> AsyncOcaSms:
+        """Return a client of this gateway, with a limit and with waits, which take no time here."""
+        return client_of(
+            Gateway(self._answer, lookup=self._list),
+            limiter=TokenBucket(50),
+            retry=RetryPolicy(max_attempts=3),
+            timeout=TIMEOUT,
+        )
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        """Answer as the next end says; a message is taken in the very step in which its request arrives."""
+        await self._stay_alive()
         text = json.loads(request.content)["message"]
         fate, end = self._fates[text], next(self._ends, "taken")
         self._judge(text, fate)
@@ -167,44 +189,15 @@ class Gateway(httpx.AsyncHTTPTransport):
         fate.doubt_now = fate.doubt_now or end not in UNSENT
         if end in TAKING:
             fate.accepted += 1
-        # Longer than it takes for the next token to come, so that several are on the wire.
-        await asyncio.sleep(2 * TIMEOUT if end == "taken and late" else 0.05)
-        await self._if_alive()
-        match end:
-            case "taken and lost" | "lost":
-                raise httpx.ReadError("")
-            case "unconnected":
-                raise httpx.ConnectError("")
-            case "refused":
-                return refusal(406, 39)
-            case "limited":
-                return refusal(429, 9)
-            case "account":
-                return refusal(401, 55)
-            case "internal, taken" | "internal, not taken":
-                return refusal(500, 13)
-            case _:
-                return httpx.Response(200, content=json.dumps({"status": "sent", "msg_uid": f"uid {text}"}))
+        await asyncio.sleep(0.05)  # longer than the wait for the next token, so that several are on the wire
+        await self._stay_alive()
+        return await ask(ANSWERS[end], request)
 
-    async def aclose(self) -> None:
-        """Do nothing: there are no connections."""
-
-    async def _if_alive(self) -> None:
-        """Never go on once the process that asks is dead."""
-        if self._process.dead:
-            await asyncio.get_running_loop().create_future()
-
-    def _judge(self, text: str, fate: Fate) -> None:
-        if fate.told_sent:
-            self.wrong.append(f"{text}: told as sent, and sent again")
-        if fate.in_doubt and not self._resend:
-            self.wrong.append(f"{text}: in doubt, and sent again without being asked to")
-        if fate.requests and not fate.last_end.startswith("internal"):
-            self.wrong.append(f"{text}: tried again after {fate.last_end}")
-
-    def _history(self) -> list[dict[str, object]]:
+    async def _list(self, _: httpx.Request) -> httpx.Response:
+        """Answer with the accepted messages."""
+        await self._stay_alive()
         now = datetime.now(UTC).isoformat()
-        return [
+        rows = [
             {
                 "msg_uid": f"uid {text}",
                 "phone_number": phone(text),
@@ -215,15 +208,24 @@ class Gateway(httpx.AsyncHTTPTransport):
             for text, fate in self._fates.items()
             if fate.accepted
         ]
+        return httpx.Response(200, json=rows)
 
+    async def _stay_alive(self) -> None:
+        """Return, or wait for ever if the process that asks is dead."""
+        if self._process.dead:
+            await asyncio.get_running_loop().create_future()
 
-def refusal(status: int, code: int) -> httpx.Response:
-    """Return a documented refusal."""
-    return httpx.Response(status, content=json.dumps({"errors": [{"code": code, "message": "refused"}]}))
+    def _judge(self, text: str, fate: Fate) -> None:
+        if fate.told_sent:
+            self.wrong.append(f"{text}: reported as sent, and sent again")
+        if fate.in_doubt and not self._resend:
+            self.wrong.append(f"{text}: in doubt, and sent again without resend_unknown")
+        if fate.requests and not fate.last_end.startswith("internal"):
+            self.wrong.append(f"{text}: tried again after {fate.last_end}")
 
 
 def phone(text: str) -> str:
-    """Return the number that a text goes to; few, so that only the text tells their messages apart."""
+    """Return the number for a text. There are three, so that messages differ by their texts alone."""
     return f"+6281234500{int(text) % 3:03}"
 
 
@@ -256,7 +258,7 @@ class Campaign(RuleBasedStateMachine):
 
     @rule(keys=st.lists(st.booleans(), min_size=3, max_size=8))
     def add(self, keys: list[bool]) -> None:
-        """The list grows, by messages with keys and without."""
+        """The list grows by messages, with keys and without."""
         for keyed in keys:
             text = str(len(self.messages))
             self.fates[text] = Fate()
@@ -282,19 +284,19 @@ class Campaign(RuleBasedStateMachine):
         leaves_after: int | None,
         by_exception: bool,
     ) -> None:
-        """One run over a part of the list, in any order, which crashes, or is left, or stops, or comes to its end."""
+        """One run over a part of the list, in any order, crashes, is left, stops or comes to its end."""
         messages = order.sample(self.messages, order.randint(len(self.messages) // 2, len(self.messages)))
         told = self._run(messages, ends, crash, concurrency, resend=resend, leaving=(leaves_after, by_exception))
         assert len({outcome.sms.message for outcome in told}) == len(told) <= len(messages)
 
     @rule(crash=CRASHES)
     def reconcile(self, crash: Crash) -> None:
-        """A look into the history, which may crash too, settles what was accepted and nothing else."""
+        """A look into the history settles the accepted messages alone, even if it crashes."""
         process = Process(crash, self.path)
-        gateway = Gateway(process, self.fates, (), resend=False)
+        judge = Judge(process, self.fates, (), resend=False)
 
         async def main(journal: SqliteJournal) -> None:
-            async with client(gateway) as opened:
+            async with judge.client() as opened:
                 report = await opened.reconcile(journal, self.messages)
             if not process.dead:
                 for found in report.found:
@@ -305,7 +307,7 @@ class Campaign(RuleBasedStateMachine):
         self._live(process, main)
 
     def teardown(self) -> None:
-        """Run to the end: nothing is lost; the history and a resend complete it, and nobody is told twice."""
+        """Run to the end: no message is lost, and the history and a resend complete the list."""
         told = self._run(self.messages, (), Crash(None), 3)
         self._assert_complete(told)
         unknown = {outcome.sms.message for outcome in told if isinstance(outcome, Failed)}
@@ -335,9 +337,9 @@ class Campaign(RuleBasedStateMachine):
         resend: bool = False,
         leaving: tuple[int | None, bool] = (None, False),
     ) -> list[Outcome]:
-        """Return the outcomes that were told before the run ended, in whatever way."""
+        """Return the outcomes that the run handed out before it ended."""
         process, told = Process(crash, self.path), list[Outcome]()
-        gateway = Gateway(process, self.fates, ends, resend=resend)
+        judge = Judge(process, self.fates, ends, resend=resend)
         leaves_after, by_exception = leaving
         complete, source = False, Source(messages)
 
@@ -357,7 +359,7 @@ class Campaign(RuleBasedStateMachine):
                     self._judge(outcome)
 
         async def main(journal: SqliteJournal) -> None:
-            async with client(gateway) as opened:
+            async with judge.client() as opened:
                 bulk: Any = opened.bulk(source, concurrency=concurrency, journal=journal, resend_unknown=resend)
                 with contextlib.suppress(KeyError):
                     async with bulk as outcomes:
@@ -368,14 +370,14 @@ class Campaign(RuleBasedStateMachine):
                 assert stopped_by is not None or len(source.pulled) == len(messages)
 
         self._live(process, main)
-        assert not gateway.wrong
+        assert not judge.wrong
         for fate in self.fates.values():
             fate.in_doubt = fate.in_doubt or fate.doubt_now
             fate.requests, fate.doubt_now, fate.last_end = 0, False, ""
         return told
 
     def _judge(self, outcome: Outcome) -> None:
-        """Hold an outcome, as it is told, against what really became of the message."""
+        """Compare an outcome with the true history of its message."""
         fate = self.fates[outcome.sms.message]
         match outcome:
             case Sent():
@@ -396,44 +398,33 @@ class Campaign(RuleBasedStateMachine):
             self.path = process.copy
 
 
-def client(gateway: Gateway) -> AsyncOcaSms:
-    """Return a client of that gateway, with a limit and waits, which take no time here."""
-    return AsyncOcaSms(
-        "a@example.com",
-        "secret",
-        limiter=TokenBucket(50),
-        retry=RetryPolicy(max_attempts=3),
-        timeout=TIMEOUT,
-        http_client=httpx.AsyncClient(transport=gateway, verify=TLS),
-    )
-
-
 TestCampaign = Campaign.TestCase
 TestCampaign.settings = settings(max_examples=50, stateful_step_count=12, deadline=None)
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 @pytest.mark.parametrize("ends", [[], ["internal, taken", "taken and lost", "refused"]])
-def test_a_crash_at_each_step_of_a_run_loses_and_doubles_nobody(concurrency: int, ends: list[str]) -> None:
-    """Whichever step of a small run is its process's last, the next runs complete it; each step has its turn."""
-    for at in itertools.count(1):
+def test_a_crash_at_each_step_of_a_run_loses_and_doubles_no_message(concurrency: int, ends: list[str]) -> None:
+    """A small run crashes at each of its steps in turn, and the next runs complete it."""
+    for at in range(1, 1_000):
         campaign = Campaign()
         campaign.add([False, True, False])
         before = campaign.path
         campaign._run(campaign.messages, ends, Crash(at), concurrency)
         crashed = campaign.path != before
         campaign.teardown()
-        if not crashed:  # it came to its end before
+        if not crashed:  # it came to its end first
             break
+    assert not crashed
     assert at > 20
 
 
 @pytest.mark.parametrize("by_exception", [False, True])
 @pytest.mark.parametrize("leaves_after", range(4))
-def test_a_run_that_is_left_after_any_outcome_loses_and_doubles_nobody(
+def test_a_run_that_is_left_after_any_outcome_loses_and_doubles_no_message(
     leaves_after: int, *, by_exception: bool
 ) -> None:
-    """With messages on the wire, however and whenever the block is left, the next runs complete it."""
+    """The block is left while messages are on the wire, and the next runs complete the list."""
     campaign = Campaign()
     campaign.add([False, True, False, False])
     told = campaign._run(campaign.messages, (), Crash(None), 3, leaving=(leaves_after, by_exception))
@@ -441,9 +432,9 @@ def test_a_run_that_is_left_after_any_outcome_loses_and_doubles_nobody(
     campaign.teardown()
 
 
-def test_a_crash_at_each_step_of_a_reconcile_loses_and_doubles_nobody() -> None:
-    """Whichever step of a look into the history is its process's last, the next look and runs complete the list."""
-    for at in itertools.count(1):
+def test_a_crash_at_each_step_of_a_reconcile_loses_and_doubles_no_message() -> None:
+    """A look into the history crashes at each of its steps in turn, and the next look and runs complete the list."""
+    for at in range(1, 1_000):
         campaign = Campaign()
         campaign.add([False, True, False])
         campaign._run(campaign.messages, ["taken and lost", "lost", "taken"], Crash(None), 3)
@@ -451,6 +442,7 @@ def test_a_crash_at_each_step_of_a_reconcile_loses_and_doubles_nobody() -> None:
         campaign.reconcile(Crash(at))
         crashed = campaign.path != before
         campaign.teardown()
-        if not crashed:  # it came to its end before
+        if not crashed:  # it came to its end first
             break
+    assert not crashed
     assert at > 10

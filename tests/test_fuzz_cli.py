@@ -1,4 +1,4 @@
-"""The command line under random arguments and random files: always a documented exit status, and never a traceback."""
+"""Random arguments and random files end in a documented exit status, and never in a traceback."""
 
 import io
 import json
@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 from oca_sms_async import TokenBucket, Unlimited, _dispatch
 from oca_sms_async.cli import _bulk
-from oca_sms_async.cli._app import _parsed, run
+from oca_sms_async.cli._app import _parse, run
 from oca_sms_async.cli._endings import CommandError, ExitStatus
-from oca_sms_async.cli._rows import BadRow, InputError, rows
+from oca_sms_async.cli._input_errors import InputError
+from oca_sms_async.cli._rows import BadRow, read_rows
 
 PHONE, SECRET = "081381475159", "Rahasia-482913"
-SHOWN = ("Rahasia", "482913", "81381475159")  # none of these may be in what is said of an argument or of a row
+MARKERS = ("Rahasia", "482913", "81381475159")  # no error about an argument or a row may hold one of these
 PASSWORD = "s3cret-marker"
 
 
@@ -30,18 +31,18 @@ PASSWORD = "s3cret-marker"
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
-def refusal(status: int, code: int) -> Answer:
-    """Return what refuses every request."""
+def refuse_with(status: int, code: int) -> Answer:
+    """Return an answer that refuses each request."""
     return lambda _: httpx.Response(status, json={"errors": [{"code": code, "message": SECRET}]})
 
 
-def unconnected(_: httpx.Request) -> httpx.Response:
+def fail_to_connect(_: httpx.Request) -> httpx.Response:
     """Fail to connect."""
     raise httpx.ConnectError(SECRET)
 
 
 class Gateway(httpx.AsyncHTTPTransport):
-    """A gateway without sockets, by its class httpx's own honest transport; `taken` counts accepted messages."""
+    """A gateway without sockets; its class says that it is httpx's own transport. `taken` counts accepted messages."""
 
     answer: Answer | None = None
     taken = 0
@@ -50,7 +51,7 @@ class Gateway(httpx.AsyncHTTPTransport):
         """Have no connections."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Give the answer that is set, and else take whatever comes."""
+        """Give the answer that is set, or accept the request."""
         if self.answer is not None:
             return self.answer(request)
         record = {"msg_uid": "d3a925", "phone_number": PHONE, "message_body": SECRET, "status": "s\ud83d\x1b[2J"}
@@ -65,7 +66,7 @@ class Gateway(httpx.AsyncHTTPTransport):
 
 @pytest.fixture
 def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gateway:
-    """A gateway for every command of this process, which is in a directory of its own."""
+    """A gateway for each command of this process, which runs in a directory of its own."""
     served = Gateway()
     monkeypatch.setattr(_dispatch, "own_client", lambda _: httpx.AsyncClient(transport=served))
     # A rate of one message in an hour is an argument like any other.
@@ -79,7 +80,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gateway:
 
 
 def lay_out(directory: Path) -> None:
-    """Leave nothing in the directory but two files and a directory."""
+    """Put two files and a directory in the directory, and delete everything else."""
     for path in directory.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     (directory / "good.csv").write_text(f"phone,message,code\n{PHONE},{SECRET},1\n{PHONE},b,\n")
@@ -91,7 +92,7 @@ words = st.sampled_from(
     [PHONE, SECRET, "hello", "", " ", "-", "--", "-5%", "[bold]", "{code}", "nan", "inf", "-1", "0"]
 )
 words |= st.sampled_from(["1", "1e-9", "1e400", "9" * 30, "true", "good.csv", "bad.csv", "directory", "missing", "."])
-# An argument of a shell may hold any byte but zero; what is not UTF-8 comes as half of a surrogate pair.
+# An argument of a shell may hold any byte but zero. A byte that is not UTF-8 is half of a surrogate pair.
 words |= st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), max_size=6)
 words |= st.text(st.sampled_from("\udcff\udce9\x1b\x85\u202e\ufefféa-="), max_size=4)
 NAMES = [
@@ -117,7 +118,7 @@ ASKING = st.sampled_from([("status", "a"), ("history",), ("check", SECRET), ("se
 commands = SENDING | BULK | ASKING
 argument_lists = st.builds(lambda head, tail: [*head, *tail], commands, tails) | tails
 answers = st.sampled_from(
-    [None, None, refusal(406, 39), refusal(401, 55), refusal(404, 0), refusal(502, 1), unconnected]
+    [None, None, refuse_with(406, 39), refuse_with(401, 55), refuse_with(404, 0), refuse_with(502, 1), fail_to_connect]
 )
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -139,8 +140,9 @@ def test_any_arguments_end_in_a_documented_status(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    """Whatever is asked for, the command ends by one of its statuses and in lines of its own, a 2 proves that nothing
-    was sent, and neither a text, a number nor the password is in what it complains of.
+    """Any arguments end in a documented status, and errors in lines of our own, without a text, number or password.
+
+    A 2 proves that nothing was sent.
     """
     if {"demo", "sandbox"}.intersection(arguments):
         return
@@ -155,21 +157,21 @@ def test_any_arguments_end_in_a_documented_status(
     assert not (status == ExitStatus.USAGE and gateway.taken)
     assert all(line.startswith("oca-sms: ") for line in ended.err.splitlines())
     assert PASSWORD not in ended.out + ended.err
-    if arguments[:1] != ["bulk"]:  # a file may have any name, and is called by it
-        assert not [it for it in SHOWN if it in ended.err]
+    if arguments[:1] != ["bulk"]:  # a file may have any name, and errors show it
+        assert not [it for it in MARKERS if it in ended.err]
 
 
 @unhurried
 @given(st.sampled_from(["demo", "sandbox"]), tails)
-def test_any_arguments_of_what_serves_are_taken_or_refused(command: str, tail: list[str]) -> None:
-    """Commands that serve are asked for, or refused in one line with a 2."""
+def test_any_arguments_of_servers_are_taken_or_refused(command: str, tail: list[str]) -> None:
+    """Any arguments of `demo` and `sandbox` are taken, or refused in one line with a 2."""
     try:
-        asked: Any = _parsed([command, *tail])
+        asked: Any = _parse([command, *tail])
     except CommandError as error:
         asked = error
     if isinstance(asked, CommandError):
         assert asked.status == ExitStatus.USAGE
-        assert not [it for it in SHOWN if it in str(asked)]
+        assert not [it for it in MARKERS if it in str(asked)]
     else:
         assert callable(asked)
 
@@ -186,12 +188,12 @@ heads = st.sampled_from([b"", b"", b"phone,message,key,expires_at,code\n", b"pho
 
 @settings(unhurried, max_examples=300)
 @given(heads, st.lists(bits | st.binary(max_size=3), max_size=25).map(b"".join), st.sampled_from([None, "{code}"]))
-def test_what_is_said_of_any_file_shows_nothing_of_it(head: bytes, rest: bytes, template: str | None) -> None:
-    """However a file is broken, it is rows or complaints, and no complaint about a row or the file quotes it."""
-    said = list[str]()
+def test_errors_about_any_file_do_not_quote_it(head: bytes, rest: bytes, template: str | None) -> None:
+    """Any file becomes rows or errors, and no error about a row or the file quotes it."""
+    errors = list[str]()
     try:
-        for row in rows(io.BytesIO(head + rest), template=template):
-            said.append(repr(row) + (row.reason if isinstance(row, BadRow) else ""))
+        for row in read_rows(io.BytesIO(head + rest), template=template):
+            errors.append(repr(row) + (row.reason if isinstance(row, BadRow) else ""))
     except InputError as error:
-        said.append(str(error))
-    assert not [it for it in SHOWN for line in said if it in line]
+        errors.append(str(error))
+    assert not [it for it in MARKERS for line in errors if it in line]

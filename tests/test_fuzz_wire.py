@@ -1,4 +1,4 @@
-"""Answers made to hurt: any bytes on the connection, and documents of a megabyte that are all depth, digits or rows."""
+"""Hostile answers: any bytes on the connection, and megabytes of depth, digits or rows."""
 
 import asyncio
 import contextlib
@@ -12,13 +12,12 @@ from typing import Any, Final
 import httpcore
 import httpx
 import pytest
+from answers import EACH_REQUEST, PHONE, REQUESTS, TEXT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from oca_sms_async import ApiError, AsyncOcaSms, OcaSmsError, RegularV1, RetryPolicy, SendReceipt, Unlimited
+from oca_sms_async import ApiError, AsyncOcaSms, OcaSmsError, RetryPolicy, SendReceipt, Unlimited
 
-PHONE, TEXT = "+6281381475159", "Acme: 482913 is your code"
-API: Final = RegularV1("a@example.com", "secret")
 PATIENCE: Final = 30  # seconds, after which something hangs
 MANY: Final = 2**20
 # Shared, because loading certificates for each example would take most of the time.
@@ -30,7 +29,7 @@ unhurried = settings(deadline=None)  # a busy machine must not fail a test
 
 
 class Replies(httpcore.AsyncNetworkBackend):
-    """A network on which every connection answers with the same chunks, and then hangs up."""
+    """A network. Every connection answers with the same chunks, and then hangs up."""
 
     def __init__(self, chunks: list[bytes]) -> None:
         self._chunks = chunks
@@ -41,7 +40,7 @@ class Replies(httpcore.AsyncNetworkBackend):
 
 
 async def sent(chunks: list[bytes]) -> SendReceipt | OcaSmsError:
-    """Return what a send becomes whose connection answers with these chunks, through httpx's own protocol code."""
+    """Return the outcome of a send that gets these chunks, through httpx's own protocol code."""
     transport = httpx.AsyncHTTPTransport(verify=TLS)
     transport._pool = httpcore.AsyncConnectionPool(network_backend=Replies(chunks))
     async with httpx.AsyncClient(transport=transport, verify=TLS) as lent:
@@ -61,7 +60,7 @@ async def sent(chunks: list[bytes]) -> SendReceipt | OcaSmsError:
 
 
 def answer(status: bytes, headers: list[bytes], body: bytes) -> bytes:
-    """Write an answer whose length is right."""
+    """Write an answer with the right length."""
     lines = [b"HTTP/1.1 " + status, b"content-length: %d" % len(body), *headers]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
@@ -93,8 +92,9 @@ torn = st.lists(pieces | whole | headers | st.binary(max_size=4), max_size=5)
 @example([answer(b"200 OK", [], RECEIPT)])
 @example([answer(b"200 OK", [b"content-encoding: gzip"], gzip.compress(RECEIPT))])
 def test_any_bytes_are_a_receipt_or_an_error_of_ours(chunks: list[bytes]) -> None:
-    """Whatever comes back, broken HTTP and broken compression too, nothing else leaves `send`; and once the request
-    was written, only a refusal with a 4xx says that it was not taken.
+    """Any bytes, broken HTTP and broken compression among them, make `send` return a receipt or raise our own error.
+
+    Once the request was written, only a refusal with a 4xx says that it was not taken.
     """
     outcome = asyncio.run(sent(chunks))
     if isinstance(outcome, SendReceipt):
@@ -107,7 +107,7 @@ def test_any_bytes_are_a_receipt_or_an_error_of_ours(chunks: list[bytes]) -> Non
 
 
 def test_the_examples_reach_both_ends() -> None:
-    """A whole answer in these bytes is a receipt, packed or not; with a body cut short, it is a doubt."""
+    """A whole answer is a receipt, packed or not. With its body cut short, it is a doubt."""
     packed = gzip.compress(RECEIPT)
     for headers_, body in (([], RECEIPT), ([b"content-encoding: gzip"], packed)):
         assert asyncio.run(sent([answer(b"200 OK", headers_, body)])) == SendReceipt("d3a925", "sent")
@@ -154,16 +154,12 @@ HOSTILE: Final[dict[str, bytes]] = {
     "a date of colons": (RECORD % ("2020-01-01T" + ":" * MANY)).encode(),
     "many records, the last one none": filled("[", RECORD % "2020-1-1" + ", ", "{}]"),
 }
-PARSERS: Final[list[Callable[..., Any]]] = [
-    API.send(PHONE, TEXT).parse,
-    API.history().parse,
-    API.status("a").parse,
-]
+PARSERS: Final[list[Callable[..., Any]]] = [REQUESTS[what].parse for what in EACH_REQUEST]
 
 
 @contextlib.contextmanager
 def within(seconds: int) -> Iterator[None]:
-    """Interrupt a block that hangs; what it should take is far less."""
+    """Interrupt a block that hangs. It should end far sooner."""
 
     def give_up(*_: object) -> None:
         raise RuntimeError("this hangs")
@@ -188,7 +184,7 @@ def outcome_of(parse: Callable[..., Any], status: int, body: bytes) -> Any:
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.parametrize("status", [200, 429])
 def test_a_megabyte_of_one_thing_is_read_or_refused(body: bytes, status: int) -> None:
-    """Depth, digits, repetition and length end in a model or an error of ours, whose words stay short."""
+    """Depth, digits, repetition and length end in a model, or in an error of ours with few words."""
     for parse in PARSERS:
         with within(PATIENCE):
             result = outcome_of(parse, status, body)
@@ -215,8 +211,8 @@ asked |= st.sampled_from(["9" * 5000, "Wed, 3 Apr " + "9" * 5000, ":" * 5000, "(
 @settings(unhurried, max_examples=500)
 @given(asked, st.sampled_from(["Retry-After", "X-RateLimit-Reset"]))
 def test_any_wait_is_some_seconds_or_none(value: str, name: str) -> None:
-    """Whatever stands where a wait is asked for, dates in pieces above all, it is 0 to 60 seconds or nothing."""
+    """Any value of these headers, parts of dates among them, is a wait of 0 to 60 seconds or None."""
     with pytest.raises(OcaSmsError) as caught:
-        API.send(PHONE, TEXT).parse(429, {name: value}, json.dumps({"errors": [{"code": 9}]}).encode())
+        REQUESTS["send"].parse(429, {name: value}, json.dumps({"errors": [{"code": 9}]}).encode())
     wait = getattr(caught.value, "retry_after")  # noqa: B009 - the root of the errors has none
     assert wait is None or 0 <= wait <= 60

@@ -14,7 +14,7 @@ from watched_inbox import Watches
 
 from oca_sms_async import AsyncOcaSms, Unlimited
 from oca_sms_async.sandbox import Sandbox, _inbox
-from oca_sms_async.sandbox._codes import find_code
+from oca_sms_async.sandbox._one_time_codes import find_code
 
 PHONE = "+6281381475159"
 OTHER = "+6281381475158"

@@ -8,16 +8,20 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from test_statistics import TEXT, Gateway, client_of, number
+from in_memory import Gateway, accept, client_of, delay, fail, lose_answer, make_messages, refuse, respond, take_turns
 from virtual_time import in_virtual_time, run
 
-from oca_sms_async import OcaSmsError, RateLimitedError, RetryPolicy, Sms, SqliteJournal, TokenBucket, _log
+from oca_sms_async import OcaSmsError, RateLimitedError, RetryPolicy, SqliteJournal, TokenBucket, _log
 from oca_sms_async._log import EVENTS, log
 
 OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}  # every record has these
 WAIT = RetryPolicy(max_attempts=2, initial_wait=2.0002, max_wait=2.0002)  # the log shows milliseconds of it
+MESSAGES = make_messages(9)
+PHONE, TEXT = MESSAGES[1].phone, MESSAGES[1].message
 MASKED = "***********001"
+INTERNAL_ERROR = refuse(500, 13)
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
@@ -39,44 +43,40 @@ def listen(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) ->
 
 async def retry_send() -> None:
     """Answer a message with 500 and code 13, then take it."""
-    await client_of(Gateway({number(1): ["13"]}), retry=WAIT).send(number(1), TEXT)
+    await client_of(Gateway(INTERNAL_ERROR, accept), retry=WAIT).send(PHONE, TEXT)
 
 
 async def retry_lookup() -> None:
     """Answer a lookup with 500 and code 13, then with an undocumented body."""
-    gateway = Gateway()
-    gateway.questions = ["13"]
+    gateway = Gateway(lookup=take_turns(INTERNAL_ERROR, respond(200, {})))
     await client_of(gateway, retry=WAIT).status("abc")
 
 
 async def retry_unsent() -> None:
     """Let one connection fail, and the next one work."""
-    gateway = Gateway({number(1): ["unreachable"]})
-    await client_of(gateway, retry=RetryPolicy(2, 2.0, 2.0, retry_unsent=True)).send(number(1), TEXT)
+    gateway = Gateway(fail(httpx.ConnectError), accept)
+    await client_of(gateway, retry=RetryPolicy(2, 2.0, 2.0, retry_unsent=True)).send(PHONE, TEXT)
 
 
 async def cancel_send() -> None:
     """Cancel a send in its second attempt."""
     async with asyncio.timeout(1.5):
-        await client_of(Gateway({number(1): ["13"]})).send(number(1), TEXT)
+        await client_of(Gateway(delay(1, INTERNAL_ERROR))).send(PHONE, TEXT)
 
 
 async def pause_by_send() -> None:
     """Refuse a message by the rate limit."""
-    await client_of(Gateway({number(1): ["9"]})).send(number(1), TEXT)
+    await client_of(Gateway(refuse(429, 9))).send(PHONE, TEXT)
 
 
 async def pause_by_lookup() -> None:
     """Refuse a lookup by the rate limit."""
-    gateway = Gateway()
-    gateway.questions = ["9"]
-    await client_of(gateway).history()
+    await client_of(Gateway(lookup=refuse(429, 9))).history()
 
 
 async def stop_bulk() -> None:
     """Refuse the account at the second message of a bulk."""
-    client = client_of(Gateway({number(1): ["17"]}))
-    await client.send_many([Sms(number(index), TEXT) for index in range(9)], concurrency=1)
+    await client_of(Gateway(accept, refuse(401, 17))).send_many(MESSAGES, concurrency=1)
 
 
 REFUSED = {"error": "RateLimitedError", "status": 429, "code": 9}
@@ -143,12 +143,11 @@ async def test_a_cancelled_send_is_an_event(caplog: pytest.LogCaptureFixture) ->
 async def test_a_journal_in_doubt_is_an_event(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     """Opening a journal with doubtful messages logs one event, and opening a clean one no event."""
     path = tmp_path / "journal"
-    messages = [Sms(number(index), TEXT) for index in range(5)]
-    client = client_of(Gateway({number(0): ["lost"], number(1): ["39"], number(3): ["500"]}, takes=0))
+    client = client_of(Gateway(answers={"0": lose_answer, "1": refuse(406, 39), "3": refuse(500, 99)}))
     for _ in range(2):
         async with SqliteJournal(path) as journal:
             for _ in range(2):
-                await client.send_many(messages, journal=journal)
+                await client.send_many(MESSAGES, journal=journal)
     assert [fields_of(record) for record in ours(caplog)] == [
         {"event": "journal.doubtful", "journal": str(path), "doubtful": 2}
     ]
@@ -171,7 +170,7 @@ def test_the_table_lists_every_field(scene: str) -> None:
 
 def test_the_template_of_an_event_is_always_the_same(caplog: pytest.LogCaptureFixture) -> None:
     """Values are arguments, so log services that group records by template find one group an event."""
-    for status, phone in ((429, number(1)), (400, number(2))):
+    for status, phone in ((429, MESSAGES[1].phone), (400, MESSAGES[2].phone)):
         log("send.retry", phone=phone, attempt=status, wait=status / 7, error=RateLimitedError(status, 9))
     assert len({record.msg for record in ours(caplog)}) == 1
     assert {record.funcName for record in ours(caplog)} == {"test_the_template_of_an_event_is_always_the_same"}
@@ -191,7 +190,7 @@ def test_an_event_below_the_level_costs_nothing(
     caplog.set_level(logging.ERROR, "oca_sms_async")
     shown: list[str] = []
     monkeypatch.setattr(_log, "mask_phone", shown.append)
-    log("send.cancelled", phone=number(1), attempt=1)
+    log("send.cancelled", phone=PHONE, attempt=1)
     assert (ours(caplog), shown) == ([], [])
 
 
@@ -202,5 +201,5 @@ async def test_a_send_that_gives_up_waiting_is_no_event(caplog: pytest.LogCaptur
     await limiter.acquire()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
-            await client_of(Gateway(), limiter).send(number(1), TEXT)
+            await client_of(Gateway(), limiter=limiter).send(PHONE, TEXT)
     assert ours(caplog) == []

@@ -1,6 +1,7 @@
-"""The README keeps its word: its Python blocks run, and its tables name what there is."""
+"""The README and CONTRIBUTING are true: blocks of Python run, and tables are complete."""
 
 import asyncio
+import pkgutil
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from oca_sms_async import OcaSmsError
 from oca_sms_async.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
@@ -26,7 +28,7 @@ async def test_a_block_runs(block: str, sandbox: Sandbox, monkeypatch: pytest.Mo
     monkeypatch.setenv("OCA_SMS_USERNAME", sandbox.username)
     monkeypatch.setenv("OCA_SMS_PASSWORD", sandbox.password)
     monkeypatch.setenv("OCA_SMS_BASE_URL", sandbox.base_url)
-    # In a thread, for the blocks run loops of their own.
+    # The blocks run event loops of their own, so they need a thread.
     await asyncio.to_thread(exec, compile(block, "README.md", "exec"), {"__name__": "__main__"})
     if "from_env() as" in block:
         assert len(sandbox.inbox) > 0
@@ -34,21 +36,21 @@ async def test_a_block_runs(block: str, sandbox: Sandbox, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("block", TESTS, ids=range(len(TESTS)))
 def test_a_test_passes(block: str, pytester: pytest.Pytester) -> None:
-    """Each block that is a test passes in a project that has the package's plugin."""
-    pytester.makeini("[pytest]")  # or the settings of a project around it would be taken, as those of this one
+    """Each block that is a test passes in a project with the package's plugin."""
+    pytester.makeini("[pytest]")  # otherwise pytest would take the settings of a project around it
     pytester.makepyfile(block)
     ran = pytester.runpytest_subprocess("-o", "asyncio_mode=auto")
     ran.assert_outcomes(passed=1)
 
 
 def test_the_blocks_were_found() -> None:
-    """A change of the markup would make the test above test nothing."""
+    """The markup of the blocks is as these tests expect it; otherwise they would test nothing."""
     assert len(BLOCKS) == README.count("```python") == 4
     assert (len(SCRIPTS), len(TESTS)) == (3, 1)
 
 
 def test_the_error_table_names_every_error() -> None:
-    """All errors that can be imported are in the README's table, and no others."""
+    """The README's table has all errors that can be imported, and no others."""
     section = README.partition("\n## What can go wrong\n")[2].partition("\n## ")[0]
     rows = "\n".join(line for line in section.splitlines() if line.startswith("|"))
     table = set(re.findall(r"`(\w+Error)`", rows)) - {"ValueError", "TimeoutError", "RuntimeError"}
@@ -56,8 +58,14 @@ def test_the_error_table_names_every_error() -> None:
     assert table == exported - {OcaSmsError.__name__}
 
 
+def test_the_map_has_every_room() -> None:
+    """Each module and package below `oca_sms_async` has a row of its own in CONTRIBUTING's map."""
+    rooms = set(re.findall(r"^\|[^|]*\| `(\w+)/?` \|", CONTRIBUTING, re.MULTILINE))
+    assert rooms == {module.name for module in pkgutil.iter_modules(oca_sms_async.__path__)}
+
+
 def test_the_readme_opens_with_the_two_commands_and_fits() -> None:
-    """The two commands come before the first section, and the whole is under 200 lines."""
+    """The two commands come before the first section, and the whole has at most 200 lines."""
     opening = README.split("\n## ")[0]
     assert '    pip install ".[cli]" && oca-sms demo\n    pip install nox && nox -s tests\n' in opening
-    assert len(README.splitlines()) < 200
+    assert len(README.splitlines()) <= 200

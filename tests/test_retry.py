@@ -1,4 +1,4 @@
-"""What is tried again, after which waits, and what the attempts of one call add up to."""
+"""Retries: the errors that are tried again, the waits before that, and the answer for all attempts of one call."""
 
 import asyncio
 import copy
@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 import httpx
@@ -15,13 +15,26 @@ from attrs import define, evolve, field
 from attrs.exceptions import FrozenInstanceError
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from virtual_time import in_virtual_time, run
+from in_memory import (
+    PHONE,
+    TEXT,
+    WITHOUT_WAITS,
+    Answer,
+    Gateway,
+    accept,
+    client_of,
+    delay,
+    fail,
+    hang,
+    refuse,
+    respond,
+)
+from virtual_time import in_virtual_time, now, run
 
 from oca_sms_async import (
     AccountError,
     AccountExpiredError,
     ApiError,
-    AsyncOcaSms,
     ClientClosedError,
     ConnectionFailedError,
     DeliveryUnknownError,
@@ -30,6 +43,7 @@ from oca_sms_async import (
     InvalidCredentialsError,
     InvalidMessageError,
     InvalidRequestError,
+    JournalClosedError,
     JournalError,
     LimiterUnavailableError,
     MissingAuthorizationError,
@@ -46,31 +60,21 @@ from oca_sms_async import (
     Unlimited,
     UnsupportedError,
     UserNotFoundError,
+    _dispatch,
 )
 from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._deadline import Deadline
-from oca_sms_async._dispatch import MAX_IN_FLIGHT
 from oca_sms_async._retry import retry
-from oca_sms_async._waiting import PrioritySemaphore
 from oca_sms_async._wire import RegularV1
 
-PHONE = "+6281234567890"
-TEXT = "Acme: 482913 is your code"
 API = RegularV1("user@example.com", "secret")
-WITHOUT_WAITS = RetryPolicy(initial_wait=0, max_wait=0)
-
-
-def now() -> float:
-    """Return the loop's time."""
-    return asyncio.get_running_loop().time()
-
-
 OPTIONS = CallOptions(Priority.BULK, seconds=10.0)
+INTERNAL_ERROR = refuse(500, 13)
 
 
 @define
 class Attempts:
-    """Attempts of one call that end as scripted; `None` is success. What follows the script fails the test."""
+    """Attempts of one call that end as scripted; `None` is success. One more attempt fails the test."""
 
     script: list[BaseException | None]
     call: CallState
@@ -87,20 +91,20 @@ class Attempts:
         return "a receipt"
 
 
-def tried(
+def try_call(
     script: Iterable[BaseException | None],
     policy: RetryPolicy,
     call: CallState | None = None,
     *,
     deadline: float = math.inf,
 ) -> tuple[object, Attempts]:
-    """Return what a call with these attempts ends in, the receipt or the very error, and its attempts."""
+    """Return the receipt or the very error of a call with these attempts, and its attempts."""
     attempts = Attempts(list(script), call or CallState(), evolve(OPTIONS, deadline=Deadline(deadline, math.inf)))
 
     async def main() -> object:
         try:
-            return await retry(attempts, policy=policy, options=attempts.options, call=attempts.call)
-        except BaseException as error:  # noqa: BLE001 - whatever comes out is what is asked for
+            return await retry(attempts, asyncio.sleep, policy, attempts.options, attempts.call)
+        except BaseException as error:  # noqa: BLE001 - the caller asks for any error
             return error
 
     return run(main()), attempts
@@ -110,7 +114,7 @@ def tried(
 
 
 def test_the_default_policy() -> None:
-    """Four attempts, waits from half a second to eight, and nothing beyond the owner's rule."""
+    """A policy makes four attempts, waits half a second at first and eight at most, and repeats 500/13 alone."""
     policy = RetryPolicy()
     assert (policy.max_attempts, policy.initial_wait, policy.max_wait, policy.retry_unsent) == (4, 0.5, 8.0, False)
 
@@ -125,14 +129,14 @@ def test_attempts_must_be_a_whole_number_of_at_least_1(attempts: int) -> None:
 @pytest.mark.parametrize("name", ["initial_wait", "max_wait"])
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, -0.001, -1, 10**400, "1", None])
 def test_waits_must_be_finite_and_not_negative(name: str, seconds: float) -> None:
-    """The refusal names the field; 0 is a wait."""
+    """The refusal names the field. A wait may be 0."""
     with pytest.raises(ValueError, match=rf"^{name}\b"):
         RetryPolicy(**{name: seconds})  # type: ignore[arg-type]  # both are floats
     assert RetryPolicy(initial_wait=0, max_wait=0.0).max_wait == 0
 
 
 def test_a_policy_is_a_frozen_value() -> None:
-    """It can be shared by clients, compared and hashed, and not changed."""
+    """Clients can share a policy, and code can compare and hash it, but not change it."""
     with pytest.raises(FrozenInstanceError):
         RetryPolicy().max_attempts = 5  # type: ignore[misc]  # that is the point
     assert RetryPolicy(2) == RetryPolicy(max_attempts=2) != RetryPolicy()
@@ -151,7 +155,7 @@ TABLE: list[tuple[BaseException, str]] = [
     (RateLimitedError(429, 9), IF_UNSENT_IS),
     (RateLimitedError(429), IF_UNSENT_IS),
     (RateLimitedError(406, 9), IF_UNSENT_IS),
-    (RateLimitedError(500, 9), NEVER),  # nobody knows whether it was taken
+    (RateLimitedError(500, 9), NEVER),  # it may have been taken
     (RateLimitedError(408, 9), NEVER),
     (RateLimitedError(200, 9), NEVER),
     (ConnectionFailedError(may_have_been_sent=True), NEVER),
@@ -166,6 +170,7 @@ TABLE: list[tuple[BaseException, str]] = [
     (ExpiredError(), NEVER),
     (LimiterUnavailableError(), NEVER),
     (JournalError(), NEVER),
+    (JournalClosedError(), NEVER),
     (InvalidRequestError(406, 39), NEVER),
     (NotFoundError(404), NEVER),
     (AccountError(403), NEVER),
@@ -181,7 +186,7 @@ TABLE: list[tuple[BaseException, str]] = [
 
 
 def test_the_table_knows_every_error() -> None:
-    """A new class of error has to be given its row."""
+    """Each class of error has its row."""
 
     def below(kind: type[BaseException]) -> set[type[BaseException]]:
         return set(kind.__subclasses__()).union(*(below(child) for child in kind.__subclasses__()))
@@ -192,11 +197,11 @@ def test_the_table_knows_every_error() -> None:
 
 @pytest.mark.parametrize("retry_unsent", [False, True])
 @pytest.mark.parametrize(("error", "repeats"), TABLE, ids=lambda value: getattr(value, "__class__", value).__name__)
-def test_only_what_may_be_is_tried_again(error: BaseException, repeats: str, retry_unsent: bool) -> None:
-    """500/13 always; with `retry_unsent` a failed connection and a 429, if proven unsent; nothing else, ever."""
+def test_only_these_errors_are_tried_again(error: BaseException, repeats: str, retry_unsent: bool) -> None:
+    """500/13 is always tried again. With `retry_unsent` so are a failed connection and a 429 that are proven unsent."""
     policy = RetryPolicy(initial_wait=0, max_wait=0, retry_unsent=retry_unsent)
     again = repeats == ALWAYS or (repeats == IF_UNSENT_IS and retry_unsent)
-    outcome, attempts = tried([error, None], policy)
+    outcome, attempts = try_call([error, None], policy)
     assert len(attempts.moments) == (2 if again else 1)
     if again:
         assert outcome == "a receipt"
@@ -206,36 +211,36 @@ def test_only_what_may_be_is_tried_again(error: BaseException, repeats: str, ret
 
 @pytest.mark.parametrize("most", [1, 2, 4, 9])
 def test_there_are_no_more_attempts_than_the_policy_says(most: int) -> None:
-    """The first one counts; the error that comes out is the last attempt's own object, with the number of them."""
+    """The first attempt counts. The error is the last attempt's own object, and it has the number of attempts."""
     errors = [InternalError(500, 13) for _ in range(20)]
-    outcome, attempts = tried(errors, RetryPolicy(max_attempts=most, initial_wait=0, max_wait=0))
+    outcome, attempts = try_call(errors, RetryPolicy(max_attempts=most, initial_wait=0, max_wait=0))
     assert len(attempts.moments) == most
     assert outcome is errors[most - 1]
     assert errors[most - 1].attempts == most
 
 
 def test_attempts_of_several_kinds_share_one_allowance() -> None:
-    """With `retry_unsent`, too, `max_attempts` counts every attempt of a call."""
+    """`max_attempts` counts every attempt of a call, of any kind, with `retry_unsent` too."""
     errors = [ConnectionFailedError(), InternalError(500, 13), RateLimitedError(429, 9), ConnectionFailedError()]
-    outcome, attempts = tried(errors * 2, RetryPolicy(max_attempts=4, initial_wait=0, max_wait=0, retry_unsent=True))
+    outcome, attempts = try_call(errors * 2, RetryPolicy(max_attempts=4, initial_wait=0, max_wait=0, retry_unsent=True))
     assert outcome is errors[3]
     assert len(attempts.moments) == 4
 
 
 def test_success_ends_a_call() -> None:
-    """The first attempt that succeeds is the last one."""
-    outcome, attempts = tried([InternalError(500, 13), None], WITHOUT_WAITS)
+    """No attempt follows the first one that succeeds."""
+    outcome, attempts = try_call([InternalError(500, 13), None], WITHOUT_WAITS)
     assert (outcome, len(attempts.moments)) == ("a receipt", 2)
-    outcome, attempts = tried([None], WITHOUT_WAITS)
+    outcome, attempts = try_call([None], WITHOUT_WAITS)
     assert (outcome, len(attempts.moments)) == ("a receipt", 1)
 
 
 # --- waits --------------------------------------------------------------------------------------------------------
 
 
-def waits(policy: RetryPolicy) -> list[float]:
+def measure_waits(policy: RetryPolicy) -> list[float]:
     """Return the waits between the attempts of a call that fails each time."""
-    _, attempts = tried([InternalError(500, 13)] * policy.max_attempts, policy)
+    _, attempts = try_call([InternalError(500, 13)] * policy.max_attempts, policy)
     return [after - before for before, after in itertools.pairwise(attempts.moments)]
 
 
@@ -252,7 +257,7 @@ def waits(policy: RetryPolicy) -> list[float]:
 def test_waits_double_up_to_the_longest(
     policy: RetryPolicy, most: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the nth repetition: anything from 0 to `initial_wait`·2ⁿ⁻¹, and never more than `max_wait`."""
+    """Before the nth repetition the wait is between 0 and `initial_wait`·2ⁿ⁻¹, and never more than `max_wait`."""
     ranges: list[tuple[float, float]] = []
 
     def longest(low: float, high: float) -> float:
@@ -260,36 +265,37 @@ def test_waits_double_up_to_the_longest(
         return high
 
     monkeypatch.setattr(random, "uniform", longest)
-    assert waits(policy) == pytest.approx(most)
+    assert measure_waits(policy) == pytest.approx(most)
     assert ranges[: len(most)] == [(0, high) for high in most]  # tenacity draws once more before it stops
     monkeypatch.setattr(random, "uniform", lambda low, _: low)
-    assert waits(policy) == [0] * len(most)
+    assert measure_waits(policy) == [0] * len(most)
 
 
 @settings(max_examples=100, deadline=None)
 @given(initial=st.floats(0, 100), longest=st.floats(0, 100), attempts=st.integers(2, 12))
 def test_no_wait_is_longer_than_its_bound(initial: float, longest: float, attempts: int) -> None:
-    """Whatever is drawn, a wait stays between 0 and both of its bounds."""
+    """Any wait stays between 0 and both of its bounds."""
     policy = RetryPolicy(max_attempts=attempts, initial_wait=initial, max_wait=longest)
-    for number, wait in enumerate(waits(policy)):
+    for number, wait in enumerate(measure_waits(policy)):
         assert 0 <= wait <= min(initial * 2**number, longest) + 1e-9
 
 
 def test_waits_are_spread_over_their_whole_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Callers that failed together do not come back together: the jitter is full."""
+    """The jitter is full, so that callers that failed together do not come back together."""
     monkeypatch.setattr(random, "uniform", random.Random(1).uniform)
-    first = [waits(RetryPolicy(max_attempts=2, initial_wait=4))[0] for _ in range(200)]
+    first = [measure_waits(RetryPolicy(max_attempts=2, initial_wait=4))[0] for _ in range(200)]
     assert len(set(first)) > 190
     assert min(first) < 0.2
     assert max(first) > 3.8
 
 
 def test_many_attempts_overflow_nothing() -> None:
-    """2ⁿ outgrows every float, and the wait stays at its longest."""
-    assert all(wait <= 0.001 for wait in waits(RetryPolicy(max_attempts=1500, initial_wait=0.001, max_wait=0.001)))
+    """2ⁿ outgrows every float, and the wait stays at its maximum."""
+    policy = RetryPolicy(max_attempts=1500, initial_wait=0.001, max_wait=0.001)
+    assert all(wait <= 0.001 for wait in measure_waits(policy))
 
 
-# --- what the attempts of one call add up to ----------------------------------------------------------------------
+# --- the answer for all attempts of one call ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -306,10 +312,10 @@ def test_many_attempts_overflow_nothing() -> None:
 )
 @pytest.mark.parametrize(("first", "doubtful"), [(InternalError(500, 13), True), (ConnectionFailedError(), False)])
 def test_the_last_error_answers_for_the_whole_call(error: OcaSmsError, first: OcaSmsError, doubtful: bool) -> None:
-    """After an attempt that may have been taken, an error that proves its own attempt unsent proves nothing."""
+    """An error that proves its own attempt unsent proves nothing about a doubtful attempt before it."""
     last = copy.copy(error)
     policy = RetryPolicy(max_attempts=2, initial_wait=0, max_wait=0, retry_unsent=True)
-    outcome, attempts = tried([copy.copy(first), last], policy)
+    outcome, attempts = try_call([copy.copy(first), last], policy)
     assert outcome is last
     assert last.attempts == 2
     assert last.may_have_been_sent is doubtful
@@ -318,31 +324,29 @@ def test_the_last_error_answers_for_the_whole_call(error: OcaSmsError, first: Oc
 
 
 def test_an_attempt_is_judged_by_itself() -> None:
-    """A 429 is proven unsent, and so repeated with `retry_unsent`, though the attempt before it is in doubt."""
+    """With `retry_unsent` a 429 is repeated, because its own attempt is proven unsent, even after one in doubt."""
     script = [InternalError(500, 13), RateLimitedError(429, 9), ConnectionFailedError(), None]
-    outcome, attempts = tried(script, RetryPolicy(initial_wait=0, max_wait=0, retry_unsent=True))
+    outcome, attempts = try_call(script, RetryPolicy(initial_wait=0, max_wait=0, retry_unsent=True))
     assert outcome == "a receipt"
     assert attempts.call.may_have_been_sent
 
 
 def test_a_call_that_sends_no_message_is_never_in_doubt() -> None:
-    """A history that fails with 500 and code 13 has sent nobody anything."""
+    """A history that fails with 500 and code 13 has sent no message."""
     call = CallState(sends=False)
-    outcome, _ = tried([InternalError(500, 13)] * 4, WITHOUT_WAITS, call)
+    outcome, _ = try_call([InternalError(500, 13)] * 4, WITHOUT_WAITS, call)
     assert isinstance(outcome, InternalError)
     assert outcome.attempts == 4
     assert not outcome.may_have_been_sent
 
 
-def test_each_repetition_is_heard_of_and_logged(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each attempt's own error is told as it comes, and each repetition has one line in the log."""
+def test_each_repetition_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`on_error` gets each attempt's own error as it comes, and each repetition has one line in the log."""
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
     caplog.set_level("INFO", "oca_sms_async")
     heard = list[OcaSmsError]()
     script = [InternalError(500, 13), ConnectionFailedError(), RateLimitedError(500, 9)]
-    outcome, _ = tried(script, RetryPolicy(retry_unsent=True), CallState(on_error=heard.append))
+    outcome, _ = try_call(script, RetryPolicy(retry_unsent=True), CallState(on_error=heard.append))
     assert heard == script
     assert outcome is script[-1]
     assert [record.getMessage() for record in caplog.records if record.name == "oca_sms_async"] == [
@@ -352,7 +356,7 @@ def test_each_repetition_is_heard_of_and_logged(
 
 
 def test_no_attempt_follows_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the call is cut, an attempt under way ends it with its own error, at once."""
+    """Once the call is cut, the attempt under way ends it at once, with its own error."""
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
     call = CallState()
     error = InternalError(500, 13)
@@ -368,7 +372,7 @@ def test_no_attempt_follows_the_last_one(monkeypatch: pytest.MonkeyPatch) -> Non
     async def main() -> None:
         begin = now()
         with pytest.raises(InternalError) as caught:
-            await retry(attempts, policy=RetryPolicy(), options=OPTIONS, call=call)
+            await retry(attempts, asyncio.sleep, RetryPolicy(), OPTIONS, call)
         assert caught.value is error
         assert now() - begin == pytest.approx(0.5)  # the one wait before the second attempt
 
@@ -378,7 +382,7 @@ def test_no_attempt_follows_the_last_one(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @in_virtual_time
 async def test_concurrent_calls_keep_their_errors_apart() -> None:
-    """50 calls at once, some of which succeed in the end: each gets its own receipt or its own last error."""
+    """Each of 50 calls at once gets its own receipt or its own last error."""
 
     async def one(number: int) -> None:
         errors: list[BaseException | None] = [InternalError(500, 13) for _ in range(4)]
@@ -391,7 +395,7 @@ async def test_concurrent_calls_keep_their_errors_apart() -> None:
             return number, await attempts()
 
         try:
-            outcome: object = await retry(attempt, policy=RetryPolicy(), options=OPTIONS, call=attempts.call)
+            outcome: object = await retry(attempt, asyncio.sleep, RetryPolicy(), OPTIONS, attempts.call)
         except InternalError as error:
             outcome = error
         if number % 3:
@@ -411,7 +415,7 @@ async def test_concurrent_calls_keep_their_errors_apart() -> None:
 def test_a_cancelled_call_is_not_tried_again(
     moment: float, attempts: int, policy: RetryPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cancelled within an attempt or between two, a call ends there: a task can always be cancelled."""
+    """A call that is cancelled, within an attempt or between two, ends at once."""
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
     call = CallState()
 
@@ -422,7 +426,7 @@ def test_a_cancelled_call_is_not_tried_again(
 
     async def main() -> None:
         begin = now()
-        task = asyncio.ensure_future(retry(attempt, policy=policy, options=OPTIONS, call=call))
+        task = asyncio.ensure_future(retry(attempt, asyncio.sleep, policy, OPTIONS, call))
         await asyncio.sleep(moment)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -437,10 +441,10 @@ def test_a_cancelled_call_is_not_tried_again(
 def test_a_back_off_to_the_deadline_is_not_begun(
     seconds: float, attempts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends at once in an `ExpiredError`, chained to the error that it would have followed."""
+    """The call ends at once in an `ExpiredError`, chained to the error of the attempt before."""
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
     errors = [InternalError(500, 13) for _ in range(4)]
-    outcome, made = tried(errors, RetryPolicy(), deadline=1000.0 + seconds)
+    outcome, made = try_call(errors, RetryPolicy(), deadline=1000.0 + seconds)
     assert isinstance(outcome, ExpiredError)
     assert str(outcome) == "the message would expire before its next attempt"
     assert outcome.__cause__ is errors[attempts - 1]
@@ -450,7 +454,7 @@ def test_a_back_off_to_the_deadline_is_not_begun(
 
 
 def test_an_expired_back_off_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock stands where the last attempt left it."""
+    """A back-off that is not begun takes no time."""
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
 
     async def main() -> None:
@@ -458,7 +462,7 @@ def test_an_expired_back_off_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> 
         attempts = Attempts([ConnectionFailedError()], CallState(), options)
         begin = now()
         with pytest.raises(ExpiredError) as caught:
-            await retry(attempts, policy=RetryPolicy(retry_unsent=True), options=options, call=attempts.call)
+            await retry(attempts, asyncio.sleep, RetryPolicy(retry_unsent=True), options, attempts.call)
         assert now() == begin
         assert isinstance(caught.value.__cause__, ConnectionFailedError)
         assert not caught.value.may_have_been_sent
@@ -467,87 +471,23 @@ def test_an_expired_back_off_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_last_attempt_fails_with_its_own_error_though_the_deadline_is_near() -> None:
-    """Where no repetition would follow anyway, there is nothing to expire."""
+    """If no repetition would follow anyway, the error is not an `ExpiredError`."""
     error = InternalError(500, 13)
-    outcome, _ = tried([error], RetryPolicy(max_attempts=1), deadline=1000.0)
+    outcome, _ = try_call([error], RetryPolicy(max_attempts=1), deadline=1000.0)
     assert outcome is error
 
 
 # --- through the client -------------------------------------------------------------------------------------------
 
 
-Answer = Callable[[httpx.Request], Awaitable[httpx.Response]]
-
-
-def refused(status: int, code: int | str | None = None, seconds: float = 0.0, **headers: str) -> Answer:
-    """Return a gateway that refuses so, after so many seconds."""
-
-    async def answer(_: httpx.Request) -> httpx.Response:
-        await asyncio.sleep(seconds)
-        error = {"message": "refused"} if code is None else {"message": "refused", "code": code}
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return httpx.Response(status, headers=named, content=json.dumps({"errors": [error]}))
-
-    return answer
-
-
-def broken(error: type[httpx.TransportError]) -> Answer:
-    """Return a gateway with which the exchange fails so."""
-
-    async def answer(_: httpx.Request) -> httpx.Response:
-        raise error("")
-
-    return answer
-
-
-async def taken(_: httpx.Request) -> httpx.Response:
-    """Take the message."""
-    return httpx.Response(200, content=json.dumps({"status": "sent", "msg_uid": "0123abcd"}))
-
-
-async def silent(_: httpx.Request) -> httpx.Response:
-    """Never answer."""
-    await asyncio.Event().wait()
-    raise AssertionError
-
-
-class Gateway(httpx.AsyncHTTPTransport):
-    """A gateway without sockets, with as many answers as it was given; by its class, httpx's own honest transport."""
-
-    def __init__(self, *answers: Answer) -> None:
-        self.answers = list(answers)
-        self.moments: list[float] = []
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Give the next answer."""
-        self.moments.append(now())
-        return await self.answers.pop(0)(request)
-
-    async def aclose(self) -> None:
-        """Do nothing: there are no connections."""
-
-
-def client_of(
-    gateway: Gateway, limiter: RateLimiter | None = None, retry: RetryPolicy = WITHOUT_WAITS, timeout: float = 10.0
-) -> AsyncOcaSms:
-    """Return a client of that gateway."""
-    return AsyncOcaSms(
-        "a@example.com",
-        "secret",
-        limiter=limiter or Unlimited(),
-        retry=retry,
-        timeout=timeout,
-        http_client=httpx.AsyncClient(transport=gateway),
-    )
-
-
 @pytest.mark.parametrize("code", [13, "13"])
 @pytest.mark.parametrize("failures", [0, 1, 2, 3])
 def test_500_with_code_13_is_sent_again_and_the_receipt_says_so(failures: int, code: int | str) -> None:
-    """Whatever the form of the code: `attempts` names a message that may have been doubled."""
+    """The code may be an integer or a string. `attempts` names a message that may have been doubled."""
 
     async def main() -> None:
-        gateway = Gateway(*[refused(500, code)] * failures, taken)
+        taken = respond(200, {"status": "sent", "msg_uid": "0123abcd"})
+        gateway = Gateway(*[refuse(500, code)] * failures, taken)
         receipt = await client_of(gateway).send(PHONE, TEXT)
         assert receipt == SendReceipt("0123abcd", "sent", attempts=failures + 1)
         assert len(gateway.moments) == failures + 1
@@ -558,29 +498,29 @@ def test_500_with_code_13_is_sent_again_and_the_receipt_says_so(failures: int, c
 @pytest.mark.parametrize(
     "answer",
     [
-        refused(500),
-        refused(500, 12),
-        refused(503, 13),
-        refused(400, 13),
-        refused(502),
-        refused(429, 9),
-        refused(429),
-        refused(401, 55),
-        refused(406, "39"),
-        refused(404),
-        broken(httpx.ConnectError),
-        broken(httpx.ReadError),
-        broken(httpx.ReadTimeout),
-        broken(httpx.RemoteProtocolError),
-        broken(httpx.WriteError),
-        silent,
+        refuse(500),
+        refuse(500, 12),
+        refuse(503, 13),
+        refuse(400, 13),
+        refuse(502),
+        refuse(429, 9),
+        refuse(429),
+        refuse(401, 55),
+        refuse(406, "39"),
+        refuse(404),
+        fail(httpx.ConnectError),
+        fail(httpx.ReadError),
+        fail(httpx.ReadTimeout),
+        fail(httpx.RemoteProtocolError),
+        fail(httpx.WriteError),
+        hang,
     ],
 )
 def test_anything_else_is_one_request(answer: Answer) -> None:
-    """500 without 13, 13 without 500, any trouble with the connection: one POST on the wire and no more."""
+    """500 without 13, 13 without 500 and any trouble with the connection make one request and no more."""
 
     async def main() -> None:
-        gateway = Gateway(answer, taken)
+        gateway = Gateway(answer, accept)
         with pytest.raises(OcaSmsError) as caught:
             await client_of(gateway).send(PHONE, TEXT)
         assert caught.value.attempts == len(gateway.moments) == 1
@@ -591,19 +531,19 @@ def test_anything_else_is_one_request(answer: Answer) -> None:
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (refused(429, 9), RateLimitedError),
-        (refused(401, 55), QuotaExhaustedError),
-        (broken(httpx.ConnectError), ConnectionFailedError),
-        (broken(httpx.ReadError), DeliveryUnknownError),
-        (silent, DeliveryUnknownError),
-        (refused(500, 13), InternalError),
+        (refuse(429, 9), RateLimitedError),
+        (refuse(401, 55), QuotaExhaustedError),
+        (fail(httpx.ConnectError), ConnectionFailedError),
+        (fail(httpx.ReadError), DeliveryUnknownError),
+        (hang, DeliveryUnknownError),
+        (INTERNAL_ERROR, InternalError),
     ],
 )
 def test_a_doubtful_attempt_keeps_the_whole_call_in_doubt(answer: Answer, error: type[OcaSmsError]) -> None:
-    """500/13 followed by a refusal that by itself would prove the message unsent: it may have been sent."""
+    """After 500/13 the message may have been sent, even if a refusal proves the next attempt unsent."""
 
     async def main() -> None:
-        gateway = Gateway(refused(500, 13), answer)
+        gateway = Gateway(INTERNAL_ERROR, answer)
         with pytest.raises(error) as caught:
             await client_of(gateway, retry=RetryPolicy(max_attempts=2, initial_wait=0)).send(PHONE, TEXT)
         assert type(caught.value) is error
@@ -616,22 +556,22 @@ def test_a_doubtful_attempt_keeps_the_whole_call_in_doubt(answer: Answer, error:
 @pytest.mark.parametrize(
     ("answer", "retry", "limiter"),
     [
-        (refused(500, 13), RetryPolicy(initial_wait=1e9, max_wait=1e9), Unlimited),  # in the back-off
-        (refused(500, 13), WITHOUT_WAITS, lambda: TokenBucket(rate=0.1)),  # before the second token
-        (refused(500, 13, seconds=2.5), WITHOUT_WAITS, Unlimited),  # within the second request
+        (INTERNAL_ERROR, RetryPolicy(initial_wait=1e9, max_wait=1e9), Unlimited),  # in the back-off
+        (INTERNAL_ERROR, WITHOUT_WAITS, lambda: TokenBucket(rate=0.1)),  # before the second token
+        (delay(2.5, INTERNAL_ERROR), WITHOUT_WAITS, Unlimited),  # within the second request
     ],
 )
 def test_expiry_after_a_doubtful_attempt_is_in_doubt(
     answer: Answer, retry: RetryPolicy, limiter: Callable[[], RateLimiter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """500/13 followed by expiry, wherever that comes: it may have been sent."""
+    """After 500/13 a message that expires, at any point, may have been sent."""
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
 
     async def main() -> None:
-        gateway = Gateway(answer, silent)
+        gateway = Gateway(answer, hang)
         begin = now()
         with pytest.raises(ExpiredError) as caught:
-            await client_of(gateway, limiter(), retry).send(PHONE, TEXT, expires_in=timedelta(seconds=5))
+            await client_of(gateway, limiter=limiter(), retry=retry).send(PHONE, TEXT, expires_in=timedelta(seconds=5))
         assert caught.value.may_have_been_sent
         assert caught.value.attempts == len(gateway.moments)
         assert now() - begin <= 5 + 1e-6
@@ -641,13 +581,13 @@ def test_expiry_after_a_doubtful_attempt_is_in_doubt(
 
 @in_virtual_time
 async def test_expiry_before_the_first_request_is_proof() -> None:
-    """A message whose turn would come too late was not sent, and nothing was started."""
-    gateway = Gateway(taken)
+    """A message that expires before its turn was not sent, and no request was started."""
+    gateway = Gateway()
     limiter = TokenBucket(rate=0.1)
     await limiter.acquire()
     begin = now()
     with pytest.raises(ExpiredError) as caught:
-        await client_of(gateway, limiter).send(PHONE, TEXT, expires_in=9)
+        await client_of(gateway, limiter=limiter).send(PHONE, TEXT, expires_in=9)
     assert (caught.value.may_have_been_sent, caught.value.attempts) == (False, 0)
     assert now() == begin
     assert gateway.moments == []
@@ -655,9 +595,8 @@ async def test_expiry_before_the_first_request_is_proof() -> None:
 
 @in_virtual_time
 async def test_a_history_is_tried_again_and_never_in_doubt() -> None:
-    """History and status send nothing, whatever becomes of them."""
-    gateway = Gateway(*[refused(500, 13)] * 8)
-    client = client_of(gateway)
+    """History and status send no message, so they are never in doubt."""
+    client = client_of(Gateway(lookup=INTERNAL_ERROR))
     for asked in (client.history(), client.status("0123abcd")):
         with pytest.raises(InternalError) as caught:
             await asked
@@ -666,10 +605,10 @@ async def test_a_history_is_tried_again_and_never_in_doubt() -> None:
 
 @in_virtual_time
 async def test_each_attempt_takes_a_token_of_its_own() -> None:
-    """Repetitions count against the rate like first attempts."""
+    """Repetitions count against the rate as first attempts do."""
     limiter = TokenBucket(rate=1)
-    gateway = Gateway(refused(500, 13), refused(500, 13), taken)
-    await client_of(gateway, limiter).send(PHONE, TEXT)
+    gateway = Gateway(INTERNAL_ERROR, INTERNAL_ERROR, accept)
+    await client_of(gateway, limiter=limiter).send(PHONE, TEXT)
     assert limiter.statistics().granted == 3
     assert [moment - 1000 for moment in gateway.moments] == pytest.approx([0, 1, 2])
 
@@ -679,9 +618,9 @@ def test_a_back_off_holds_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
 
     async def main() -> None:
-        gateway = Gateway(refused(500, 13), taken, taken)
+        gateway = Gateway(INTERNAL_ERROR, accept)
+        monkeypatch.setattr(_dispatch, "MAX_IN_FLIGHT", 1)
         client = client_of(gateway, retry=RetryPolicy(initial_wait=8))
-        monkeypatch.setattr(client._dispatcher, "_slots", PrioritySemaphore(1))
         waiting = asyncio.create_task(client.send(PHONE, TEXT))
         await asyncio.sleep(1)
         assert (await client.send(PHONE, TEXT)).attempts == 1
@@ -694,27 +633,27 @@ def test_a_back_off_holds_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @in_virtual_time
 async def test_waiting_for_tokens_eats_no_time_budget() -> None:
-    """The last of 60 messages behind a slow limiter is still tried again after a minute."""
-    gateway = Gateway(*[refused(500, 13)] * 60, *[taken] * 60)
-    client = client_of(gateway, TokenBucket(rate=1))
+    """The last of 60 messages at a slow limiter is still tried again after a minute."""
+    gateway = Gateway(*[INTERNAL_ERROR] * 60, accept)
+    client = client_of(gateway, limiter=TokenBucket(rate=1))
     receipts = await asyncio.gather(*(client.send(PHONE, TEXT, priority=Priority.BULK) for _ in range(60)))
     assert {receipt.attempts for receipt in receipts} == {2}
 
 
 @in_virtual_time
 async def test_failures_of_concurrent_sends_land_on_their_own_messages() -> None:
-    """50 tasks share one client; each gets the error, or the receipt, of its own text."""
+    """50 tasks share one client, and each gets the error or the receipt of its own text."""
 
     async def answer(request: httpx.Request) -> httpx.Response:
         number = int(json.loads(request.content)["message"])
         await asyncio.sleep(number % 7 / 10)
         if number % 5 == 0:
-            return httpx.Response(500, content=json.dumps({"errors": [{"message": f"m{number}", "code": 13}]}))
+            return httpx.Response(500, json={"errors": [{"message": f"m{number}", "code": 13}]})
         if number % 5 == 1:
-            return httpx.Response(406, content=json.dumps({"errors": [{"message": f"m{number}", "code": "39"}]}))
-        return httpx.Response(200, content=json.dumps({"status": "sent", "msg_uid": f"u{number}"}))
+            return httpx.Response(406, json={"errors": [{"message": f"m{number}", "code": "39"}]})
+        return httpx.Response(200, json={"status": "sent", "msg_uid": f"u{number}"})
 
-    client = client_of(Gateway(*[answer] * 200), retry=RetryPolicy(initial_wait=0.1))
+    client = client_of(Gateway(answer), retry=RetryPolicy(initial_wait=0.1))
     outcomes = await asyncio.gather(*(client.send(PHONE, str(n)) for n in range(50)), return_exceptions=True)
     for number, outcome in enumerate(outcomes):
         if number % 5 < 2:
@@ -731,12 +670,12 @@ async def test_failures_of_concurrent_sends_land_on_their_own_messages() -> None
 )
 @pytest.mark.parametrize("retry_unsent", [False, True])
 def test_a_429_pauses_the_limiter(headers: dict[str, str], seconds: float, retry_unsent: bool) -> None:
-    """Nobody is let through for as long as the gateway says, or a second: neither a repetition nor anybody else."""
+    """For as long as the gateway says, or a second, no request starts: no repetition, and no other one."""
 
     async def main() -> None:
-        gateway = Gateway(refused(429, 9, 0.0, **headers), taken)
+        gateway = Gateway(refuse(429, 9, **headers), accept)
         retry = RetryPolicy(initial_wait=0, retry_unsent=retry_unsent)
-        client = client_of(gateway, TokenBucket(rate=1000), retry)
+        client = client_of(gateway, limiter=TokenBucket(rate=1000), retry=retry)
         if retry_unsent:
             assert (await client.send(PHONE, TEXT)).attempts == 2
         else:
@@ -750,7 +689,7 @@ def test_a_429_pauses_the_limiter(headers: dict[str, str], seconds: float, retry
 
 @in_virtual_time
 async def test_the_hook_is_awaited_once_after_the_first_token_and_before_the_first_byte() -> None:
-    """However many attempts a call takes, there is one moment to commit to it or to refuse."""
+    """A call of several attempts awaits its hook before the first of them alone."""
     log: list[str] = []
 
     class Logged(Unlimited):
@@ -758,23 +697,24 @@ async def test_the_hook_is_awaited_once_after_the_first_token_and_before_the_fir
             await super().acquire(priority=priority, deadline=deadline)
             log.append("token")
 
-    async def admit() -> None:
+    async def hook() -> None:
         await asyncio.sleep(1)
         log.append("hook")
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    def answer(_: httpx.Request) -> httpx.Response:
         log.append("wire")
-        return await (refused(500, 13) if len(log) < 6 else taken)(request)
+        return httpx.Response(500, json={"errors": [{"code": 13}]})
 
-    client = client_of(Gateway(*[answer] * 3), Logged())
-    call = CallState(before_first_send=admit)
+    client = client_of(Gateway(answer, answer, accept), limiter=Logged())
+    call = CallState(before_first_send=hook)
     await client._dispatcher.request(API.send(PHONE, TEXT), OPTIONS, call)
-    assert log == ["token", "hook", "wire", "token", "wire", "token", "wire"]
+    assert log == ["token", "hook", "wire", "token", "wire", "token"]
 
 
 @in_virtual_time
-async def test_a_hook_that_refuses_leaves_nothing_taken() -> None:
-    """What the hook raises comes out as itself, nothing is sent, and the slot is free again."""
+async def test_a_hook_that_refuses_takes_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hook's own exception comes out, no request is made, and the slot is free again."""
+    monkeypatch.setattr(_dispatch, "MAX_IN_FLIGHT", 1)
     gateway = Gateway()
     client = client_of(gateway)
 
@@ -788,12 +728,13 @@ async def test_a_hook_that_refuses_leaves_nothing_taken() -> None:
     with pytest.raises(RefusalError):
         await client._dispatcher.request(API.send(PHONE, TEXT), OPTIONS, call)
     assert (call.attempts, call.may_have_been_sent, call.in_flight) == (0, False, False)
-    assert client._dispatcher._slots._free == MAX_IN_FLIGHT
+    assert gateway.texts == []
+    await client.send(PHONE, TEXT)
 
 
 @in_virtual_time
 async def test_a_call_knows_whether_it_is_on_the_wire() -> None:
-    """`in_flight` is True from the start of a request to its end, and False while the call waits for anything else."""
+    """`in_flight` is True from the start of a request to its end, and False while the call waits."""
     seen: list[tuple[str, bool]] = []
     call = CallState()
 
@@ -801,12 +742,12 @@ async def test_a_call_knows_whether_it_is_on_the_wire() -> None:
         async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
             seen.append(("token", call.in_flight))
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    def answer(_: httpx.Request) -> httpx.Response:
         seen.append(("wire", call.in_flight))
-        return await (refused(500, 13) if len(seen) < 4 else taken)(request)
+        return httpx.Response(500, json={"errors": [{"code": 13}]})
 
-    client = client_of(Gateway(answer, answer), Logged())
+    client = client_of(Gateway(answer, answer, accept), limiter=Logged())
     await client._dispatcher.request(API.send(PHONE, TEXT), OPTIONS, call)
-    assert seen == [("token", False), ("wire", True)] * 2
+    assert seen == [*[("token", False), ("wire", True)] * 2, ("token", False)]
     assert not call.in_flight
     assert call.may_have_been_sent

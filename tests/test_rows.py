@@ -1,4 +1,4 @@
-"""Files of messages: every row is a message or a reason that shows nothing of it, and no file is read otherwise."""
+"""Files of messages: each row is a message, or a reason that quotes nothing of the row."""
 
 import codecs
 import csv
@@ -16,14 +16,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from oca_sms_async import Sms
-from oca_sms_async.cli._rows import BadRow, InputError, RowSms, rows
+from oca_sms_async.cli._input_errors import InputError
+from oca_sms_async.cli._rows import BadRow, RowSms, read_rows
 
 PHONE = "0812-3456-7890"
 JAKARTA = timezone(timedelta(hours=7))
 BOM = codecs.BOM_UTF8
 unhurried = settings(deadline=None)  # a busy machine must not fail a test
 
-# A csv.reader takes the ends of lines within quotes as they are, and so must whoever cuts the file into lines for it.
+# A csv.reader keeps the ends of lines within quotes, so the code that splits a file into lines must keep them too.
 texts = st.text(
     st.one_of(st.sampled_from("a,;\"'\n\r{}\x85\u2028😀é"), st.characters(codec="utf-8")), min_size=1
 ).filter(str.strip)
@@ -37,53 +38,53 @@ messages = st.builds(
 )
 
 
-def read(content: str | bytes, template: str | None = None) -> list[RowSms | BadRow]:
+def read_all(content: str | bytes, template: str | None = None) -> list[RowSms | BadRow]:
     """Read a file with this content to its end."""
     stream = io.BytesIO(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
-    return list(rows(stream, template=template))
+    return list(read_rows(stream, template=template))
 
 
-def as_json(*values: object) -> str:
+def write_json(*values: object) -> str:
     """Write JSON lines."""
     return "".join(json.dumps(value) + "\n" for value in values)
 
 
-def one(content: str | bytes, template: str | None = None) -> RowSms:
+def read_one(content: str | bytes, template: str | None = None) -> RowSms:
     """Read a file whose only row is a message."""
-    [row] = read(content, template)
+    [row] = read_all(content, template)
     assert isinstance(row, RowSms)
     return row
 
 
-def reason(content: str | bytes, template: str | None = None) -> str:
+def find_reason(content: str | bytes, template: str | None = None) -> str:
     """Read a file whose only row is bad."""
-    [row] = read(content, template)
+    [row] = read_all(content, template)
     assert isinstance(row, BadRow)
     return row.reason
 
 
-def shown(content: str | bytes, template: str | None = None) -> list[str | None]:
-    """Return the rows' texts, and None in the place of a bad row; the rows' numbers have to have no gap."""
-    found = read(content, template)
+def read_texts(content: str | bytes, template: str | None = None) -> list[str | None]:
+    """Return the texts of the rows, None for a bad row. The numbers of the rows must have no gap."""
+    found = read_all(content, template)
     assert [row.row for row in found] == list(range(1, len(found) + 1))
     return [row.message if isinstance(row, RowSms) else None for row in found]
 
 
 def test_csv_row_has_all_columns() -> None:
-    """A CSV row is a message with its key, its expiry, its number, and the phone as the row spells it."""
-    found = one(f"key,expires_at,note,message,phone\nA-1,2030-12-31T23:59+07:00,x,Halo,{PHONE}\n")
+    """A CSV row is a message with key, expiry and row number, and the phone as the row spells it."""
+    found = read_one(f"key,expires_at,note,message,phone\nA-1,2030-12-31T23:59+07:00,x,Halo,{PHONE}\n")
     assert found == RowSms(PHONE, "Halo", "A-1", datetime(2030, 12, 31, 23, 59, tzinfo=JAKARTA), row=1)
 
 
 def test_json_line_has_all_columns() -> None:
-    """A JSON line is a message likewise, and whatever else it holds does not matter."""
+    """A JSON line is a message too, and other values in it do not matter."""
     line = {"key": "A-1", "expires_at": "2030-12-31T16:59:00Z", "note": [1.5], "message": "Halo", "phone": PHONE}
-    found = one(as_json(line))
+    found = read_one(write_json(line))
     assert found == RowSms(PHONE, "Halo", "A-1", datetime(2030, 12, 31, 16, 59, tzinfo=UTC), row=1)
 
 
 def test_row_is_an_sms_whose_repr_hides_it() -> None:
-    """A row can be sent as it is, cannot be changed, and shows neither its text, nor its key, nor a whole number."""
+    """A row is an `Sms`, is frozen, and its repr shows no text, no key and no whole number."""
     sms = RowSms("081234567890", "Kode 482913", "A-1", row=3)
     assert isinstance(sms, Sms)
     assert repr(sms) == "RowSms(phone='*********890', expires_at=None, row=3)"
@@ -95,68 +96,68 @@ def test_row_is_an_sms_whose_repr_hides_it() -> None:
 
 @pytest.mark.parametrize("content", ["", " \n\t\r\n", BOM, BOM + b"\n"])
 def test_empty_file_is_refused(content: str | bytes) -> None:
-    """A file without a line in it is refused as a whole."""
+    """A file without a line is refused."""
     with pytest.raises(InputError, match=r"^the file is empty"):
-        read(content)
+        read_all(content)
 
 
 @pytest.mark.parametrize("content", ["phone,message", "phone,message\n\n"])
 def test_header_alone_is_no_rows(content: str) -> None:
-    """A file that has a header and no row is no mistake."""
-    assert read(content) == []
+    """A file with a header and no row is no error."""
+    assert read_all(content) == []
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le"])
 def test_utf16_is_refused(encoding: str) -> None:
-    """A file that its first bytes give away as UTF-16 is refused with the remedy."""
+    """A file that begins as UTF-16 is refused with the remedy."""
     with pytest.raises(InputError, match=r"save it as UTF-8"):
-        read("\ufeffphone,message\n".encode(encoding))
+        read_all("\ufeffphone,message\n".encode(encoding))
 
 
 @pytest.mark.parametrize("start", [b"", BOM, b"\n \n", BOM + b"\r\n"])
-@pytest.mark.parametrize("content", [f"phone,message\n{PHONE},Halo\n", as_json({"phone": PHONE, "message": "Halo"})])
+@pytest.mark.parametrize("content", [f"phone,message\n{PHONE},Halo\n", write_json({"phone": PHONE, "message": "Halo"})])
 def test_byte_order_mark_and_blank_lines_may_come_first(start: bytes, content: str) -> None:
-    """Neither a byte order mark nor blank lines at the beginning hide the format or the first column."""
-    assert one(start + content.encode()).message == "Halo"
+    """A byte order mark and blank lines may come before the first line."""
+    assert read_one(start + content.encode()).message == "Halo"
 
 
 def test_json_is_known_by_its_brace() -> None:
-    """White space before the first brace does not turn JSON lines into CSV."""
-    assert one("\t " + as_json({"phone": PHONE, "message": "Halo"})).phone == PHONE
+    """JSON lines may begin with white space."""
+    assert read_one("\t " + write_json({"phone": PHONE, "message": "Halo"})).phone == PHONE
 
 
 def test_row_that_is_not_utf8_is_bad_and_the_rest_goes_on() -> None:
-    """A row in another encoding is bad, its key is told if that can be read, and the next row is read."""
+    """A row in another encoding is bad and keeps a readable key, and the next row is read."""
     latin = "é".encode("latin-1")
     for content in (
         b"phone,message,key\n0812,%b,A\n081234567890,Halo,B\n" % latin,
         b'{"phone": "0812", "message": "%b", "key": "A"}\n{"phone": "081234567890", "message": "Halo"}\n' % latin,
     ):
-        bad, good = read(content)
+        bad, good = read_all(content)
         assert bad == BadRow(1, "the row is not UTF-8: save the file as UTF-8", "A")
         assert isinstance(good, RowSms)
 
 
 @pytest.mark.parametrize("content", [b"phone,message,key\n0812,Halo,\xe9\n", b'{"key": "\xe9"}\n', b"{}\n\xe9\n"])
-def test_key_that_is_not_utf8_is_not_told(content: bytes) -> None:
-    """A key that cannot be read is not told of, and a line that is not even JSON is said not to be UTF-8."""
-    assert read(content)[-1] == BadRow(len(read(content)), "the row is not UTF-8: save the file as UTF-8")
+def test_key_that_is_not_utf8_is_left_out(content: bytes) -> None:
+    """A key that is not UTF-8 is left out, and a line that is neither JSON nor UTF-8 is called «not UTF-8»."""
+    assert read_all(content)[-1] == BadRow(len(read_all(content)), "the row is not UTF-8: save the file as UTF-8")
 
 
 def test_column_names_are_stripped() -> None:
-    """White space around a column's name does not matter."""
-    assert one(f' phone ,"\tmessage "\n{PHONE},Halo\n').message == "Halo"
+    """White space around the name of a column does not matter."""
+    assert read_one(f' phone ,"\tmessage "\n{PHONE},Halo\n').message == "Halo"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\r\n"])
 def test_ends_of_lines(end: str) -> None:
-    """Lines may end as on any system, and a text keeps those within its quotes."""
-    assert shown(end.join(["phone,message", f'{PHONE},"a{end}b"', f"{PHONE},c"])) == [f"a{end}b", "c"]
+    """Lines may end as on any system, and a text in quotes keeps its line ends."""
+    assert read_texts(end.join(["phone,message", f'{PHONE},"a{end}b"', f"{PHONE},c"])) == [f"a{end}b", "c"]
 
 
 def test_other_separators_of_lines_are_text() -> None:
-    """A character that only Unicode takes for the end of a line does not end a row."""
-    assert shown(f"phone,message\n{PHONE},a\x85b\u2028c\x0bd\n") == ["a\x85b\u2028c\x0bd"]
+    """A line end of Unicode's that is not one of CSV's does not end a row."""
+    assert read_texts(f"phone,message\n{PHONE},a\x85b\u2028c\x0bd\n") == ["a\x85b\u2028c\x0bd"]
 
 
 @pytest.mark.parametrize(
@@ -179,29 +180,29 @@ def test_other_separators_of_lines_are_text() -> None:
     ],
 )
 def test_header_must_name_the_columns_once(header: str, template: str | None, words: str) -> None:
-    """A header that lacks a needed column or has it twice is refused before a row is asked for, and not shown."""
+    """A header without a needed column, or with two of it, is refused at once and not quoted."""
     with pytest.raises(InputError, match=words) as caught:
-        rows(io.BytesIO(f"{header}\n{PHONE},Halo\n".encode()), template=template)
+        read_rows(io.BytesIO(f"{header}\n{PHONE},Halo\n".encode()), template=template)
     assert "482913" not in str(caught.value)
 
 
 def test_other_columns_may_be_doubled_or_have_no_name() -> None:
-    """Columns that nobody needs may have any name."""
-    assert one(f"phone,note,note,,,message\n{PHONE},1,2,3,4,Halo\n").message == "Halo"
-    assert one(f"phone,message,message,code\n{PHONE},1,2,3\n", "{code}").message == "3"
+    """Columns that are not needed may have any name, or a name twice."""
+    assert read_one(f"phone,note,note,,,message\n{PHONE},1,2,3,4,Halo\n").message == "Halo"
+    assert read_one(f"phone,message,message,code\n{PHONE},1,2,3\n", "{code}").message == "3"
 
 
 def test_blank_lines_do_not_count() -> None:
-    """Blank lines are passed over and have no number, in either format."""
-    assert shown(f"phone,message\n\n{PHONE},a\n  \t\n\r\n{PHONE},b\n\n") == ["a", "b"]
-    line = as_json({"phone": PHONE, "message": "a"})
-    assert shown(f"{line}\n  \t\n\r\n{line}\n") == ["a", "a"]
+    """Blank lines have no row number, in both formats."""
+    assert read_texts(f"phone,message\n\n{PHONE},a\n  \t\n\r\n{PHONE},b\n\n") == ["a", "b"]
+    line = write_json({"phone": PHONE, "message": "a"})
+    assert read_texts(f"{line}\n  \t\n\r\n{line}\n") == ["a", "a"]
 
 
 @pytest.mark.parametrize("line", [PHONE, f"{PHONE},Kode, dan lain", ",,"])
-def test_number_of_fields_must_be_the_headers(line: str) -> None:
-    """A row with too few or too many fields is bad, and its key, which may be anything now, is not told."""
-    bad, good = read(f"key,phone\n{line}\nA,{PHONE}\n", "Halo")
+def test_a_row_has_as_many_fields_as_the_header(line: str) -> None:
+    """A row with too few or too many fields is bad, and its key is left out, because the columns may have moved."""
+    bad, good = read_all(f"key,phone\n{line}\nA,{PHONE}\n", "Halo")
     assert isinstance(bad, BadRow)
     assert bad.reason.startswith(f"the row has {line.count(',') + 1} fields, the first line 2: ")
     assert bad.key is None
@@ -217,8 +218,8 @@ def test_number_of_fields_must_be_the_headers(line: str) -> None:
     ],
 )
 def test_row_that_is_not_csv_is_bad_and_the_rest_goes_on(line: str, lost: int) -> None:
-    """A stray quote or a huge field makes its row bad, which says how many lines it took, and the next one is read."""
-    _, bad, good = read(f"phone,message\n{PHONE},Halo\n{line}\n{PHONE},Halo\n")
+    """A stray quote or a huge field makes its row bad, with the number of lost lines, and the next row is read."""
+    _, bad, good = read_all(f"phone,message\n{PHONE},Halo\n{line}\n{PHONE},Halo\n")
     assert isinstance(bad, BadRow)
     assert bad.reason.startswith("the row is not CSV")
     assert bad.reason.endswith(f"lines lost: {lost}")
@@ -226,8 +227,8 @@ def test_row_that_is_not_csv_is_bad_and_the_rest_goes_on(line: str, lost: int) -
 
 
 def test_unclosed_quote_ends_with_the_file() -> None:
-    """A quote that is never closed makes the last row bad instead of a text out of what is left."""
-    assert shown(f'phone,message\n{PHONE},a\n{PHONE},"b\n') == ["a", None]
+    """A quote that is never closed makes the last row bad, and the rest of the file is no text."""
+    assert read_texts(f'phone,message\n{PHONE},a\n{PHONE},"b\n') == ["a", None]
 
 
 @pytest.mark.parametrize(
@@ -245,45 +246,49 @@ def test_unclosed_quote_ends_with_the_file() -> None:
     ],
 )
 def test_line_that_is_no_json_object_is_bad_and_the_rest_goes_on(line: str) -> None:
-    """Whatever is not one JSON object on a line is bad, and the next line is read."""
-    good = as_json({"phone": PHONE, "message": "Halo"})
-    assert shown(f"{good}{line}\n{good}") == ["Halo", None, "Halo"]
-    assert read(f"{good}{line}\n")[1] == BadRow(2, "the row is not a JSON object on one line")
+    """A line that is not one JSON object is bad, and the next line is read."""
+    good = write_json({"phone": PHONE, "message": "Halo"})
+    assert read_texts(f"{good}{line}\n{good}") == ["Halo", None, "Halo"]
+    assert read_all(f"{good}{line}\n")[1] == BadRow(2, "the row is not a JSON object on one line")
 
 
 @pytest.mark.parametrize("phone", [81234567890, True, None, [PHONE]])
 def test_json_phone_must_be_in_quotes(phone: object) -> None:
-    """A phone that is no str is refused with the reason why, and so is one that is not there."""
+    """A phone that is no str, or is missing, is refused with the reason."""
     words = "phone must be there and in quotes: a number loses its leading zero"
-    assert reason(as_json({"phone": phone, "message": "Halo"})) == words
-    assert reason(as_json({"message": "Halo"})) == words
+    assert find_reason(write_json({"phone": phone, "message": "Halo"})) == words
+    assert find_reason(write_json({"message": "Halo"})) == words
 
 
 @pytest.mark.parametrize("line", [{"phone": PHONE, "message": it} for it in (482913, None, ["Halo"], " ")])
 def test_json_message_must_be_a_text(line: object) -> None:
-    """A message that is no str, or blank, is refused in the library's words, and so is one that is not there."""
-    assert reason(as_json(line)) == reason(as_json({"phone": PHONE})) == "message must be a str that is not blank"
+    """A message that is no str, blank or missing is refused with the library's reason."""
+    assert (
+        find_reason(write_json(line))
+        == find_reason(write_json({"phone": PHONE}))
+        == "message must be a str that is not blank"
+    )
 
 
 @pytest.mark.parametrize(("key", "expected"), [("A", "A"), (" ", " "), ("", None), (None, None), (7, "7"), (0, "0")])
 def test_json_key_may_be_a_whole_number(key: object, expected: str | None) -> None:
-    """A key is a str or an int, and an empty one or null is none, in good rows and in bad."""
-    assert one(as_json({"phone": PHONE, "message": "Halo", "key": key})).key == expected
-    [bad] = read(as_json({"phone": "", "message": "Halo", "key": key}))
+    """A key is a str or an int, and an empty key or null is no key, in good rows and in bad rows."""
+    assert read_one(write_json({"phone": PHONE, "message": "Halo", "key": key})).key == expected
+    [bad] = read_all(write_json({"phone": "", "message": "Halo", "key": key}))
     assert bad.key == expected
 
 
 @pytest.mark.parametrize("key", [True, False, 1.5, [], {}])
 def test_json_key_of_another_type_is_refused(key: object) -> None:
     """A key of any other type makes its row bad."""
-    [bad] = read(as_json({"phone": PHONE, "message": "Halo", "key": key}))
+    [bad] = read_all(write_json({"phone": PHONE, "message": "Halo", "key": key}))
     assert bad == BadRow(1, "key must be a str that is not empty, or None")
 
 
 def test_half_of_a_surrogate_pair_is_refused() -> None:
-    """A key or a text that JSON spells with half of a surrogate pair could be written nowhere, and is refused."""
+    """A key or a text with half of a surrogate pair is refused, because no file and no gateway can take it."""
     line = {"phone": PHONE, "message": "a\ud83d", "key": "\ude00"}
-    [bad] = read(as_json(line))
+    [bad] = read_all(write_json(line))
     assert isinstance(bad, BadRow)
     key, message = bad.reason.split("; ")
     assert key.startswith("key holds half of a surrogate pair")
@@ -294,37 +299,37 @@ def test_half_of_a_surrogate_pair_is_refused() -> None:
 @pytest.mark.parametrize("key", ["", '""'])
 @pytest.mark.parametrize("expires_at", ["", '""', "  ", '"\t"'])
 def test_empty_csv_fields_are_absent(key: str, expires_at: str) -> None:
-    """An empty key or expiry of a CSV row is none."""
-    found = one(f"phone,message,key,expires_at\n{PHONE},Halo,{key},{expires_at}\n")
+    """An empty key or expiry in a CSV row is no key and no expiry."""
+    found = read_one(f"phone,message,key,expires_at\n{PHONE},Halo,{key},{expires_at}\n")
     assert (found.key, found.expires_at) == (None, None)
 
 
 @pytest.mark.parametrize("expires_at", [None, "", " "])
 def test_empty_json_expiry_is_absent(expires_at: str | None) -> None:
-    """A null or empty expiry of a JSON line is none."""
-    assert one(as_json({"phone": PHONE, "message": "Halo", "expires_at": expires_at})).expires_at is None
+    """A null or empty expiry in a JSON line is no expiry."""
+    assert read_one(write_json({"phone": PHONE, "message": "Halo", "expires_at": expires_at})).expires_at is None
 
 
 @pytest.mark.parametrize("written", ["2030-01-02T03:04:05Z", " 2030-01-02 10:04:05+07:00 ", "20300102T030405+0000"])
 def test_expiry_is_iso_8601(written: str) -> None:
-    """An expiry may be spelt in any way that ISO 8601 has, with white space around it."""
+    """An expiry may have any spelling of ISO 8601, with white space around it."""
     expected = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
-    assert one(f"phone,message,expires_at\n{PHONE},Halo,{written}\n").expires_at == expected
-    assert one(as_json({"phone": PHONE, "message": "Halo", "expires_at": written})).expires_at == expected
+    assert read_one(f"phone,message,expires_at\n{PHONE},Halo,{written}\n").expires_at == expected
+    assert read_one(write_json({"phone": PHONE, "message": "Halo", "expires_at": written})).expires_at == expected
 
 
 @pytest.mark.parametrize("written", ["tomorrow", "2030-02-30T00:00Z", "31/12/2030", 1893456000, True, 0, []])
 def test_expiry_that_cannot_be_read_is_refused(written: object) -> None:
-    """An expiry that is no date, or no text, makes its row bad."""
+    """An expiry that is no date or no text makes its row bad."""
     words = "expires_at must be ISO 8601, such as '2030-12-31T23:59:00+07:00'"
-    assert reason(as_json({"phone": PHONE, "message": "Halo", "expires_at": written})) == words
+    assert find_reason(write_json({"phone": PHONE, "message": "Halo", "expires_at": written})) == words
 
 
 @pytest.mark.parametrize("written", ["2030-01-02T03:04:05", "2030-01-02"])
 def test_expiry_without_offset_is_refused(written: str) -> None:
-    """An expiry that leaves open when it is makes its row bad, with the remedy."""
+    """An expiry without a time zone makes its row bad, with the remedy."""
     words = "expires_at has no time zone: give it an offset such as +07:00"
-    assert reason(f"phone,message,expires_at\n{PHONE},Halo,{written}\n") == words
+    assert find_reason(f"phone,message,expires_at\n{PHONE},Halo,{written}\n") == words
 
 
 @pytest.mark.parametrize(
@@ -339,7 +344,7 @@ def test_expiry_without_offset_is_refused(written: str) -> None:
     ],
 )
 def test_template_makes_the_text(template: str, text: str) -> None:
-    """A template's columns are replaced once, its doubled braces are braces, and it wins over a message column."""
+    """Columns of a template are replaced once, doubled braces are braces, and `message` is not used."""
     line = {
         "phone": PHONE,
         "brand": "Toko {code}",
@@ -350,15 +355,15 @@ def test_template_makes_the_text(template: str, text: str) -> None:
     }
     written = io.StringIO()
     csv.writer(written).writerows([line.keys(), line.values()])
-    assert shown(written.getvalue(), template) == shown(as_json(line), template) == [text]
+    assert read_texts(written.getvalue(), template) == read_texts(write_json(line), template) == [text]
 
 
 @pytest.mark.parametrize(
-    "content", [f"phone\n{PHONE}\n", as_json({"phone": PHONE}), as_json({"phone": PHONE, "message": 1})]
+    "content", [f"phone\n{PHONE}\n", write_json({"phone": PHONE}), write_json({"phone": PHONE, "message": 1})]
 )
 def test_template_needs_no_message(content: str) -> None:
-    """A row that a template makes the text for needs no message, and may have any."""
-    assert shown(content, "Halo") == ["Halo"]
+    """With a template a row needs no message."""
+    assert read_texts(content, "Halo") == ["Halo"]
 
 
 @pytest.mark.parametrize(
@@ -369,26 +374,26 @@ def test_template_needs_no_message(content: str) -> None:
     ],
 )
 def test_template_holds_plain_columns_alone(template: str) -> None:
-    """A template with anything but plain columns in its braces is refused before the file is touched."""
+    """A template with more than plain columns in its braces is refused before the file is read."""
     stream = io.BytesIO(b"code,0,12,phone\n")
     with pytest.raises(InputError, match=r"^the template may hold"):
-        rows(stream, template=f"Kode {template}")
+        read_rows(stream, template=f"Kode {template}")
     assert stream.tell() == 0
 
 
 @pytest.mark.parametrize("empty", ["", " ", "\n"])
 def test_template_column_may_not_be_empty(empty: str) -> None:
-    """A text that lacks its code does not go out: the row is bad, and the column is named."""
+    """A row with an empty column of the template is bad, and the column is named."""
     words = "the template needs column 'code', which is empty"
-    assert reason(f'phone,code,brand\n{PHONE},"{empty}",Toko\n', "{brand} {code}") == words
-    assert reason(as_json({"phone": PHONE, "brand": "Toko", "code": empty}), "{brand} {code}") == words
+    assert find_reason(f'phone,code,brand\n{PHONE},"{empty}",Toko\n', "{brand} {code}") == words
+    assert find_reason(write_json({"phone": PHONE, "brand": "Toko", "code": empty}), "{brand} {code}") == words
 
 
 def test_json_template_columns_are_texts_or_whole_numbers() -> None:
-    """A JSON line's columns may be str or int; each that is neither, or not there, is named."""
-    assert one(as_json({"phone": PHONE, "a": 0, "b": -7, "c": "x"}), "{a}{b}{c}").message == "0-7x"
+    """Template columns of a JSON line may be str or int; each other or missing column is named."""
+    assert read_one(write_json({"phone": PHONE, "a": 0, "b": -7, "c": "x"}), "{a}{b}{c}").message == "0-7x"
     line = {"phone": PHONE, "a": None, "c": True, "d": 1.5, "e": [1]}
-    assert reason(as_json(line), "{a}{b}{c}{d}{e}{e}").split("; ") == [
+    assert find_reason(write_json(line), "{a}{b}{c}{d}{e}{e}").split("; ") == [
         "the template needs column 'a', which is empty",
         "the template needs column 'b', which is empty",
         "column 'c' must be a text in quotes, or a whole number",
@@ -397,51 +402,51 @@ def test_json_template_columns_are_texts_or_whole_numbers() -> None:
     ]
 
 
-def test_blank_template_is_the_rows_fault() -> None:
-    """A text out of a template is checked like any other."""
-    assert reason(f"phone,message\n{PHONE},Halo\n", "") == "message must be a str that is not blank"
+def test_blank_template_makes_bad_rows() -> None:
+    """The text of a template is checked like any other."""
+    assert find_reason(f"phone,message\n{PHONE},Halo\n", "") == "message must be a str that is not blank"
 
 
-def test_all_faults_of_a_row_are_told() -> None:
-    """A row with several faults reports each, and its key all the same."""
-    [bad] = read("phone,message,key,expires_at\n0812ABC, ,A-1,tomorrow\n")
+def test_all_faults_of_a_row_are_named() -> None:
+    """A row with several faults names each, and keeps its key."""
+    [bad] = read_all("phone,message,key,expires_at\n0812ABC, ,A-1,tomorrow\n")
     assert isinstance(bad, BadRow)
     assert [fault.split()[0] for fault in bad.reason.split("; ")] == ["phone", "expires_at", "message"]
     assert bad.key == "A-1"
 
 
 def test_number_without_country_code_is_indonesian() -> None:
-    """A number is read as the client reads it, and one that is impossible in Indonesia is refused."""
-    assert one("phone,message\n0812345678,Halo\n").phone == "0812345678"
+    """A number without country code is Indonesian, and an impossible one is refused."""
+    assert read_one("phone,message\n0812345678,Halo\n").phone == "0812345678"
     assert (
-        reason("phone,message\n08123,Halo\n")
+        find_reason("phone,message\n08123,Halo\n")
         == "phone is not a possible mobile number of its country: count its digits"
     )
 
 
-@pytest.mark.parametrize("content", [f"phone,message\n{PHONE},a\n", as_json({"phone": PHONE, "message": "a"})])
+@pytest.mark.parametrize("content", [f"phone,message\n{PHONE},a\n", write_json({"phone": PHONE, "message": "a"})])
 def test_file_stays_open_and_can_be_read_again(content: str, tmp_path: Path) -> None:
-    """Rows can be read as often as the file is rewound, whether or not all of them were asked for."""
+    """A file can be read again after it is rewound, also if it was not read to its end."""
     path = tmp_path / "rows"
     path.write_text(content * 3, encoding="utf-8")
     with path.open("rb") as stream:
         for asked in (0, 1, 2):
-            found = rows(stream)
+            found = read_rows(stream)
             assert [next(found).row for _ in range(asked)] == list(range(1, asked + 1))
             del found
             gc.collect()
             stream.seek(0)
-        first = list(rows(stream))
+        first = list(read_rows(stream))
         stream.seek(0)
-        assert list(rows(stream)) == first
+        assert list(read_rows(stream)) == first
 
 
 @pytest.mark.parametrize("header", [b"phone,message\n", b""])
 def test_rows_are_read_one_by_one(header: bytes) -> None:
-    """No more of the file is read than the rows that were asked for need."""
+    """The file is read no further than the rows that were asked for."""
     line = b"081234567890,a\n" if header else b'{"phone": "081234567890", "message": "a"}\n'
     stream = io.BytesIO(header + line * 100)
-    found = rows(stream)
+    found = read_rows(stream)
     next(found)
     next(found)
     assert stream.tell() == len(header) + 2 * len(line)
@@ -450,14 +455,14 @@ def test_rows_are_read_one_by_one(header: bytes) -> None:
 @unhurried
 @given(st.lists(messages, min_size=1), st.sampled_from([b"", BOM]), st.sampled_from(["\n", "\r\n", "\r"]))
 def test_messages_come_back_from_csv(sent: list[Sms], start: bytes, end: str) -> None:
-    """Messages that a csv.writer wrote come back as they were."""
+    """Messages that a csv.writer wrote are read back unchanged."""
     written = io.StringIO(newline="")
     # Older Pythons' writers leave an end of line unquoted unless it is the file's own.
     quoting: Literal[0, 1] = csv.QUOTE_MINIMAL if end == "\r\n" else csv.QUOTE_ALL
     writer = csv.writer(written, lineterminator=end, quoting=quoting)
     writer.writerow(["phone", "message", "key", "expires_at"])
     writer.writerows([it.phone, it.message, it.key, it.expires_at and it.expires_at.isoformat()] for it in sent)
-    assert read(start + written.getvalue().encode()) == [
+    assert read_all(start + written.getvalue().encode()) == [
         RowSms(it.phone, it.message, it.key, it.expires_at, row=row) for row, it in enumerate(sent, 1)
     ]
 
@@ -465,10 +470,10 @@ def test_messages_come_back_from_csv(sent: list[Sms], start: bytes, end: str) ->
 @unhurried
 @given(st.lists(messages, min_size=1), st.sampled_from([b"", BOM]), st.booleans())
 def test_messages_come_back_from_json(sent: list[Sms], start: bytes, ascii_only: bool) -> None:
-    """Messages that json.dumps wrote come back as they were."""
+    """Messages that json.dumps wrote are read back unchanged."""
     values = [{**attrs.asdict(it), "expires_at": it.expires_at and it.expires_at.isoformat()} for it in sent]
     content = "\n".join(json.dumps(it, ensure_ascii=ascii_only) for it in values)
-    assert read(start + content.encode()) == [
+    assert read_all(start + content.encode()) == [
         RowSms(it.phone, it.message, it.key, it.expires_at, row=row) for row, it in enumerate(sent, 1)
     ]
 
@@ -477,9 +482,9 @@ def test_messages_come_back_from_json(sent: list[Sms], start: bytes, ascii_only:
 @given(texts, texts)
 @example("{code}", "{{brand}}")
 def test_template_takes_any_value_as_it_is(brand: str, code: str) -> None:
-    """Whatever the values hold, braces and names of columns included, each comes into the text once, as it is."""
-    content = as_json({"phone": PHONE, "brand": brand, "code": code})
-    assert one(content, "{{{brand}}} {code}").message == "{" + brand + "} " + code
+    """Values with braces or names of columns come into the text once and unchanged."""
+    content = write_json({"phone": PHONE, "brand": brand, "code": code})
+    assert read_one(content, "{{{brand}}} {code}").message == "{" + brand + "} " + code
 
 
 pieces = st.lists(
@@ -495,9 +500,9 @@ starts = st.sampled_from([b"", BOM, b"phone,message,key,expires_at,code\n", b"ph
 @unhurried
 @given(starts, pieces, st.none() | st.text(st.sampled_from("{}code!: ")) | st.just("{code}"))
 def test_any_bytes_are_rows_or_a_file_that_cannot_be_used(start: bytes, rest: bytes, template: str | None) -> None:
-    """Any file is rows, numbered without a gap and no more than it has lines, or is refused as a whole."""
+    """Any file is refused, or becomes rows without a gap in their numbers, at most one for each line."""
     try:
-        found = rows(io.BytesIO(start + rest), template=template)
+        found = read_rows(io.BytesIO(start + rest), template=template)
     except InputError:
         return
     limit = len((start + rest).splitlines())
@@ -519,16 +524,16 @@ columns = ["phone", "message", "key", "expires_at", "code"]
     ),
     st.sampled_from([None, "{code}"]),
 )
-def test_what_is_said_of_a_row_shows_nothing_of_it(values: tuple[str, ...], damage: str, template: str | None) -> None:
-    """No reason and no repr of a row shows anything that stands in one of its fields, however the row is damaged."""
+def test_reasons_do_not_quote_their_row(values: tuple[str, ...], damage: str, template: str | None) -> None:
+    """No reason and no repr shows a field of its row, also if the row is damaged."""
     line = json.dumps(dict(zip(columns, values, strict=True)))
     nested = json.dumps({column: [value] for column, value in zip(columns, values, strict=True)})
     written = io.StringIO()
     csv.writer(written).writerows([columns, values, values[:2], [*values, SECRET]])
     for content in (written.getvalue() + damage.format(SECRET), "\n".join([line, nested, damage.format(SECRET)])):
-        found = read(content.encode("utf-8", "surrogateescape"), template)
+        found = read_all(content.encode("utf-8", "surrogateescape"), template)
         assert any(isinstance(row, BadRow) for row in found)
         for row in found:
-            said = repr(row) + (row.reason if isinstance(row, BadRow) else "")
-            assert "Rahasia" not in said
-            assert "482913" not in said
+            shown = repr(row) + (row.reason if isinstance(row, BadRow) else "")
+            assert "Rahasia" not in shown
+            assert "482913" not in shown

@@ -1,4 +1,4 @@
-"""The guard against other sites: which names are the sandbox's own."""
+"""The guard against other sites: the names that are the sandbox's own, on its own paths and on those of the APIs."""
 
 import socket
 from typing import Any
@@ -76,3 +76,54 @@ async def test_names_of_the_network_are_welcome_beyond_the_loopback(host: str, s
     """Where others can reach the sandbox anyway, names that the network gives are its own; a site's is not."""
     async with httpx.AsyncClient(transport=httpx.ASGITransport(Sandbox().asgi())) as client:
         assert (await client.get(f"http://{host}:8025/sandbox/messages")).status_code == status
+
+
+SITES = [
+    {"Host": "evil.example"},
+    {"Host": "evil.example:8025", "Origin": "http://evil.example:8025"},
+    {"Host": "sandbox"},  # a name that another machine of the network may have
+    {"Host": ""},
+]
+
+
+async def ask_api(sandbox: Sandbox, **headers: str) -> httpx.Response:
+    """Ask a served sandbox for its history, with its credentials."""
+    auth = (sandbox.username, sandbox.password)
+    async with httpx.AsyncClient(trust_env=False, auth=auth) as client:
+        return await client.get(f"{sandbox.base_url}/sms", headers=headers)
+
+
+@pytest.mark.parametrize("headers", SITES)
+async def test_published_credentials_open_nothing_to_a_site(sandbox: Sandbox, headers: dict[str, str]) -> None:
+    """A site whose name leads here knows the published password. It learns nothing by it, and the refusal counts."""
+    response = await ask_api(sandbox, **headers)
+    assert response.status_code == 403
+    assert "Host must be" in response.json()["errors"][0]["message"]
+    assert sandbox.traffic.refusals == {"foreign-host": 1}
+    async with httpx.AsyncClient(trust_env=False, auth=(sandbox.username, sandbox.password)) as client:
+        sms = {"phone": "081381475159", "message": "hello"}
+        assert (await client.post(f"{sandbox.base_url}/sms", json=sms, headers=headers)).status_code == 403
+    assert len(sandbox.inbox) == 0
+
+
+async def test_published_credentials_open_the_sandbox_s_own_names(sandbox: Sandbox) -> None:
+    """Addresses, localhost and names that no site can have go on working without a password of one's own."""
+    for host in ("127.0.0.1:8025", "localhost", "host.docker.internal:8025"):
+        assert (await ask_api(sandbox, Host=host)).status_code == 200
+
+
+@pytest.mark.parametrize("headers", SITES)
+async def test_a_password_of_one_s_own_opens_every_name(headers: dict[str, str]) -> None:
+    """No site knows a password that is not published, so the API answers under any name, as the real one does."""
+    async with Sandbox(password="another").serve() as sandbox:
+        assert (await ask_api(sandbox, **headers)).status_code == 200
+
+
+async def test_no_name_is_foreign_in_process() -> None:
+    """No browser reaches a sandbox without a socket, so its client may keep the real gateway's URL."""
+    sandbox = Sandbox()
+    transport = httpx.ASGITransport(sandbox.asgi())
+    async with httpx.AsyncClient(transport=transport, auth=(sandbox.username, sandbox.password)) as client:
+        assert (await client.get("https://sms.ocatelkom.co.id/api/v1/sms")).status_code == 200
+        other = {"Host": "evil.example"}
+        assert (await client.get("https://sms.ocatelkom.co.id/api/v1/sms", headers=other)).status_code == 403

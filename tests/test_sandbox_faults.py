@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tracemalloc
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -296,6 +297,18 @@ async def test_a_script_can_be_taken_back(client: AsyncOcaSms, sandbox: Sandbox)
     await client.send(PHONE, TEXT)
     with pytest.raises(QuotaExhaustedError):
         await client.send(OTHER, TEXT)
+
+
+async def test_a_script_of_a_billion_sends_costs_nothing(client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """A script is a counter: its memory does not grow with `times`."""
+    tracemalloc.start()
+    sandbox.when(PHONE).respond("quota-exhausted", times=10**9).respond("unknown-user", times=10**12)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000
+    for _ in range(3):
+        with pytest.raises(QuotaExhaustedError):
+            await client.send(PHONE, TEXT)
 
 
 async def test_a_number_s_script_goes_before_that_for_any(client: AsyncOcaSms, sandbox: Sandbox) -> None:

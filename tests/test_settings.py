@@ -1,4 +1,4 @@
-"""What a client is told, by its constructor or the environment: wrong values are named, secrets are not shown."""
+"""A client's settings, from its constructor or the environment. Wrong values are named, and secrets never shown."""
 
 import asyncio
 import base64
@@ -13,16 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oca_sms_async import AsyncOcaSms, RetryPolicy, Unlimited
+from oca_sms_async import AsyncOcaSms, PremiumV1, PremiumV2, RegularV1, RegularV2, RetryPolicy, Unlimited
+from oca_sms_async._wire import Api, api_from_env, needed_variables
 
-SECRET = "Quagga"  # stands in every value that is refused: it must never show
+SECRET = "Quagga"  # stands in every value that is refused, and must never show
 PUBLISHED = "https://sms.ocatelkom.co.id/api/v1"
 ENVIRON = {"OCA_SMS_USERNAME": "ann@acme.test", "OCA_SMS_PASSWORD": "tops3cret"}
 GOOD: dict[str, Any] = {"username": "ann@acme.test", "password": "tops3cret"}
 
 
 def refused(**wrong: Any) -> ValueError:
-    """Return the error with which the constructor refuses a value, everything that led to it included."""
+    """Return the error for a value that the constructor refuses, after a look for the secret in all of it."""
     with pytest.raises(ValueError, match=r"^\w+ must ") as caught:
         AsyncOcaSms(**{**GOOD, **wrong})
     assert SECRET not in "".join(traceback.format_exception(caught.value))
@@ -32,7 +33,7 @@ def refused(**wrong: Any) -> ValueError:
 
 
 def refused_environment(environ: Mapping[str, str], **options: Any) -> ValueError:
-    """Return the error with which an environment is refused."""
+    """Return the error for an environment that is refused."""
     with pytest.raises(ValueError, match=r"^\w+ (must|is) ") as caught:
         AsyncOcaSms.from_env(environ, **options)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
@@ -40,7 +41,7 @@ def refused_environment(environ: Mapping[str, str], **options: Any) -> ValueErro
 
 
 async def request_of(environ: Mapping[str, str], **options: Any) -> httpx.Request:
-    """Return the request that a client made from an environment sends."""
+    """Return the request of a client that was made from an environment."""
     requests = list[httpx.Request]()
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -70,7 +71,7 @@ def basic(username: str, password: str) -> str:
     ],
 )
 def test_username(username: object) -> None:
-    """A username that HTTP Basic cannot carry is refused: empty, with a colon, with a control character."""
+    """A username is refused where HTTP Basic cannot carry it: empty, with a colon, with a control character."""
     assert str(refused(username=username)).startswith("username ")
 
 
@@ -88,13 +89,13 @@ def test_password(password: object) -> None:
 
 @pytest.mark.parametrize(("username", "password"), [("a", ":"), ("a b", "p:w"), ("é", "pässwörd"), ("a@b.test", " ")])
 async def test_usual_credentials(username: str, password: str) -> None:
-    """Whatever HTTP Basic can carry goes out as it was given, in UTF-8."""
+    """Other credentials go out unchanged, in UTF-8."""
     request = await request_of({}, username=username, password=password)
     assert request.headers["Authorization"] == basic(username, password)
 
 
 def test_repr_shows_no_credentials() -> None:
-    """A client shows its URL and nothing of its account."""
+    """The repr of a client shows its URL and no credential."""
     client = AsyncOcaSms("Quagga@acme.test", "Quagga-secret")
     assert PUBLISHED in repr(client)
     assert SECRET not in repr(client)
@@ -142,7 +143,7 @@ def test_repr_shows_no_credentials() -> None:
 )
 @pytest.mark.parametrize("allow_http", [False, True])
 def test_base_url(base_url: object, *, allow_http: bool) -> None:
-    """A base URL that is none, or that holds credentials, a query or a fragment, is refused and not shown."""
+    """A base URL is refused if it is no URL or holds credentials, a query or a fragment. It is not shown."""
     assert str(refused(base_url=base_url, allow_http=allow_http)).startswith("base_url ")
 
 
@@ -160,7 +161,7 @@ def test_base_url(base_url: object, *, allow_http: bool) -> None:
     ],
 )
 def test_plain_http_on_loopback(base_url: str) -> None:
-    """Plain http is allowed where nobody can listen."""
+    """Plain http is allowed to this machine, because no one else can listen."""
     assert base_url in repr(AsyncOcaSms("user", "password", base_url=base_url))
 
 
@@ -182,7 +183,7 @@ def test_plain_http_on_loopback(base_url: str) -> None:
     ],
 )
 def test_plain_http_beyond_loopback(base_url: str) -> None:
-    """Plain http anywhere else would show the password, so it has to be asked for, and the error says how."""
+    """Plain http to another machine would show the credentials. It needs an option, and the error names it."""
     assert "allow_http=True" in str(refused(base_url=base_url))
     assert base_url in repr(AsyncOcaSms("user", "password", base_url=base_url, allow_http=True))
 
@@ -199,7 +200,7 @@ def test_plain_http_beyond_loopback(base_url: str) -> None:
     ],
 )
 async def test_url_of_a_request(base_url: str, url: str) -> None:
-    """Requests go below the base URL, whether or not it ends with a slash."""
+    """Requests go below the base URL, with or without a slash at its end."""
     assert str((await request_of(ENVIRON, base_url=base_url)).url) == url
 
 
@@ -231,13 +232,13 @@ def test_timeout(timeout: object) -> None:
 
 @pytest.mark.parametrize("timeout", [1, 0.001, 3600.0])
 def test_usual_timeouts(timeout: float) -> None:
-    """Whole and broken seconds are taken."""
+    """Whole seconds and fractions are accepted."""
     AsyncOcaSms("user", "password", timeout=timeout)
 
 
 @pytest.mark.parametrize("region", ["", "id", "IDN", "Quagga", "62", "001", "ZZ", None, 62])
 def test_region(region: object) -> None:
-    """A region is a country's code in capitals."""
+    """A region is the code of a country in capitals."""
     assert str(refused(region=region)).startswith("region ")
 
 
@@ -256,15 +257,16 @@ def test_region(region: object) -> None:
     ],
 )
 async def test_environment(environ: dict[str, str], url: str) -> None:
-    """Credentials and URL come out of the four variables and no others; an empty one counts as missing."""
+    """Credentials and URL come from four variables and no others. An empty variable counts as missing."""
     request = await request_of(environ)
     assert str(request.url) == f"{url}/sms"
     assert request.headers["Authorization"] == basic("ann@acme.test", "tops3cret")
 
 
 def test_environment_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a mapping the process's own environment is read, as it is at that moment."""
-    monkeypatch.delenv("OCA_SMS_ALLOW_HTTP", raising=False)
+    """Without a mapping, `from_env` reads the environment of the process as it is at that moment."""
+    for variable in ("OCA_SMS_ALLOW_HTTP", "OCA_SMS_API", "OCA_SMS_TOKEN", "OCA_SMS_SENDER_ID"):
+        monkeypatch.delenv(variable, raising=False)
     for variable, value in {**ENVIRON, "OCA_SMS_BASE_URL": "https://gateway.test"}.items():
         monkeypatch.setenv(variable, value)
     assert "https://gateway.test" in repr(AsyncOcaSms.from_env())
@@ -276,7 +278,7 @@ def test_environment_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("variable", ["OCA_SMS_USERNAME", "OCA_SMS_PASSWORD"])
 @pytest.mark.parametrize("rest", [{}, {"empty": ""}])
 def test_missing_variable(variable: str, rest: dict[str, str]) -> None:
-    """Without credentials the missing variable is named."""
+    """The error names the variable that is missing."""
     environ = {name: SECRET for name in ENVIRON if name != variable} | dict.fromkeys([variable] if rest else [], "")
     assert variable in str(refused_environment(environ))
 
@@ -295,26 +297,26 @@ def test_missing_variable(variable: str, rest: dict[str, str]) -> None:
     ],
 )
 def test_wrong_variable(environ: dict[str, str], field: str) -> None:
-    """A value out of the environment is checked as any other."""
+    """A value from the environment is checked as an option is."""
     assert str(refused_environment(environ)).startswith(field)
 
 
 @pytest.mark.parametrize("word", ["1", "true", "yes", "on", "TRUE", "Yes", " on "])
 def test_switched_on(word: str) -> None:
-    """Each of the words switches plain http on, in any case and with spaces around it."""
+    """Each of these words switches plain http on, in any case and with spaces round it."""
     environ = {**ENVIRON, "OCA_SMS_BASE_URL": "http://sandbox", "OCA_SMS_ALLOW_HTTP": word}
     assert "http://sandbox" in repr(AsyncOcaSms.from_env(environ))
 
 
 @pytest.mark.parametrize("word", ["0", "false", "no", "off", "FALSE", "No", " off ", ""])
 def test_switched_off(word: str) -> None:
-    """Each of their opposites leaves it off."""
+    """Each of these words leaves plain http off."""
     environ = {**ENVIRON, "OCA_SMS_BASE_URL": "http://sandbox", "OCA_SMS_ALLOW_HTTP": word}
     assert "allow_http=True" in str(refused_environment(environ))
 
 
 async def test_given_options_win() -> None:
-    """An option that is given wins over its variable, which need not even be there."""
+    """An option that is given wins over its variable. The variable may be missing."""
     environ = {**ENVIRON, "OCA_SMS_BASE_URL": "http://sandbox", "OCA_SMS_ALLOW_HTTP": "no"}
     request = await request_of(environ, username="bob", password="pw", base_url="http://other", allow_http=True)
     assert str(request.url) == "http://other/sms"
@@ -326,13 +328,13 @@ async def test_given_options_win() -> None:
 
 
 def test_given_refusal_of_plain_http_wins() -> None:
-    """An option that is given wins where it forbids, too."""
+    """An option that is given also wins where it forbids."""
     environ = {**ENVIRON, "OCA_SMS_BASE_URL": "http://sandbox", "OCA_SMS_ALLOW_HTTP": "1"}
     assert "allow_http=True" in str(refused_environment(environ, allow_http=False))
 
 
 def test_other_options_go_to_the_constructor() -> None:
-    """What the environment does not know is the constructor's, which checks it."""
+    """Options without a variable go to the constructor, and it checks them."""
     assert str(refused_environment(ENVIRON, timeout=0)).startswith("timeout ")
     assert str(refused_environment(ENVIRON, region="zz")).startswith("region ")
     with pytest.raises(TypeError, match="tiemout"):
@@ -340,12 +342,102 @@ def test_other_options_go_to_the_constructor() -> None:
 
 
 def test_subclass_makes_its_own_kind() -> None:
-    """A subclass's from_env gives one of its own."""
+    """`from_env` of a subclass returns an instance of the subclass."""
 
     class Ours(AsyncOcaSms):
-        """A client of somebody's."""
+        """A subclass."""
 
     assert type(Ours.from_env(ENVIRON)) is Ours
+
+
+# The environment's API
+
+
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJvY2EifQ.c2lnbmF0dXJl"
+BASIC_VARIABLES = {"OCA_SMS_USERNAME": "ann@acme.test", "OCA_SMS_PASSWORD": "tops3cret"}
+TOKEN_VARIABLES = {"OCA_SMS_TOKEN": f"Bearer {TOKEN}\n"}
+SENDER_VARIABLES = {"OCA_SMS_SENDER_ID": "Acme"}
+ACCOUNTS: dict[str, tuple[dict[str, str], Api]] = {
+    "regular-v1": (BASIC_VARIABLES, RegularV1("ann@acme.test", "tops3cret")),
+    "regular-v2": (TOKEN_VARIABLES, RegularV2(TOKEN)),
+    "premium-v1": (BASIC_VARIABLES | SENDER_VARIABLES, PremiumV1("ann@acme.test", "tops3cret", sender_id="Acme")),
+    "premium-v2": (TOKEN_VARIABLES | SENDER_VARIABLES, PremiumV2(TOKEN, sender_id="Acme")),
+}
+WORDS = {"regular-v1": "", "regular-v2": "regular-v2", "premium-v1": "Premium-V1", "premium-v2": " premium-v2\n"}
+
+
+@pytest.mark.parametrize("name", ACCOUNTS)
+def test_api_of_an_environment(name: str) -> None:
+    """`OCA_SMS_API` names the API in any case, and V1 without it. The needed variables come in a fixed order."""
+    variables, expected = ACCOUNTS[name]
+    environ = {**variables, "OCA_SMS_API": WORDS[name]}
+    assert api_from_env(environ) == expected
+    assert type(api_from_env(environ)) is type(expected)
+    assert [variable.name for variable in needed_variables(environ)] == [*variables]
+    assert expected.base_url in repr(AsyncOcaSms.from_env(environ))
+
+
+def test_prompts() -> None:
+    """Each variable has words to ask for it with, and knows if it is a secret."""
+    variables = [*needed_variables({"OCA_SMS_API": "premium-v1"}), *needed_variables({"OCA_SMS_API": "regular-v2"})]
+    assert [(it.prompt, it.secret) for it in variables] == [
+        ("OCA username", False),
+        ("OCA password", True),
+        ("OCA sender ID", False),
+        ("OCA token", True),
+    ]
+
+
+@pytest.mark.parametrize("name", ACCOUNTS)
+def test_each_missing_variable_is_named(name: str) -> None:
+    """The error names all variables that the API needs and that are missing, and shows no value."""
+    variables, _ = ACCOUNTS[name]
+    for missing in variables:
+        environ = {**dict.fromkeys(variables, SECRET), missing: "", "OCA_SMS_API": name}
+        assert str(refused_environment(environ)) == f"{missing} is not set in the environment"
+    error = str(refused_environment({"OCA_SMS_API": name}))
+    assert [part.split()[0] for part in error.split("; ")] == [*variables]
+
+
+@pytest.mark.parametrize("name", ["regular-v3", "v1", "regular v1", SECRET])
+def test_unknown_api(name: str) -> None:
+    """The error for an unknown API names the variable and the known ones, and does not show the value."""
+    said = "OCA_SMS_API must be one of regular-v1, regular-v2, premium-v1, premium-v2"
+    assert str(refused_environment({**ENVIRON, "OCA_SMS_API": name})) == said
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        needed_variables({"OCA_SMS_API": name})
+
+
+@pytest.mark.parametrize(
+    ("name", "surplus", "said"),
+    [
+        ("", "OCA_SMS_TOKEN", "is for regular-v2 or premium-v2, but OCA_SMS_API is not set"),
+        ("", "OCA_SMS_SENDER_ID", "is for premium-v1 or premium-v2, but OCA_SMS_API is not set"),
+        ("regular-v1", "OCA_SMS_SENDER_ID", "is for premium-v1 or premium-v2, but OCA_SMS_API is regular-v1"),
+        ("regular-v2", "OCA_SMS_PASSWORD", "is for regular-v1 or premium-v1, but OCA_SMS_API is regular-v2"),
+        ("premium-v1", "OCA_SMS_TOKEN", "is for regular-v2 or premium-v2, but OCA_SMS_API is premium-v1"),
+        ("premium-v2", "OCA_SMS_USERNAME", "is for regular-v1 or premium-v1, but OCA_SMS_API is premium-v2"),
+    ],
+)
+def test_contradiction(name: str, surplus: str, said: str) -> None:
+    """A variable of another API is named. Messages could go out from the wrong account, or without their sender."""
+    environ = {**ACCOUNTS[name or "regular-v1"][0], surplus: SECRET, "OCA_SMS_API": name}
+    assert str(refused_environment(environ)) == f"{surplus} {said}"
+    with pytest.raises(ValueError, match=rf"^{surplus} {said}$"):
+        needed_variables(environ)
+
+
+def test_given_credentials_of_another_api() -> None:
+    """A credential that is given must belong to the API, too."""
+    with pytest.raises(ValueError, match=r"^token is for regular-v2 or premium-v2, but OCA_SMS_API is not set"):
+        AsyncOcaSms.from_env({}, token=SECRET)
+    api = api_from_env({"OCA_SMS_API": "premium-v2", "OCA_SMS_TOKEN": "other"}, {"token": TOKEN, "sender_id": "Acme"})
+    assert api == ACCOUNTS["premium-v2"][1]
+
+
+def test_given_api_needs_no_variable() -> None:
+    """With an API that is given, no credential is looked for in the environment."""
+    assert "webapigw" in repr(AsyncOcaSms.from_env({}, api=RegularV2(TOKEN)))
 
 
 # Loops
@@ -353,7 +445,7 @@ def test_subclass_makes_its_own_kind() -> None:
 
 @pytest.mark.parametrize("make", [lambda: AsyncOcaSms("user", "password"), lambda: AsyncOcaSms.from_env(ENVIRON)])
 def test_constructor_needs_no_loop(make: Any) -> None:
-    """A client is made where no loop runs, as at a module's import, and closed in one, or in several."""
+    """A client can be made without a running loop, as at a module's import, and closed in one or in several."""
     with pytest.raises(RuntimeError, match="no running event loop"):
         asyncio.get_running_loop()
     client = make()
@@ -367,7 +459,7 @@ any_text = st.text(st.characters(exclude_categories=()), max_size=10) | st.text(
 @settings(deadline=None)  # a busy machine must not fail a test
 @given(any_text, any_text)
 def test_any_credentials_are_taken_or_refused(username: str, password: str) -> None:
-    """Any two texts make a client, or a ValueError that names one of them."""
+    """Any two texts make a client, or a `ValueError` that names one of them."""
     odd = {*map(chr, range(32)), *map(chr, range(127, 160))}
     if (
         username
@@ -395,27 +487,27 @@ def test_any_credentials_are_taken_or_refused(username: str, password: str) -> N
     ],
 )
 def test_base_urls_that_no_request_could_use(url: Any) -> None:
-    """Refused where the client is made; at the first send they would look like doubt, or lead elsewhere."""
+    """Such a URL is refused by the constructor. At the first send it would look like doubt, or lead elsewhere."""
     with pytest.raises(ValueError, match=r"^base_url "):
         AsyncOcaSms("u", "p", base_url=url)
 
 
 @pytest.mark.parametrize("wrong", [{"timeout": 10**400}, {"region": []}, {"region": "id"}])
 def test_wrong_values_of_any_kind_name_their_field(wrong: dict[str, Any]) -> None:
-    """Whatever is passed, the error is a ValueError that names the option."""
+    """For a value of any kind, the error is a `ValueError` that names the option."""
     with pytest.raises(ValueError, match=rf"^{next(iter(wrong))} "):
         AsyncOcaSms("u", "p", **wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"retry": None}, {"retry": RetryPolicy}, {"http_client": httpx.Client}])
-def test_what_is_used_only_after_sending_is_checked_before(wrong: dict[str, Any]) -> None:
-    """An error of ours after the request would say nothing of the message."""
+def test_options_for_after_the_request_are_checked_before(wrong: dict[str, Any]) -> None:
+    """A wrong value is refused by the constructor. After the request, its error would not answer for the message."""
     with pytest.raises(TypeError, match=rf"^{next(iter(wrong))} must be an? "):
         AsyncOcaSms("u", "p", **wrong)
 
 
 def test_help_does_not_show_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python's own help shows a parameter's default, and a page made of docstrings would publish it."""
+    """Python's help shows the default of a parameter, and a page made of docstrings would publish it."""
     monkeypatch.setenv("OCA_SMS_PASSWORD", "hunter2marker")
     page = pydoc.render_doc(AsyncOcaSms)
     assert "Mapping[str, str] = os.environ" in page
@@ -423,5 +515,5 @@ def test_help_does_not_show_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_option_wins_over_a_variable_that_is_wrong() -> None:
-    """What is given is not looked for in the environment."""
+    """The variable of an option that is given is not read."""
     AsyncOcaSms.from_env({"OCA_SMS_ALLOW_HTTP": "maybe"}, username="u", password="p", allow_http=False)

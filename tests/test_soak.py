@@ -1,4 +1,4 @@
-"""The long run of `nox -s soak`, in short."""
+"""A short run of `nox -s soak`."""
 
 import asyncio
 import sys
@@ -6,11 +6,11 @@ from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 
 SOAK = Path(__file__).parent.parent / "benchmarks" / "soak.py"
-PATIENCE = 120  # seconds, after which it hangs
+PATIENCE = 120  # seconds; a run that takes longer hangs
 
 
-async def test_a_load_at_mixed_faults_is_accounted_for_and_leaves_nothing() -> None:
-    """Of 3,000 messages each ends as the gateway accepted it, and memory, files, connections and tasks stay flat."""
+async def test_a_load_at_mixed_faults_is_accounted_for() -> None:
+    """Each of 3,000 messages ends as the gateway accepted it. Memory, files, connections and tasks do not grow."""
     command = [sys.executable, "-W", "error", str(SOAK), "--messages", "3000"]
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
     try:

@@ -3,18 +3,17 @@
 import asyncio
 import contextlib
 import copy
-import json
 import pickle
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import httpx
 import pytest
-from attrs import define, field
 from attrs.exceptions import FrozenInstanceError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_memory import TEXT, Answer, Gateway, accept, client_of, delay, fail, lose_answer, refuse, respond, take_turns
 from virtual_time import in_virtual_time, run
 
 from oca_sms_async import (
@@ -23,7 +22,6 @@ from oca_sms_async import (
     LimiterUnavailableError,
     OcaSmsError,
     Priority,
-    RateLimiter,
     RetryPolicy,
     SendReceipt,
     Sms,
@@ -33,9 +31,7 @@ from oca_sms_async import (
     Unlimited,
     _dispatch,
 )
-from oca_sms_async._connections import ExactConnectErrors
 
-TEXT = "Acme: 482913 is your code"
 NOTHING = Statistics(sent=0, retried=0, failed={}, unknown=0, in_flight=0, waiting=0, limiter_wait=0.0)
 
 
@@ -44,31 +40,16 @@ def number(index: int) -> str:
     return f"+6281381470{index:03}"
 
 
-def make_refusal(status: int, code: int) -> Callable[[], httpx.Response]:
-    """Return a function that answers with a refusal."""
-    return lambda: httpx.Response(status, json={"errors": [{"message": "?", "code": code}]})
-
-
-def lose_connection() -> httpx.Response:
-    """Lose the connection."""
-    raise httpx.ReadError("lost")
-
-
-def fail_connection() -> httpx.Response:
-    """Refuse the connection."""
-    raise httpx.ConnectError("refused")
-
-
-ANSWERS: Mapping[str, Callable[[], httpx.Response]] = {
-    "ok": lambda: httpx.Response(200, json={"status": "sent", "msg_uid": "abc"}),
-    "13": make_refusal(500, 13),
-    "17": make_refusal(401, 17),
-    "39": make_refusal(406, 39),
-    "9": make_refusal(429, 9),
-    "500": make_refusal(500, 99),
-    "lost": lose_connection,
-    "unreachable": fail_connection,
-    "other": lambda: httpx.Response(200, json={}),
+ANSWERS: Mapping[str, Answer] = {
+    "ok": accept,
+    "13": refuse(500, 13),
+    "17": refuse(401, 17),
+    "39": refuse(406, 39),
+    "9": refuse(429, 9),
+    "500": refuse(500, 99),
+    "lost": lose_answer,
+    "unreachable": fail(httpx.ConnectError),
+    "other": respond(200, {}),
 }
 KINDS = {
     "17": ("InvalidCredentialsError", False),
@@ -81,38 +62,16 @@ KINDS = {
 }
 
 
-@define
-class Gateway(ExactConnectErrors):
-    """Answers each number by its script: one word an attempt, and «ok» after the last.
+def make_gateway(scripts: Mapping[str, list[str]] | None = None, takes: float = 1.0) -> Gateway:
+    """Return a gateway that answers each number by its script, a word for each attempt, and then accepts.
 
-    Each answer takes `takes` seconds. Lookups get the next word of `questions`, or else 404.
+    Each answer takes `takes` seconds.
     """
-
-    scripts: dict[str, list[str]] = field(factory=dict)
-    takes: float = 1.0
-    questions: list[str] = field(factory=list)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer."""
-        await asyncio.sleep(self.takes)
-        script = self.scripts.get(json.loads(request.content)["phone"], []) if request.content else self.questions
-        if not request.content and not script:
-            return httpx.Response(404)
-        return ANSWERS[script.pop(0) if script else "ok"]()
-
-
-def client_of(
-    gateway: Gateway, limiter: RateLimiter | None = None, retry: RetryPolicy | None = None, timeout: float = 10.0
-) -> AsyncOcaSms:
-    """Return a client of this gateway, by default without limit and back-off."""
-    return AsyncOcaSms(
-        "u",
-        "p",
-        limiter=limiter or Unlimited(),
-        retry=retry or RetryPolicy(initial_wait=0, max_wait=0),
-        http_client=httpx.AsyncClient(transport=gateway),
-        timeout=timeout,
-    )
+    answers = {
+        phone: delay(takes, take_turns(*(ANSWERS[word] for word in words), accept))
+        for phone, words in (scripts or {}).items()
+    }
+    return Gateway(delay(takes), answers=answers, lookup=delay(takes, refuse(404)))
 
 
 def nonzero_counts(client: AsyncOcaSms) -> dict[str, Any]:
@@ -125,7 +84,7 @@ def nonzero_counts(client: AsyncOcaSms) -> dict[str, Any]:
 @in_virtual_time
 async def test_a_new_client_has_counted_nothing() -> None:
     """All counts of a new client are zero."""
-    assert client_of(Gateway()).statistics() == NOTHING
+    assert client_of(make_gateway()).statistics() == NOTHING
 
 
 @pytest.mark.parametrize("answer", KINDS)
@@ -135,7 +94,7 @@ def test_each_failure_is_counted_by_its_kind(way: str, answer: str) -> None:
 
     @in_virtual_time
     async def check() -> None:
-        client = client_of(Gateway({number(1): [answer]}))
+        client = client_of(make_gateway({number(1): [answer]}))
         if way == "send":
             with pytest.raises(OcaSmsError):
                 await client.send(number(1), TEXT)
@@ -166,7 +125,7 @@ def test_a_refusal_before_the_request_is_counted_too(
     async def check() -> None:
         limiter = TokenBucket(rate=1.0)
         await limiter.acquire()
-        client = client_of(Gateway(), limiter)
+        client = client_of(make_gateway(), limiter=limiter)
         with pytest.raises(OcaSmsError):
             await client.send(phone, text, expires_in=expires_in)
         assert nonzero_counts(client) == {"failed": {kind: 1}}
@@ -177,10 +136,10 @@ def test_a_refusal_before_the_request_is_counted_too(
 @in_virtual_time
 async def test_retries_count_their_message_once() -> None:
     """A message that took three requests counts once as sent and once as retried."""
-    client = client_of(Gateway({number(1): ["13", "13"]}))
+    client = client_of(make_gateway({number(1): ["13", "13"]}))
     await client.send_many([Sms(number(1), TEXT), Sms(number(2), TEXT)])
     assert nonzero_counts(client) == {"sent": 2, "retried": 1}
-    client = client_of(Gateway({number(1): ["13"] * 4}))
+    client = client_of(make_gateway({number(1): ["13"] * 4}))
     with pytest.raises(OcaSmsError):
         await client.send(number(1), TEXT)
     assert nonzero_counts(client) == {"failed": {"InternalError": 1}, "unknown": 1}
@@ -189,7 +148,7 @@ async def test_retries_count_their_message_once() -> None:
 @in_virtual_time
 async def test_doubt_of_an_earlier_attempt_makes_a_failure_unknown() -> None:
     """After HTTP 500 with code 13, even a refusal that proves itself unsent leaves doubt."""
-    client = client_of(Gateway({number(1): ["13", "39"]}))
+    client = client_of(make_gateway({number(1): ["13", "39"]}))
     with pytest.raises(OcaSmsError):
         await client.send(number(1), TEXT)
     assert nonzero_counts(client) == {"failed": {"InvalidRequestError": 1}, "unknown": 1}
@@ -199,7 +158,7 @@ async def test_doubt_of_an_earlier_attempt_makes_a_failure_unknown() -> None:
 async def test_requests_under_way_and_the_time_they_waited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests on the wire, those that wait, and each wait for a token are counted, even a wait in vain."""
     monkeypatch.setattr(_dispatch, "MAX_IN_FLIGHT", 3)
-    client = client_of(Gateway(takes=2.5), TokenBucket(rate=1.0))
+    client = client_of(make_gateway(takes=2.5), limiter=TokenBucket(rate=1.0))
     # At 0, 1 and 2 s the first three start; the fourth gets its slot at 2.5 s and its token at 3 s, and so on.
     tasks = [asyncio.create_task(client.send(number(index), TEXT)) for index in range(6)]
     await asyncio.sleep(0.5)
@@ -229,7 +188,7 @@ def test_a_cancelled_send_failed(after: float, unknown: dict[str, int]) -> None:
     async def check() -> None:
         limiter = TokenBucket(rate=1.0)
         await limiter.acquire()
-        client = client_of(Gateway(), limiter)
+        client = client_of(make_gateway(), limiter=limiter)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(after):
                 await client.send(number(1), TEXT)
@@ -244,7 +203,7 @@ async def test_a_client_closed_meanwhile_fails_the_send() -> None:
     """The send is counted by the name of the error."""
     limiter = TokenBucket(rate=1.0)
     await limiter.acquire()
-    client = client_of(Gateway(), limiter)
+    client = client_of(make_gateway(), limiter=limiter)
     task = asyncio.create_task(client.send(number(1), TEXT))
     await asyncio.sleep(0.5)
     await client.aclose()
@@ -260,7 +219,7 @@ async def test_a_client_closed_meanwhile_fails_the_send() -> None:
 @in_virtual_time
 async def test_lookups_are_no_sends() -> None:
     """`history` and `status` count neither as sent nor as failed, but their requests and waits show."""
-    client = client_of(Gateway(), TokenBucket(rate=1.0))
+    client = client_of(make_gateway(), limiter=TokenBucket(rate=1.0))
     tasks = [asyncio.create_task(call) for call in (client.history(), client.status("abc"))]
     await asyncio.sleep(0.5)
     assert (client.statistics().in_flight, client.statistics().waiting) == (1, 1)
@@ -273,7 +232,7 @@ async def test_lookups_are_no_sends() -> None:
 @in_virtual_time
 async def test_statistics_stay_as_they_are() -> None:
     """Statistics are a frozen copy, which can be copied and pickled."""
-    client = client_of(Gateway({number(1): ["39"]}))
+    client = client_of(make_gateway({number(1): ["39"]}))
     before = client.statistics()
     with pytest.raises(OcaSmsError):
         await client.send(number(1), TEXT)
@@ -292,7 +251,7 @@ async def test_statistics_stay_as_they_are() -> None:
 @in_virtual_time
 async def test_messages_that_a_stopped_bulk_skips_are_not_counted() -> None:
     """A message that waits for a token when the bulk stops is skipped. One on the wire is counted."""
-    client = client_of(Gateway({number(0): ["17"]}, takes=1.5), TokenBucket(rate=1.0))
+    client = client_of(make_gateway({number(0): ["17"]}, takes=1.5), limiter=TokenBucket(rate=1.0))
     report = await client.send_many([Sms(number(index), TEXT) for index in range(9)], concurrency=5)
     assert (len(report.sent), len(report.failed)) == (1, 1)
     assert len(report.skipped) >= 3
@@ -302,8 +261,8 @@ async def test_messages_that_a_stopped_bulk_skips_are_not_counted() -> None:
 @in_virtual_time
 async def test_a_message_in_back_off_as_the_bulk_stops_is_counted_as_reported() -> None:
     """A bulk that stops during a back-off counts the error of the last attempt, as its report does."""
-    gateway = Gateway({number(0): ["13"], number(1): ["17"]})
-    client = client_of(gateway, TokenBucket(rate=1.0), RetryPolicy(initial_wait=1e6, max_wait=1e6))
+    gateway = make_gateway({number(0): ["13"], number(1): ["17"]})
+    client = client_of(gateway, limiter=TokenBucket(rate=1.0), retry=RetryPolicy(initial_wait=1e6, max_wait=1e6))
     report = await client.send_many([Sms(number(index), TEXT) for index in range(2)], concurrency=2)
     assert [type(it.error).__name__ for it in report.failed] == ["InternalError", "InvalidCredentialsError"]
     assert nonzero_counts(client) == {"failed": {"InternalError": 1, "InvalidCredentialsError": 1}, "unknown": 1}
@@ -315,7 +274,7 @@ def test_an_abandoned_bulk(halted: bool) -> None:
 
     @in_virtual_time
     async def check() -> None:
-        client = client_of(Gateway(takes=5.0), TokenBucket(rate=1.0))
+        client = client_of(make_gateway(takes=5.0), limiter=TokenBucket(rate=1.0))
 
         async def leave() -> None:
             async with client.bulk([Sms(number(index), TEXT) for index in range(3)]):
@@ -338,7 +297,7 @@ async def test_messages_that_the_journal_answers_for_are_not_counted(tmp_path: A
     """A second run skips the sent messages and names the doubtful ones. It counts no send."""
     messages = [Sms(number(index), TEXT) for index in range(2)]
     for expected in ({"sent": 1, "failed": {"DeliveryUnknownError": 1}, "unknown": 1}, {}):
-        client = client_of(Gateway({number(0): ["lost"]}, takes=0))
+        client = client_of(make_gateway({number(0): ["lost"]}, takes=0))
         async with SqliteJournal(tmp_path / "journal") as journal:
             report = await client.send_many(messages, journal=journal)
         assert len(report.unknown) == 1
@@ -354,7 +313,7 @@ async def test_a_journal_that_fails_at_the_intent_fails_the_send(
         raise JournalError("the disk is full")
 
     monkeypatch.setattr("oca_sms_async._journal._store.Store.intend", fail)
-    client = client_of(Gateway(takes=0))
+    client = client_of(make_gateway(takes=0))
     async with SqliteJournal(tmp_path / "journal") as journal:
         report = await client.send_many([Sms(number(0), TEXT)], journal=journal)
     assert len(report.skipped) == 1
@@ -369,7 +328,7 @@ class _Away(Unlimited):
 @in_virtual_time
 async def test_a_limiter_that_is_away_fails_the_send() -> None:
     """A limiter without its server fails the send. A bulk skips the message and stops."""
-    client = client_of(Gateway(), _Away())
+    client = client_of(make_gateway(), limiter=_Away())
     with pytest.raises(LimiterUnavailableError):
         await client.send(number(0), TEXT)
     report = await client.send_many([Sms(number(0), TEXT)], concurrency=1)
@@ -394,9 +353,11 @@ def test_every_send_that_begins_is_sent_or_failed(
 
     async def check() -> None:
         scripts = [*(script for script, _ in singles), *bulk]
-        gateway = Gateway({number(index): [*script] for index, script in enumerate(scripts)}, takes)
+        gateway = make_gateway({number(index): [*script] for index, script in enumerate(scripts)}, takes)
         limiter = TokenBucket(rate=2.0) if limited else Unlimited()
-        client = client_of(gateway, limiter, RetryPolicy(initial_wait=1.0, retry_unsent=True), timeout=4.0)
+        client = client_of(
+            gateway, limiter=limiter, retry=RetryPolicy(initial_wait=1.0, retry_unsent=True), timeout=4.0
+        )
         began = 0
 
         async def one(index: int) -> SendReceipt:

@@ -17,7 +17,7 @@ class Status(StrEnum):
 
 @frozen
 class JournalEntry:
-    """What a journal keeps of one message.
+    """The state of one message in a journal.
 
     `receipt` is there if the message was sent. `attempts` counts the requests that the gateway may have taken.
     `error` and `code` describe the last failure, if the journal keeps it.

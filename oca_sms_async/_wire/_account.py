@@ -1,7 +1,8 @@
 """An account: credentials for one API, in that API's dialect."""
 
+import warnings
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar, NoReturn, Self
 
 from attrs import field, frozen
 
@@ -9,6 +10,7 @@ from oca_sms_async._errors import ApiError
 from oca_sms_async._models import SendReceipt, SmsRecord
 from oca_sms_async._wire._api import Request
 from oca_sms_async._wire._converter import Submission
+from oca_sms_async._wire._credentials import has_expired
 from oca_sms_async._wire._dialect import Dialect
 
 
@@ -20,13 +22,32 @@ def _raise_refused(authorization: str | ValueError) -> str:
 
 @frozen(init=False)
 class Account:
-    """Credentials for one API. It keeps only the header's value, which is in no repr."""
+    """Credentials for one API, and the sender of its messages if the API has one.
+
+    Of the credentials it keeps only the header's value, which is in no repr and in no pickle. A copy is the value
+    itself, because it is frozen.
+    """
 
     _dialect: ClassVar[Dialect]
     _authorization: str = field(repr=False, converter=_raise_refused)
+    _sender_id: str | None = field(default=None, repr=False)
 
-    def __attrs_pre_init__(self) -> None:
+    def __attrs_post_init__(self) -> None:
         self._dialect.prepare()
+
+    def _warn_if_expired(self) -> None:
+        """Warn of a token whose time has passed. Call this from the constructor, so that the level is its caller's."""
+        if has_expired(self._authorization):
+            warnings.warn("the token has expired: the gateway will refuse it", stacklevel=3)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an API value holds credentials, and is not pickled: make it where it is used")
 
     @property
     def base_url(self) -> str:
@@ -49,7 +70,7 @@ class Account:
 
     def send(self, phone: str, message: str) -> Request[SendReceipt]:
         """Return the request that sends `message` to `phone`, an E.164 number."""
-        return self._dialect.send(Submission(phone, message))
+        return self._dialect.send(Submission(phone, message, self._sender_id))
 
     def history(self) -> Request[list[SmsRecord]]:
         """Return the request for all records; `UnsupportedError` if the API has no history."""

@@ -15,8 +15,8 @@ _T = TypeVar("_T")
 class Request(Generic[_T]):
     """One request to the gateway: its method, its path below the base URL, and its JSON body, if it has one.
 
-    `parse(status_code, headers, body)` returns the model or raises the gateway's refusal. Its `body` is None if the
-    answer was longer than `max_body` bytes or could not be decompressed. The repr shows no text and no number.
+    `parse(status_code, headers, body)` returns the model or raises the gateway's refusal. Its `body` is `None` if
+    the answer was longer than `max_body` bytes or could not be decompressed. The repr shows no text and no number.
     """
 
     method: str

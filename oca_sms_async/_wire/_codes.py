@@ -1,7 +1,7 @@
 """The gateway's codes, and the error that each stands for.
 
-Two of the errors depend on more than the code; `_refusals` has the conditions. Code 9 is documented for V2 alone. A
-gateway that limits its rate sends it all the same.
+Two of the errors depend on more than the code: `_refusals` has the conditions. The V2 pages do not list 17, and have
+it in a sample. The V1 pages do not list 9.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from oca_sms_async._errors import (
     InvalidCredentialsError,
     InvalidRequestError,
     MissingAuthorizationError,
+    NotFoundError,
     QuotaExhaustedError,
     RateLimitedError,
     UserNotFoundError,
@@ -28,4 +29,17 @@ V1: Final[Mapping[int, type[ApiError]]] = {
     41: UserNotFoundError,
     51: AccountExpiredError,
     55: QuotaExhaustedError,
+}
+
+V2: Final[Mapping[int, type[ApiError]]] = {
+    5: QuotaExhaustedError,
+    9: RateLimitedError,
+    13: InternalError,
+    17: InvalidCredentialsError,
+    19: MissingAuthorizationError,
+    33: NotFoundError,
+    39: InvalidRequestError,
+    43: MissingAuthorizationError,
+    45: InvalidCredentialsError,
+    59: InvalidRequestError,
 }

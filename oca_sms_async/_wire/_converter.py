@@ -18,10 +18,11 @@ _DAY: Final = re.compile(r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})(.*)", re.DOTALL)
 
 @frozen
 class Submission:
-    """A message as it goes to the gateway: an E.164 number and a text."""
+    """A message as it goes to the gateway: an E.164 number, a text, and a sender where the API has one."""
 
     phone: str = field(repr=mask_phone)
     message: str = field(repr=False)
+    sender_id: str | None = field(default=None, repr=False)
 
 
 @frozen
@@ -133,6 +134,11 @@ def read_text(value: Any, _: Any = None) -> str:
     return value
 
 
+def read_text_or_nothing(value: Any, _: Any = None) -> str:
+    """Return a text, or an empty one where the API gives none."""
+    return "" if value is None else read_text(value)
+
+
 def read_msg_uid(value: Any, _: Any = None) -> str:
     """Return an id that can be looked up."""
     if not read_text(value).strip():
@@ -150,7 +156,7 @@ def _read_optional_text(value: Any, _: Any = None) -> str | None:
 
 
 def _read_date(value: Any, _: Any = None) -> datetime | None:
-    """Return an aware date, or None if it cannot be read.
+    """Return an aware date, or `None` if it cannot be read.
 
     Day and month come with or without their zeros. A date without a zone is UTC.
     """

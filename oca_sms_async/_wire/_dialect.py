@@ -27,9 +27,10 @@ _T = TypeVar("_T")
 class Dialect:
     """The addresses, codes and fields of one API.
 
-    Paths are below `base_url`; the id follows `status_path`. `history_path` is None where there is no history.
+    Paths are below `base_url`; the id follows `status_path`. `history_path` is `None` where there is no history.
     """
 
+    name: str
     base_url: str
     send_path: str
     history_path: str | None
@@ -49,7 +50,7 @@ class Dialect:
     def history(self) -> Request[list[SmsRecord]]:
         """Return the request for the history: all of it, there is no paging."""
         if self.history_path is None:
-            raise UnsupportedError("this API has no history: SMS Regular has one")
+            raise UnsupportedError(f"{self.name} has no history; SMS Regular has one")
         parse = functools.partial(self._parse, list[SmsRecord], False)
         return Request("GET", self.history_path, parse, max_body=_MAX_HISTORY)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def read_json(body: bytes | None) -> tuple[Any, BaseException | None]:
-    """Return the document, or None and the reason why there is no document."""
+    """Return the document. If it cannot be read, return `None` and the reason."""
     if body is None:
         return None, ValueError("the body is too long, or cannot be decompressed")
     try:
@@ -18,7 +18,7 @@ def read_json(body: bytes | None) -> tuple[Any, BaseException | None]:
 
 
 def whole_number(value: Any) -> int | None:
-    """Return an integer that JSON has as a number or as a string of digits; None for any other value."""
+    """Return an integer that JSON has as a number or as a string of digits; `None` for any other value."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, float) and value.is_integer():

@@ -84,7 +84,7 @@ def _excerpt(text: Any) -> str:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the wait that the gateway asks for, from 0 to 60 seconds; None if no header can be read.
+    """Return the wait that the gateway asks for, from 0 to 60 seconds; `None` if no header can be read.
 
     `Retry-After` holds seconds or a date. Without it, `X-RateLimit-Reset` counts. The vendor does not state its unit:
     above 1e12 it is an epoch in milliseconds, above 1e9 an epoch in seconds, else seconds from now.

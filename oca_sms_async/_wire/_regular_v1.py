@@ -43,6 +43,7 @@ class RegularV1(Account):
     """
 
     _dialect: ClassVar[Dialect] = Dialect(
+        name="SMS Regular V1",
         base_url="https://sms.ocatelkom.co.id/api/v1",
         send_path="/sms",
         history_path="/sms",

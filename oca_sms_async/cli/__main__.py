@@ -1,4 +1,4 @@
-"""`python -m oca_sms_async.cli` is `oca-sms`, wherever the script itself was installed to."""
+"""`python -m oca_sms_async.cli` is `oca-sms`, also where its script is not on the PATH."""
 
 from oca_sms_async.cli import main
 

@@ -3,13 +3,14 @@
 import getpass
 import os
 import sys
+import warnings
 from typing import Unpack
 
 from oca_sms_async import AsyncOcaSms
 from oca_sms_async._options import ClientOptions
 from oca_sms_async._settings import ENVIRONMENT, Environment
 from oca_sms_async._wire import Variable, needed_variables
-from oca_sms_async.cli._console import on_terminal
+from oca_sms_async.cli._console import complain, on_terminal
 from oca_sms_async.cli._endings import CommandError, ExitStatus
 
 
@@ -25,14 +26,19 @@ def client_of_account(**options: Unpack[ClientOptions]) -> AsyncOcaSms:
             names = ", ".join(variable.name for variable in missing)
             reason = f"no terminal to ask on, and not set in the environment: {names}"
         else:
-            # No name is bound to the answers: an error tracker shows the local variables of a frame.
-            return AsyncOcaSms.from_env({**os.environ, **{it.name: _ask(it) for it in missing}}, **options)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                # No name is bound to the answers: an error tracker shows the local variables of a frame.
+                client = AsyncOcaSms.from_env({**os.environ, **{it.name: _ask(it) for it in missing}}, **options)
+            for warning in caught:
+                complain(f"warning: {warning.message}")
+            return client
     except EOFError:
         reason = "no credentials were given"
     except ValueError as error:
         reason = str(error).replace("base_url", "OCA_SMS_BASE_URL").replace("allow_http", "OCA_SMS_ALLOW_HTTP")
     except OSError as error:
-        reason = f"the certificates that SSL_CERT_FILE names cannot be read: {error.strerror}"
+        reason = str(error.strerror)
     raise CommandError(reason, ExitStatus.USAGE)
 
 

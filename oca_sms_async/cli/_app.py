@@ -1,6 +1,7 @@
-"""The command line itself: which commands there are, and how their arguments and their ends are told."""
+"""The command line itself: its commands, the errors in their arguments, and the ends of commands."""
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -20,29 +21,32 @@ from oca_sms_async import __version__
 from oca_sms_async.cli._bulk import bulk
 from oca_sms_async.cli._console import complain
 from oca_sms_async.cli._demo import demo
-from oca_sms_async.cli._endings import CommandError, ExitStatus
+from oca_sms_async.cli._endings import CommandError, ExitStatus, end_by_signal
 from oca_sms_async.cli._messages import check, history, send, status
 from oca_sms_async.cli._serve import sandbox
+from oca_sms_async.cli._signals import find_signal, raise_signals
 
-_HELP: Final = """Send SMS through OCA, Telkom Indonesia's gateway; an error tells whether a message may have been sent.
+_HELP: Final = """Send SMS through OCA, Telkom Indonesia's gateway. Each error says if the message may have been sent.
 
-The account is that of `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` in the environment, or is asked for on a terminal.
+The account comes from `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` in the environment. On a terminal, the command asks.
 
 | exit status | meaning |
 | --- | --- |
 | 0 | done |
-| 1 | a message failed, or its fate is unknown; or a question was not answered |
-| 2 | bad usage, input or configuration, no credentials; nothing was sent |
-| 3 | the account is refused, or the gateway (or a limiter) cannot be reached; nothing was sent, or a bulk stopped |
-| 130 | interrupted |
-| 143 | `sandbox` was told to end, by SIGTERM |
+| 1 | a message failed or may have been sent; or a question had no answer |
+| 2 | wrong usage, input or configuration, or no credentials; nothing was sent |
+| 3 | the gateway refused the account, or it (or a limiter) is out of reach; nothing was sent, or a bulk stopped |
+| 129 | ended by SIGHUP: the terminal is gone |
+| 130 | interrupted by Ctrl-C |
+| 143 | terminated by SIGTERM |
 """
+_OPTION: Final = re.compile(r"--[a-z]+(-[a-z]+)*")
+_HYPHEN: Final = "a text that begins with a hyphen needs a -- before it"
 _COMPLAINTS: Final[dict[type[CycloptsError], str]] = {
     MissingArgumentError: "{name} is missing",
     CoercionError: "{name} cannot be read",
     ValidationError: "{name} {limits}",
     RepeatArgumentError: "{name} is given more than once",
-    UnknownOptionError: "unknown option; a text that begins with a hyphen needs a -- before it",
     UnusedCliTokensError: "too many arguments; a text with spaces needs quotes around it",
 }
 _SILENCE: Final = logging.NullHandler()
@@ -53,39 +57,45 @@ for _command in (demo, send, bulk, status, history, check, sandbox):
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit status; what went wrong is one line on standard error."""
-    # What the library logs is said in that line too, and Python would write it to standard error once more.
+    """Run one command and return its exit status; an error is one line on standard error."""
+    # That line says all that the library logs, and Python would write the log to standard error too.
     logging.getLogger("oca_sms_async").addHandler(_SILENCE)
     try:
-        _parsed(arguments)()
+        with raise_signals():
+            _parse(arguments)()
     except CommandError as error:
         complain(str(error))
         return error.status
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return ExitStatus.INTERRUPTED
+    except KeyboardInterrupt as interruption:
+        ended = end_by_signal(find_signal(interruption))
+        complain(str(ended))
+        return ended.status
     except OSError as error:  # a full disk, or a reader that has gone
         complain(f"the output could not be written: {error.strerror}")
         return ExitStatus.FAILED
     return ExitStatus.DONE
 
 
-def _parsed(arguments: Sequence[str]) -> Callable[[], Any]:
-    """Return what the arguments ask for, ready to be called."""
+def _parse(arguments: Sequence[str]) -> Callable[[], Any]:
+    """Return the command with its arguments, ready to be called."""
     try:
         command, bound, _ = _app.parse_args(arguments, print_error=False, exit_on_error=False)
     except CycloptsError as error:
         command_line = " ".join([*_app.name, *(error.command_chain or ())])
         unsent = "not sent: " if "send" in (error.command_chain or ()) else ""
-        raise CommandError(f"{unsent}{_complaint(error)}; see {command_line} --help", ExitStatus.USAGE) from error
+        raise CommandError(f"{unsent}{_describe(error)}; see {command_line} --help", ExitStatus.USAGE) from error
     return partial(command, *bound.args, **bound.kwargs)
 
 
-def _complaint(error: CycloptsError) -> str:
-    """Say what is wrong with the arguments without quoting one: it may be a number or a text.
+def _describe(error: CycloptsError) -> str:
+    """Say what is wrong with the arguments, and quote none: an argument may be a number or a text.
 
-    That is why cyclopts' own sentences are not used.
+    For that reason cyclopts' own sentences are not used.
     """
+    if isinstance(error, UnknownOptionError):
+        # Only a word that looks like an option is shown.
+        name = (error.token.keyword or error.token.value or "").partition("=")[0]
+        return f"unknown option {name}" if _OPTION.fullmatch(name) else f"unknown option; {_HYPHEN}"
     if not error.command_chain:
         return "unknown command or option"
     sentence = next((sentence for kind, sentence in _COMPLAINTS.items() if isinstance(error, kind)), "bad usage")

@@ -8,7 +8,7 @@ from typing import Final
 
 from oca_sms_async import AsyncOcaSms, RetryPolicy, Sms, TokenBucket
 from oca_sms_async.cli._console import show, show_pairs
-from oca_sms_async.cli._progress import Tally, shown
+from oca_sms_async.cli._progress import Tally, show_progress
 from oca_sms_async.sandbox import Sandbox
 
 _MESSAGES: Final = 250
@@ -39,7 +39,7 @@ def demo() -> None:
 async def _run() -> None:
     messages = _one_time_passwords()
     refused = [sms.phone for sms in messages[_REFUSED_EVERY // 2 :: _REFUSED_EVERY]]
-    limiter, tally = TokenBucket(rate=_RATE), Tally(total=len(messages))
+    limiter, tally = TokenBucket(rate=_RATE), Tally(total=len(messages), to_send=len(messages))
     async with (
         Sandbox(faults={"internal-error": _ERROR_RATE}, seed=_SEED, refused_numbers=refused).serve() as sandbox,
         AsyncOcaSms(
@@ -51,7 +51,7 @@ async def _run() -> None:
         ) as client,
     ):
         started = time.monotonic()
-        with shown(tally) as note:
+        with show_progress(tally) as note:
             async with client.bulk(messages) as outcomes:
                 async for outcome in outcomes:
                     note(outcome)

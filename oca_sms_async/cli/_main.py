@@ -1,4 +1,4 @@
-"""The way from a shell's process into the command line and out of it: imports, streams, exit status."""
+"""The process around the command line: imports, streams, exit status."""
 
 import io
 import os
@@ -8,19 +8,19 @@ import sys
 def main() -> None:
     """Run `oca-sms` with the arguments of this process, and end it with the command's exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal without UTF-8 shows an escape for what it cannot; to fail would lose the receipt of a sent message.
+        # A terminal without UTF-8 shows an escape for other characters. A failure would lose a sent message's receipt.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = _run(sys.argv[1:])
-    except KeyboardInterrupt:  # within the imports; commands have their own sentence
+    except KeyboardInterrupt:  # during the imports; a command has a sentence of its own
         status = 130
-    _give_up_what_nobody_reads()
+    _drop_unread_output()
     sys.exit(status)
 
 
 def _run(arguments: list[str]) -> int:
     try:
-        # Only here, so that a missing extra ends in a sentence.
+        # Imported here, so that a missing extra ends in a sentence.
         from oca_sms_async.cli._app import run  # noqa: PLC0415 - see above
     except ImportError as error:
         missing = next((e.name for e in (error, error.__cause__) if isinstance(e, ImportError) and e.name), "?")
@@ -31,9 +31,10 @@ def _run(arguments: list[str]) -> int:
     return run(arguments)
 
 
-def _give_up_what_nobody_reads() -> None:
-    """Drop what standard output did not take: at its end, Python would try again and complain with a status of 120."""
-    try:
-        print(end="", flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _drop_unread_output() -> None:
+    """Drop output that a stream did not take: Python would try again at its end, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            print(end="", flush=True, file=stream)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

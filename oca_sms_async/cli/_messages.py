@@ -1,6 +1,5 @@
 """The commands about single messages: send one, look some up, check a text."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated, TypeVar
@@ -12,6 +11,7 @@ from oca_sms_async._phone import mask_phone
 from oca_sms_async.cli._account import client_of_account
 from oca_sms_async.cli._console import show_pairs, show_table
 from oca_sms_async.cli._endings import CommandError, ExitStatus, before_sending, while_asking, while_sending
+from oca_sms_async.cli._signals import run_in_loop
 
 _T = TypeVar("_T")
 
@@ -21,62 +21,66 @@ ShowTexts = Annotated[bool, Parameter(negative=(), help="Show the texts, which m
 
 def send(
     phone: Annotated[str, Parameter(help="The recipient's number, in any usual spelling.")],
-    message: Annotated[str, Parameter(help="The text. Put `--` before one that begins with a hyphen.")],
+    message: Annotated[str, Parameter(help="The text. Put `--` before a text that begins with a hyphen.")],
     /,
     *,
     expires_in: Annotated[
-        float | None, Parameter(validator=validators.Number(gt=0), help="Seconds after which it must not be sent.")
+        float | None,
+        Parameter(validator=validators.Number(gt=0), help="Seconds in which the message may be sent."),
     ] = None,
 ) -> None:
     """Send one message and print its receipt.
 
-    An error says whether the message may have been sent all the same.
+    An error says whether the message may have been sent.
     """
     with before_sending():
         client = client_of_account()
     with while_sending():
-        receipt = asyncio.run(_answered(client, lambda: client.send(phone, message, expires_in=expires_in)))
-    _tell(receipt)
+        receipt = run_in_loop(lambda _: _ask(client, lambda: client.send(phone, message, expires_in=expires_in)))
+    _show_receipt(receipt)
 
 
 def status(
-    msg_uid: Annotated[str, Parameter(help="The message's id, as the receipt gave it.")],
+    msg_uid: Annotated[str, Parameter(help="The id of the message, from its receipt.")],
     /,
     *,
     show_numbers: ShowNumbers = False,
     show_texts: ShowTexts = False,
 ) -> None:
-    """Print what the gateway keeps of one message."""
+    """Print the gateway's record of one message."""
     client = client_of_account()
-    with while_asking():
-        record = asyncio.run(_answered(client, lambda: client.status(msg_uid)))
-    names, values = _columns(show_texts=show_texts), _row(record, show_numbers=show_numbers, show_texts=show_texts)
+    with while_asking(for_message=True):
+        record = run_in_loop(lambda _: _ask(client, lambda: client.status(msg_uid)))
+    names, values = (
+        _name_columns(show_texts=show_texts),
+        _format_record(record, show_numbers=show_numbers, show_texts=show_texts),
+    )
     show_pairs([*zip(names, values, strict=True), ("application", record.application)])
 
 
 def history(
     *,
-    limit: Annotated[int, Parameter(validator=validators.Number(gte=1), help="How many of the newest.")] = 20,
+    limit: Annotated[int, Parameter(validator=validators.Number(gte=1), help="The number of messages.")] = 20,
     show_numbers: ShowNumbers = False,
     show_texts: ShowTexts = False,
 ) -> None:
     """Print the account's newest messages, the newest last: a table on a terminal, else lines with tabs."""
     client = client_of_account()
     with while_asking():
-        records = asyncio.run(_answered(client, client.history))
-    # The gateway's order is documented nowhere. What has no date may be new, and must not fall out of the limit.
+        records = run_in_loop(lambda _: _ask(client, client.history))
+    # The gateway's order is not documented. A message without a date may be new: it must not fall out of the limit.
     records.sort(key=lambda it: (it.created_at is None, it.created_at or datetime.min.replace(tzinfo=UTC)))
-    rows = [_row(record, show_numbers=show_numbers, show_texts=show_texts) for record in records[-limit:]]
-    show_table(_columns(show_texts=show_texts), rows, caption=f"{len(rows)} of {len(records)} messages")
+    rows = [_format_record(record, show_numbers=show_numbers, show_texts=show_texts) for record in records[-limit:]]
+    show_table(_name_columns(show_texts=show_texts), rows, caption=f"{len(rows)} of {len(records)} messages")
 
 
 def check(
-    text: Annotated[str, Parameter(help="The text. Put `--` before one that begins with a hyphen.")],
+    text: Annotated[str, Parameter(help="The text. Put `--` before a text that begins with a hyphen.")],
     /,
     *,
-    brand: Annotated[str | None, Parameter(help="The brand's name, which the text of an OTP has to show.")] = None,
+    brand: Annotated[str | None, Parameter(help="The brand that the text of an OTP has to name.")] = None,
 ) -> None:
-    """Print how many segments a text takes and what Indonesian networks may do to it; no account is needed."""
+    """Print how many segments a text takes, and how Indonesian networks may change it. No account is needed."""
     with while_asking():
         advice = check_message(text, brand=brand)
     size = segments(text)
@@ -91,7 +95,7 @@ def check(
     )
 
 
-def _tell(receipt: SendReceipt) -> None:
+def _show_receipt(receipt: SendReceipt) -> None:
     doubled = " (the message may have been delivered more than once)" if receipt.attempts > 1 else ""
     try:
         show_pairs(
@@ -101,22 +105,22 @@ def _tell(receipt: SendReceipt) -> None:
                 ("attempts", f"{receipt.attempts}{doubled}"),
             ]
         )
-    except OSError as error:  # any failure would be read as one of the message, and make a script send it again
+    except OSError as error:  # a script that saw a failure would send the message again
         line = f"sent, with msg_uid {receipt.msg_uid}, but the output could not be written: {error.strerror}"
         raise CommandError(line, ExitStatus.DONE) from error
 
 
-async def _answered(client: AsyncOcaSms, call: Callable[[], Awaitable[_T]]) -> _T:
+async def _ask(client: AsyncOcaSms, call: Callable[[], Awaitable[_T]]) -> _T:
     async with client:
         return await call()
 
 
-def _columns(*, show_texts: bool) -> list[str]:
+def _name_columns(*, show_texts: bool) -> list[str]:
     return ["msg_uid", "created_at", "status", "phone_number", "total_sms", *(["message_body"] if show_texts else [])]
 
 
-def _row(record: SmsRecord, *, show_numbers: bool, show_texts: bool) -> list[object]:
-    """Return a record's values in the order of `_columns`, with no more of the recipient than was asked for."""
+def _format_record(record: SmsRecord, *, show_numbers: bool, show_texts: bool) -> list[object]:
+    """Return the values of a record in the order of `_name_columns`; number and text only if they were asked for."""
     return [
         record.msg_uid,
         record.created_at and record.created_at.isoformat(" ", "seconds").replace("+00:00", "Z"),

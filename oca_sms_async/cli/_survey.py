@@ -1,4 +1,4 @@
-"""What a file of messages holds, found out before any of them is sent."""
+"""The counts of a file of messages, taken before the first one is sent."""
 
 import hashlib
 import secrets
@@ -13,10 +13,10 @@ from oca_sms_async.cli._rows import REGION, RowSms
 
 
 class Survey:
-    """A file's rows, counted: the `bad` ones, and the others by what the journal knows of them.
+    """The rows of a file, counted: the `bad` ones, and the others by the journal's answer.
 
-    `segments` and `advice` are about those that are still to be sent; `respelt` counts rows whose recipient an earlier
-    row spells differently. What grows with the input is, by digest, in a temporary file of SQLite's.
+    `segments` and `advice` are about the rows that are still to be sent. `respelt` counts rows with a recipient that an
+    earlier row spells differently. A temporary file of SQLite's holds a digest of each recipient, so memory stays flat.
     """
 
     def __init__(self, *, brand: str | None, resend_unknown: bool) -> None:
@@ -46,7 +46,7 @@ class Survey:
 
     @property
     def unsendable(self) -> int:
-        """The rows that no run can send: the bad ones, and those whose key is another message's."""
+        """The rows that no run can send: bad rows, and rows with the key of another message."""
         return self.bad + self.standings[Answer.KEY_CONFLICT]
 
     @property
@@ -56,7 +56,7 @@ class Survey:
         return self.standings[Status.UNSENT] + doubtful
 
     def note(self, sms: RowSms, lookup: Lookup) -> int | None:
-        """Count a row that can be sent; return the row that spells its recipient differently, if there is one."""
+        """Count a row that can be sent; return the earlier row that spells its recipient differently, or None."""
         standing = lookup.entry.status if lookup.answer is Answer.STORED else lookup.answer
         self.standings[standing] += 1
         if standing is Status.UNSENT or (standing is Status.DOUBTFUL and self._resend_unknown):

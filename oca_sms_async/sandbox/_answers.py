@@ -24,9 +24,10 @@ class Manner(Enum):
 
 @attrs.frozen
 class Answer:
-    """An HTTP status, a body and headers. `kind` names the refusal, and is "" for an answer that refuses nothing.
+    """An HTTP status, a body and headers.
 
-    A str body goes out as it is, every other body as JSON.
+    A str body goes out as it is, every other body as JSON. `kind` names the refusal, and is "" for an answer that
+    refuses nothing. `reason` is a sentence about it, and `code` is the vendor's, if there is one.
     """
 
     status: int
@@ -34,6 +35,8 @@ class Answer:
     kind: str = ""
     headers: Mapping[str, str] = attrs.field(factory=dict)
     manner: Manner = Manner.WHOLE
+    reason: str = ""
+    code: int | str | None = None
 
     @property
     def content(self) -> bytes:
@@ -49,9 +52,10 @@ class Answer:
         }
 
 
-def error(status: int, message: object, code: int | str | None = None, kind: str = "") -> Answer:
-    """Return an error in the envelope that all of the vendor's APIs share; None: the vendor lists no code for it."""
-    return Answer(status, {"errors": [{"message": message} | ({} if code is None else {"code": code})]}, kind)
+def error(status: int, message: object, code: int | str | None = None, *, kind: str = "", reason: str = "") -> Answer:
+    """Return an error in the envelope that all of the vendor's APIs share; `None`: the vendor lists no code for it."""
+    body = {"errors": [{"message": message} | ({} if code is None else {"code": code})]}
+    return Answer(status, body, kind, reason=reason, code=code)
 
 
 def write_timestamp(moment: datetime) -> str:

@@ -1,109 +1,75 @@
-"""The seam between the gateway's rules and the words of one API: each API is a value that fulfils `Api`."""
+"""The seam between the gateway's rules and the words of one API: each API is a value of `Api`."""
 
-from collections.abc import Iterable, Mapping
-from enum import Enum, auto
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from typing import Any, Protocol
 
 import attrs
 
 from oca_sms_async.sandbox._answers import Answer
+from oca_sms_async.sandbox._credentials import Credentials
 from oca_sms_async.sandbox._inbox import Message
+from oca_sms_async.sandbox._refusals import Refusal
 
 
-class Operation(Enum):
+class Operation(StrEnum):
     """The things that a client asks of the gateway."""
 
-    SEND = auto()
-    HISTORY = auto()
-    DETAIL = auto()
-
-
-class Parameter(Enum):
-    """The parameters of a send that the gateway complains about."""
-
-    PHONE = auto()
-    TEXT = auto()
+    SEND = "send"
+    HISTORY = "history"
+    STATUS = "status"
 
 
 @attrs.frozen
-class Complaint:
-    """A fault in one parameter, with the value that came."""
+class RawSend:
+    """The parameters of a send as they came, unchecked. Only a Premium send `has_sender`."""
 
-    value: object
-    msg: str
-    parameter: Parameter
+    phone: Any = attrs.field(repr=False)
+    text: Any = attrs.field(repr=False)
+    sender_id: Any = None
+    has_sender: bool = False
+
+
+class Authorization(Protocol):
+    """The way in which requests carry their credentials."""
+
+    def check(self, header: str | None, account: Credentials) -> Refusal | None:
+        """Return the refusal of an Authorization header, or of a request without one."""
+        ...
+
+    def secret(self, account: Credentials) -> str:
+        """Return the credential that must be kept secret."""
+        ...
+
+    def variables(self, account: Credentials) -> dict[str, str]:
+        """Return the environment variables that give a client these credentials."""
+        ...
 
 
 @attrs.frozen
-class Refusal:
-    """The reason why a request is refused. An API turns it into an answer of its own."""
+class Api:
+    """One of the vendor's APIs: its paths, its credentials, its fields and its bodies.
 
-    kind: str
-    complaints: tuple[Complaint, ...] = ()
-    limit: int = 0  # requests a second, where there are too many
-    reset: float = 0.0  # seconds until there is room for one again
+    `paths` are below `prefix`, the base URL's path, with an operation for each HTTP method. A status' path has the
+    parameter `id`.
+    """
 
+    name: str
+    title: str
+    prefix: str
+    paths: Mapping[str, Mapping[str, Operation]]
+    authorization: Authorization
+    read_send: Callable[[Mapping[str, Any]], RawSend]
+    refuse: Callable[[Refusal], Answer]
+    write_receipt: Callable[[Message], Answer]
+    write_status: Callable[[Message], Answer]
+    make_id: Callable[[], str]
+    write_history: Callable[[Iterable[Message]], Answer] | None = None  # `None`: the API has none
+    has_sender: bool = False
+    is_default: bool = False  # a client that is told no API takes this one
 
-INTERNAL_ERROR: Final = Refusal("internal-error")
-INVALID_CREDENTIALS: Final = Refusal("invalid-credentials")
-MISSING_AUTHORIZATION: Final = Refusal("missing-authorization")
-UNKNOWN_USER: Final = Refusal("unknown-user")
-ACCOUNT_EXPIRED: Final = Refusal("account-expired")
-QUOTA_EXHAUSTED: Final = Refusal("quota-exhausted")
-SUCCESS_WITH_ERRORS: Final = Refusal("success-with-errors")
-UNKNOWN_ID: Final = Refusal("unknown-id")
-
-
-def refuse_parameters(*complaints: Complaint) -> Refusal:
-    """Return the refusal of a send for its parameters."""
-    return Refusal("invalid-request", complaints=complaints)
-
-
-def refuse_rate(limit: int, reset: float) -> Refusal:
-    """Return the refusal of a request above `limit` a second; there is room again after `reset` seconds."""
-    return Refusal("rate-limited", limit=limit, reset=reset)
-
-
-class Account(Protocol):
-    """The credentials that a request must carry."""
-
-    username: str
-    password: str
-
-
-class Api(Protocol):
-    """One of the vendor's APIs: its paths, its credentials, its fields and its bodies."""
-
-    @property
-    def prefix(self) -> str:
-        """The path of the base URL."""
-        ...
-
-    @property
-    def paths(self) -> Mapping[str, Mapping[str, Operation]]:
-        """What each path below the prefix does, by HTTP method. A detail's path has the parameter `id`."""
-        ...
-
-    def is_authorized(self, authorization: str, account: Account) -> bool:
-        """Tell whether an Authorization header carries the account's credentials."""
-        ...
-
-    def read_send(self, parameters: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Return recipient and text as they came, unchecked; None for one that is missing."""
-        ...
-
-    def refuse(self, refusal: Refusal) -> Answer:
-        """Return the answer to a request that is refused."""
-        ...
-
-    def write_receipt(self, message: Message) -> Answer:
-        """Return the answer to a send that is accepted."""
-        ...
-
-    def write_history(self, messages: Iterable[Message]) -> Answer:
-        """Return all messages."""
-        ...
-
-    def write_detail(self, message: Message) -> Answer:
-        """Return one message."""
-        ...
+    def variables(self, account: Credentials) -> dict[str, str]:
+        """Return the environment variables that name this API to a client and give it the account's credentials."""
+        name = {} if self.is_default else {"OCA_SMS_API": self.name}
+        sender = {"OCA_SMS_SENDER_ID": account.sender_id} if self.has_sender else {}
+        return name | self.authorization.variables(account) | sender

@@ -1,25 +1,26 @@
 """The faults that the sandbox plays on purpose: their kinds, and how often each is played."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final
 
 import attrs
 
-from oca_sms_async.sandbox import _api
+from oca_sms_async.sandbox import _refusals
 from oca_sms_async.sandbox._answers import Answer, Manner
-from oca_sms_async.sandbox._api import Complaint, Parameter, Refusal
+from oca_sms_async.sandbox._refusals import Complaint, Parameter, Refusal
 
 
 @attrs.frozen
 class Fault:
     """The fate of one send. It is refused, or it is accepted and its receipt goes out spoilt or replaced.
 
-    A refusal is in the words of the API, or an answer that no API has.
+    A refusal is in the words of the API, or an answer that no API has. `sentence` is for the page.
     """
 
     kind: str
+    sentence: str
     refusal: Refusal | Answer | None = None
     manner: Manner = Manner.WHOLE
     instead: Answer | None = None
@@ -34,29 +35,31 @@ _HTML: Final = Answer(
     "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>",
     "html",
 )
-_REFUSALS: Final = (
-    _api.INTERNAL_ERROR,
-    _api.INVALID_CREDENTIALS,
-    _api.MISSING_AUTHORIZATION,
-    _api.refuse_parameters(Complaint("89694353628", "Invalid country code", Parameter.PHONE)),  # the vendor's sample
-    _api.UNKNOWN_USER,
-    _api.ACCOUNT_EXPIRED,
-    _api.QUOTA_EXHAUSTED,
-    _api.refuse_rate(25, 1.0),
-    _api.SUCCESS_WITH_ERRORS,
-    _HTML,
-    Answer(200, "", "reset", manner=Manner.RESET),  # not a byte of it goes out
+_RESET: Final = Answer(200, "", "reset", manner=Manner.RESET)  # not a byte of it goes out
+_FOREIGN_NUMBER: Final = Complaint("89694353628", "Invalid country code", Parameter.PHONE)  # the vendor's sample
+_REFUSED: Final[Sequence[tuple[Refusal | Answer, str]]] = (
+    (_refusals.INTERNAL_ERROR, "The gateway reports an internal error, and the client sends again."),
+    (_refusals.INVALID_CREDENTIALS, "The gateway refuses the credentials."),
+    (_refusals.MISSING_AUTHORIZATION, "The gateway says that the Authorization header is missing."),
+    (_refusals.refuse_parameters(_FOREIGN_NUMBER), "The gateway refuses the number for its country code."),
+    (_refusals.UNKNOWN_USER, "The gateway does not know the user."),
+    (_refusals.ACCOUNT_EXPIRED, "The gateway says that the account has expired."),
+    (_refusals.QUOTA_EXHAUSTED, "The gateway says that the quota is used up."),
+    (_refusals.refuse_rate(25, 1.0), "The gateway says that there are too many requests."),
+    (_refusals.SUCCESS_WITH_ERRORS, "The status is 200, but the body is an error. Nothing is delivered."),
+    (_HTML, "A proxy answers 502 with an HTML page. Nothing is delivered."),
+    (_RESET, "The connection is reset before an answer. Nothing is delivered."),
 )
-_MANNERS: Final = {
-    "accept-then-drop": Manner.NONE,
-    "truncated-body": Manner.TRUNCATED,
-    "late-reply": Manner.LATE,
-    "slow-drip": Manner.DRIPPED,
-}
+_SPOILT: Final = (
+    ("accept-then-drop", Manner.NONE, "The message is delivered, but the connection ends without an answer."),
+    ("truncated-body", Manner.TRUNCATED, "The message is delivered, but the connection ends within the receipt."),
+    ("late-reply", Manner.LATE, "The message is delivered, but the receipt comes too late."),
+    ("slow-drip", Manner.DRIPPED, "The message is delivered, but the receipt comes at a byte a second."),
+)
 # The order matters: a draw is shared out in it, and a run with a seed must repeat itself.
-_TABLE: Final[Mapping[str, Fault]] = {refusal.kind: Fault(refusal.kind, refusal=refusal) for refusal in _REFUSALS} | {
-    kind: Fault(kind, manner=manner) for kind, manner in _MANNERS.items()
-}
+_TABLE: Final[Mapping[str, Fault]] = {
+    refusal.kind: Fault(refusal.kind, sentence, refusal=refusal) for refusal, sentence in _REFUSED
+} | {kind: Fault(kind, sentence, manner=manner) for kind, manner, sentence in _SPOILT}
 FAULTS: Final = tuple(_TABLE)
 
 

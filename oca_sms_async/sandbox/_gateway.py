@@ -7,6 +7,7 @@ import attrs
 from attrs.validators import optional
 
 from oca_sms_async.sandbox import _knobs
+from oca_sms_async.sandbox._credentials import PUBLISHED
 from oca_sms_async.sandbox._faults import FAULTS, check_faults
 from oca_sms_async.sandbox._inbox import Inbox
 from oca_sms_async.sandbox._scripts import Scripts, When, script
@@ -23,9 +24,11 @@ class Gateway:
     `ValueError` names a knob with an impossible value, at construction and later.
     """
 
-    username: str = attrs.field(default="sandbox@example.com", validator=_knobs.USERNAME)
-    password: str = attrs.field(default="sandbox", repr=False, validator=_knobs.PASSWORD)
-    quota: int | None = attrs.field(  # segments left; None: no limit
+    username: str = attrs.field(default=PUBLISHED.username, validator=_knobs.USERNAME)
+    password: str = attrs.field(default=PUBLISHED.password, repr=False, validator=_knobs.PASSWORD)
+    token: str = attrs.field(default=PUBLISHED.token, repr=False, validator=_knobs.TOKEN)  # of the V2 APIs
+    sender_id: str = attrs.field(default=PUBLISHED.sender_id, validator=_knobs.SENDER_ID)  # of the Premium APIs
+    quota: int | None = attrs.field(  # segments left; `None`: no limit
         default=None, validator=optional(_knobs.at_least(0, "segments, or None"))
     )
     expired: bool = False
@@ -41,7 +44,7 @@ class Gateway:
         default=0, validator=_knobs.at_least(0, "attempts")
     )
     seed: int | None = attrs.field(default=None, on_setattr=attrs.setters.frozen)  # of each message's draws
-    rate_limit: int | None = attrs.field(  # requests in any second; None: no limit
+    rate_limit: int | None = attrs.field(  # requests in any second; `None`: no limit
         default=None, validator=optional(_knobs.at_least(1, "requests, or None"))
     )
     latency: float = attrs.field(default=0.0, validator=_knobs.DURATION)  # from a decision, delivery included, on
@@ -49,6 +52,9 @@ class Gateway:
     submitted_for: float = attrs.field(default=0.0, validator=_knobs.DURATION)  # a message's time as `submited`
     sent_for: float = attrs.field(default=5.0, validator=_knobs.DURATION)  # and as `sent`, before its end
     failed_share: float = attrs.field(default=0.0, validator=_knobs.SHARE)  # of the messages; the others are delivered
+    allowed_hosts: Collection[str] = attrs.field(  # names beside the sandbox's own that are answered
+        default=(), converter=_knobs.read_hosts
+    )
     inbox: Inbox = attrs.field(init=False, factory=Inbox, on_setattr=attrs.setters.frozen)
     traffic: Traffic = attrs.field(init=False, factory=Traffic, on_setattr=attrs.setters.frozen, repr=False)
     _scripts: Scripts = attrs.field(init=False, factory=Scripts, repr=False)

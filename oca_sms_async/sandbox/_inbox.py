@@ -11,9 +11,11 @@ from typing import Final, overload
 import attrs
 
 from oca_sms_async._phone import mask_phone, normalize_phone
-from oca_sms_async.sandbox._codes import find_code
+from oca_sms_async.sandbox._changes import Changes
+from oca_sms_async.sandbox._one_time_codes import find_code
 
 _AT_ONCE: Final = ((0.0, "sent"),)
+_DEFAULT_API: Final = "regular-v1"
 _MOST_FAULTS: Final = 20  # kept of one message
 
 
@@ -24,7 +26,8 @@ class Message:
     `phone` is E.164 with its plus, `created_at` is aware, `segments` is the message's cost in quota. `attempts` counts
     the POSTs of this number and text up to the accepted one. The count starts anew after a POST that was accepted and
     answered as it should be. `faults` are the kinds that were played on those POSTs, the oldest first. `status` and
-    `updated_at` move on with time.
+    `updated_at` move on with time. `api` is the API that the message came by, like `premium-v2`, and `sender_id` its
+    sender, which only Premium has.
     """
 
     msg_uid: str
@@ -35,7 +38,15 @@ class Message:
     attempts: int
     faults: tuple[str, ...] = ()
     _stages: Sequence[tuple[float, str]] = attrs.field(default=_AT_ONCE, repr=False, eq=False)  # (age, status)
+    api: str = attrs.field(default=_DEFAULT_API, kw_only=True)
+    sender_id: str | None = attrs.field(default=None, kw_only=True)
     _accepted_at: float = attrs.field(init=False, repr=False, eq=False)
+
+    _code: str | None = attrs.field(init=False, repr=False, eq=False)  # found once: searches ask every message for it
+
+    @_code.default
+    def _find_code(self) -> str | None:
+        return find_code(self.text)
 
     @_accepted_at.default
     def _now(self) -> float:
@@ -53,8 +64,8 @@ class Message:
 
     @property
     def code(self) -> str | None:
-        """The one-time password in the text, or None."""
-        return find_code(self.text)
+        """The one-time password in the text, or `None`."""
+        return self._code
 
     def _stage(self) -> tuple[float, str]:
         age = monotonic() - self._accepted_at
@@ -93,7 +104,7 @@ class Inbox(Sequence[Message]):
         self._by_uid: dict[str, Message] = {}
         self._latest: dict[str, Message] = {}
         self._tallies: dict[tuple[str, str], Tally] = {}
-        self._waiting: set[Future[None]] = set()
+        self._changes = Changes()
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -112,14 +123,14 @@ class Inbox(Sequence[Message]):
         """Forget every message and every counted attempt, as if nothing had arrived yet."""
         # New collections: another thread may still iterate over the old ones.
         self._messages, self._by_uid, self._latest, self._tallies = [], {}, {}, {}
-        self._announce()
+        self._changes.announce()
 
     def find(self, msg_uid: str) -> Message | None:
-        """Return the message with this id, or None."""
+        """Return the message with this id, or `None`."""
         return self._by_uid.get(msg_uid)
 
     def latest(self, phone: str) -> Message | None:
-        """Return the newest message to a number (any spelling), or None; `ValueError` for an impossible number."""
+        """Return the newest message to a number (any spelling), or `None`; `ValueError` for an impossible number."""
         return self._latest.get(normalize_phone(phone))
 
     async def wait_for(self, phone: str, *, timeout: float = 5.0) -> Message:  # noqa: ASYNC109 - the contract's own
@@ -155,20 +166,27 @@ class Inbox(Sequence[Message]):
 
     def change(self) -> Future[None]:
         """Return a future that is done with the next change. Cancel it to stop waiting."""
-        change = Future[None]()
-        self._waiting.add(change)
-        change.add_done_callback(self._waiting.discard)
-        return change
+        return self._changes.next()
 
     def tally(self, phone: str, text: str) -> Tally:
         """Return the tally of this number (E.164) and text."""
         return self._tallies.setdefault((phone, text), Tally())
 
-    def deliver(self, phone: str, text: str, *, segments: int, stages: Sequence[tuple[float, str]]) -> Message:
-        """Keep an accepted message under a fresh id and return it; its status at ages in seconds is in `stages`."""
+    def deliver(
+        self,
+        phone: str,
+        text: str,
+        *,
+        segments: int,
+        stages: Sequence[tuple[float, str]],
+        api: str = _DEFAULT_API,
+        sender_id: str | None = None,
+        msg_uid: str | None = None,
+    ) -> Message:
+        """Keep an accepted message and return it; its status at ages in seconds is in `stages`. `None`: a fresh id."""
         tally = self.tally(phone, text)
         message = Message(
-            msg_uid=uuid.uuid4().hex,
+            msg_uid=uuid.uuid4().hex if msg_uid is None else msg_uid,
             phone=phone,
             text=text,
             created_at=datetime.now(UTC),
@@ -176,14 +194,11 @@ class Inbox(Sequence[Message]):
             attempts=tally.attempts,
             faults=tally.faults,
             stages=stages,
+            api=api,
+            sender_id=sender_id,
         )
         self._messages.append(message)
         self._by_uid[message.msg_uid] = message
         self._latest[phone] = message
-        self._announce()
+        self._changes.announce()
         return message
-
-    def _announce(self) -> None:
-        for change in list(self._waiting):
-            if change.set_running_or_notify_cancel():
-                change.set_result(None)

@@ -7,6 +7,8 @@ from typing import Any, Final
 from oca_sms_async._phone import normalize_phone
 from oca_sms_async._wire import RegularV1
 
+_TOKEN: Final = re.compile(r"[!-~]+")
+
 Validator = Callable[[Any, Any, Any], None]
 
 
@@ -50,9 +52,32 @@ USERNAME: Final = _require(lambda it: _is_possible(it, "-"), "not be empty nor h
 PASSWORD: Final = _require(
     lambda it: _is_possible("-", it), "not be empty nor hold a control character, and UTF-8 must carry it"
 )
+TOKEN: Final = _require(lambda it: bool(_TOKEN.fullmatch(it)), "not be empty nor hold white space")
+SENDER_ID: Final = _require(
+    lambda it: _is_possible("-", it) and it.strip() == it, "be a name without white space round it"
+)
 PATTERN: Final = _require(_is_regular_expression, "be a regular expression, or None")
 DURATION: Final = _require(lambda it: it >= 0, "be 0 or more seconds")
 SHARE: Final = _require(lambda it: 0 <= it <= 1, "be a share between 0 and 1")
+
+
+def read_hosts(allowed_hosts: Collection[str]) -> tuple[str, ...]:
+    """Return names as they are in `Host` headers."""
+    try:
+        return tuple(encode_host(name) for name in allowed_hosts)
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError("allowed_hosts must hold names such as sandbox.example, without a port") from None
+
+
+def encode_host(host: str) -> str:
+    """Return a host as it is in URLs and `Host` headers; `ValueError` for an impossible one. An empty one is every."""
+    try:
+        name = host.encode("idna").decode().lower()
+    except UnicodeError:
+        name = ""
+    if not name or set(name) & set("/?#@\\ "):
+        raise ValueError("host must be an address or a name to listen at, such as 127.0.0.1")
+    return name
 
 
 def read_numbers(refused_numbers: Collection[str]) -> frozenset[str]:

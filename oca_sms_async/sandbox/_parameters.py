@@ -5,8 +5,9 @@ import re
 from typing import Any, Final
 
 from oca_sms_async._phone import normalize_phone
-from oca_sms_async.sandbox._api import Complaint, Parameter
+from oca_sms_async.sandbox._refusals import Complaint, Parameter
 
+_NUMBER_LIKE: Final = re.compile(r"[+0-9 .()-]{3,40}")
 _PHONE_CHARACTERS: Final = re.compile(r"\+?[0-9]+")
 
 
@@ -44,3 +45,11 @@ def check_text(value: object) -> str | Complaint:
     except UnicodeEncodeError:
         return Complaint(value, "Invalid value", Parameter.TEXT)
     return value
+
+
+def guess_phone(value: object) -> str:
+    """Return the recipient of a refused send: as E.164 if possible, else as it came, or "" for no number at all."""
+    phone = check_phone(value)
+    if isinstance(phone, str):
+        return phone
+    return value if isinstance(value, str) and _NUMBER_LIKE.fullmatch(value) else ""

@@ -12,7 +12,10 @@ from oca_sms_async._settings import is_loopback
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-SERVED_AS: Final = "oca_sms_host"  # the name in a request's state of the host that the sandbox is served at
+SERVED_AS: Final = "oca_sms_host"  # the name in a request's state of the names that the sandbox is served at
+FOREIGN_HOST: Final = (
+    "Host must be an address, localhost or the name that the sandbox is served at: this may be another site's request"
+)
 _UNREGISTRABLE: Final = {"localhost", "internal", "test"}  # top-level names in which no site can have its own
 
 
@@ -23,9 +26,8 @@ def same_site(endpoint: Endpoint) -> Endpoint:
     """
 
     async def guard(request: Request) -> Response:
-        if not _is_ours(request):
-            line = "Host must be an address, localhost or the name that the sandbox is served at"
-            return complaint(403, f"{line}: this may be another site's request")
+        if not is_own_host(request):
+            return complaint(403, FOREIGN_HOST)
         origin = f"{request.url.scheme}://{request.headers['host']}"
         if request.headers.get("origin", origin) != origin:
             return complaint(403, "Origin must be the sandbox's own: this is another site's request")
@@ -39,22 +41,25 @@ def complaint(status: int, line: str) -> Response:
     return JSONResponse({"error": line}, status)
 
 
-def _is_ours(request: Request) -> bool:
+def is_own_host(request: Request) -> bool:
     """Tell whether `Host` names this machine, and cannot belong to a site's domain that leads here (DNS rebinding).
 
     Names without a dot and in `.local` are given by the network. They count only beyond the loopback, where the
     machines of that network can reach the sandbox anyway.
     """
-    name = _hostname(request.headers.get("host", ""))
+    name = hostname(request)
     top = name.rpartition(".")[2]
-    if _is_address(name) or top in _UNREGISTRABLE or name == request.scope.get("state", {}).get(SERVED_AS):
+    if _is_address(name) or top in _UNREGISTRABLE or name in request.app.state.gateway.allowed_hosts:
+        return True
+    if name in request.scope.get("state", {}).get(SERVED_AS, ()):
         return True
     server, _ = request.scope.get("server") or ("", None)
     return top in {name, "local"} and name != "" and not is_loopback(server)
 
 
-def _hostname(host: str) -> str:
-    """Return the name or address in a `Host` header, or "" for a malformed one."""
+def hostname(request: Request) -> str:
+    """Return the name or address in a request's `Host` header, or "" for a malformed one."""
+    host = request.headers.get("host", "")
     try:
         return "" if set(host) & set("/?#@\\") else urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -1,6 +1,6 @@
 """The sandbox as users meet it: a gateway that can be served on a socket or called in process."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, Self
 
@@ -9,7 +9,10 @@ import attrs
 from oca_sms_async.sandbox._answers import Answer
 from oca_sms_async.sandbox._api import Api
 from oca_sms_async.sandbox._gateway import Gateway
-from oca_sms_async.sandbox._regular_v1 import RegularV1
+from oca_sms_async.sandbox._premium_v1 import PREMIUM_V1
+from oca_sms_async.sandbox._premium_v2 import PREMIUM_V2
+from oca_sms_async.sandbox._regular_v1 import REGULAR_V1
+from oca_sms_async.sandbox._regular_v2 import REGULAR_V2
 from oca_sms_async.sandbox._service import Service
 
 try:
@@ -20,18 +23,20 @@ try:
 except ModuleNotFoundError as missing:
     raise ImportError('The sandbox needs its extra: pip install "oca-sms-async[sandbox]"') from missing
 
-_REGULAR_V1: Final = RegularV1()
-_APIS: Final[Sequence[Api]] = (_REGULAR_V1,)
+_APIS: Final[Mapping[str, Api]] = {api.name: api for api in (REGULAR_V1, REGULAR_V2, PREMIUM_V1, PREMIUM_V2)}
 
 
 @attrs.define(kw_only=True, eq=False)
 class Sandbox(Gateway):
     """An SMS gateway with one account: `username`, `password`, and the `inbox` of accepted messages.
 
+    It serves all four of the vendor's APIs at once: `regular-v1`, `regular-v2`, `premium-v1` and `premium-v2`. The V2
+    APIs take a `token`, the Premium APIs send as `sender_id`. Inbox, quota, limit and faults are the same for all.
+
     Its knobs are plain attributes, to be set at construction or at any time afterwards. `ValueError` names one with a
     bad value.
 
-    - The account: `quota` (segments left; None: no limit), `rate_limit` (requests in any second; None: no limit),
+    - The account: `quota` (segments left; `None`: no limit), `rate_limit` (requests in any second; `None`: no limit),
       `expired`, `unknown_user`, `template` (a regular expression that the whole text must match), `refused_numbers`
       (any spelling).
     - Faults of sends: `faults` (a probability for each kind), `failing_attempts` (so many attempts of each message, the
@@ -41,6 +46,8 @@ class Sandbox(Gateway):
     - Time: `latency` (seconds before each answer; a message is delivered before they begin), `submitted_for` and
       `sent_for` (seconds of a message's life as `submited`, as the vendor spells it, and as `sent`), `failed_share`
       (of the messages; the others are `delivered` in the end).
+    - The network: `allowed_hosts` (names that a request's `Host` may have beside addresses, localhost and the name of
+      the served sandbox).
 
     The kinds, all in `FAULTS`. Refused as the gateway documents: `internal-error` (500 with code 13),
     `invalid-credentials` (17), `missing-authorization` (19), `invalid-request` (39), `unknown-user` (41),
@@ -59,6 +66,17 @@ class Sandbox(Gateway):
             raise RuntimeError("The sandbox has a base_url only while it is served: async with sandbox.serve(): ...")
         return self._base_url
 
+    def url_of(self, api: str) -> str:
+        """Return the base URL of one API, like `premium-v2`; `ValueError` for an unknown API.
+
+        `RuntimeError` while the sandbox is not served.
+        """
+        return self.base_url.removesuffix(REGULAR_V1.prefix) + _find_api(api).prefix
+
+    def environment(self, api: str = REGULAR_V1.name) -> dict[str, str]:
+        """Return the variables that `AsyncOcaSms.from_env` needs to use one API of the served sandbox."""
+        return _find_api(api).variables(self) | {"OCA_SMS_BASE_URL": self.url_of(api)}
+
     @asynccontextmanager
     async def serve(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Self]:
         """Serve on a socket for the length of an `async with` block; port 0 is any free one.
@@ -69,30 +87,36 @@ class Sandbox(Gateway):
         if self._base_url is not None:
             raise RuntimeError(f"The sandbox is served already, at {self._base_url}: a second one is Sandbox() again")
         async with listen(self.asgi(), host, port) as origin:
-            self._base_url = origin + _REGULAR_V1.prefix
+            self._base_url = origin + REGULAR_V1.prefix
             try:
                 yield self
             finally:
                 self._base_url = None
 
     def asgi(self) -> Starlette:
-        """Return the gateway as an ASGI application, for `httpx.ASGITransport`. Its paths begin with `/api/v1`.
+        """Return the gateway as an ASGI application, for `httpx.ASGITransport`. V1's paths begin with `/api/v1`.
 
         A fault that would end the connection is an `httpx.ReadError` there.
         """
-        return build_application(self, [self._service(api) for api in _APIS])
+        return build_application(self, [self._service(api) for api in _APIS.values()])
 
     def send(self, authorization: str | None, content_type: str | None, body: bytes) -> Answer:
         """Answer `POST /sms` without HTTP."""
-        return self._service(_REGULAR_V1).send(authorization, content_type, body)
+        return self._service(REGULAR_V1).send(authorization, content_type, body)
 
     def history(self, authorization: str | None) -> Answer:
         """Answer `GET /sms` without HTTP."""
-        return self._service(_REGULAR_V1).history(authorization)
+        return self._service(REGULAR_V1).history(authorization)
 
     def detail(self, authorization: str | None, msg_uid: str) -> Answer:
         """Answer `GET /sms/status/{msg_uid}` without HTTP."""
-        return self._service(_REGULAR_V1).detail(authorization, msg_uid)
+        return self._service(REGULAR_V1).status(authorization, msg_uid)
 
     def _service(self, api: Api) -> Service:
         return Service(api, self, self._scripts)
+
+
+def _find_api(name: str) -> Api:
+    if name not in _APIS:
+        raise ValueError(f"there is no such API: it must be one of {', '.join(_APIS)}")
+    return _APIS[name]

@@ -12,24 +12,33 @@ from oca_sms_async._phone import normalize_phone
 from oca_sms_async.sandbox._answers import Answer, error
 from oca_sms_async.sandbox._faults import Fault, find_fault
 
+_SENTENCE: Final = "A script of this number gives this answer."
 _HEADER_NAME: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _WITHOUT_BODY: Final = {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED}
+
+
+@attrs.define
+class _Turns:
+    """A fault that is played so many times more."""
+
+    fault: Fault
+    left: int
 
 
 class Scripts:
     """The answers that are laid down, by number."""
 
     def __init__(self) -> None:
-        self._limited: dict[str | None, deque[Fault]] = {}
+        self._limited: dict[str | None, deque[_Turns]] = {}
         self._lasting: dict[str | None, Fault] = {}
 
     def add(self, phone: str | None, fault: Fault, times: int | None) -> None:
-        """Play `fault` for a number (E.164; None: any) so many times, after earlier additions; None: from then on."""
+        """Play `fault` for a number (E.164; `None`: any) so many times, after earlier ones; `None`: from then on."""
         if times is None:
             self._lasting[phone] = fault
         else:
-            self._limited.setdefault(phone, deque()).extend([fault] * times)
+            self._limited.setdefault(phone, deque()).append(_Turns(fault, times))
 
     def forget(self, phone: str | None) -> None:
         """Take back all additions for a number, or for any."""
@@ -40,7 +49,11 @@ class Scripts:
         """Return the fault for this number's next send. Its own scripts go before those for any."""
         for key in (phone, None):
             if queue := self._limited.get(key):
-                return queue.popleft()
+                turns = queue[0]
+                turns.left -= 1
+                if not turns.left:
+                    queue.popleft()
+                return turns.fault
             if key in self._lasting:
                 return self._lasting[key]
         return None
@@ -65,7 +78,7 @@ class When:
         """Answer with a `fault`, or else with an HTTP `status`, `body` (a str as it is, anything else as JSON) and
         `headers`. A message that is answered with a 2xx is accepted, unless the fault says otherwise.
 
-        `times` is the number of sends; None: from now on. Limited answers come first, in the order of the calls:
+        `times` is the number of sends; `None`: from now on. Limited answers come first, in the order of the calls:
         `when(phone=…).respond("internal-error", times=2).respond("reset")` fails twice and then is reset each time.
         `ValueError` names an impossible argument.
         """
@@ -88,7 +101,7 @@ class When:
 
 
 def script(scripts: Scripts, phone: str | None) -> When:
-    """Return the sends to `phone` (any spelling; None: any number), for their answers to be laid down."""
+    """Return the sends to `phone` (any spelling; `None`: any number), for their answers to be laid down."""
     return When(scripts, None if phone is None else normalize_phone(phone))
 
 
@@ -105,7 +118,9 @@ def _check_answer(status: Any, body: Any, headers: Mapping[str, str]) -> Fault:
         len(answer.content)
     except (TypeError, ValueError):
         raise ValueError("body must be a str that UTF-8 can carry, or a value that JSON can") from None
-    return Fault("scripted", instead=answer) if status < 300 else Fault("scripted", refusal=answer)
+    if status < 300:
+        return Fault("scripted", _SENTENCE, instead=answer)
+    return Fault("scripted", _SENTENCE, refusal=answer)
 
 
 def _check_headers(headers: Any) -> None:

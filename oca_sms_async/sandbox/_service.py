@@ -3,21 +3,20 @@
 import random
 import re
 from collections.abc import Sequence
-from typing import Final
 
 import attrs
 
 from oca_sms_async._segments import segments
-from oca_sms_async.sandbox import _api
+from oca_sms_async.sandbox import _refusals
 from oca_sms_async.sandbox._answers import Answer, Manner
-from oca_sms_async.sandbox._api import Api, Complaint, Parameter, Refusal
-from oca_sms_async.sandbox._faults import Fault, draw_fault
+from oca_sms_async.sandbox._api import Api, Operation, RawSend
+from oca_sms_async.sandbox._credentials import PUBLISHED
+from oca_sms_async.sandbox._faults import Fault, draw_fault, find_fault
 from oca_sms_async.sandbox._gateway import Gateway
 from oca_sms_async.sandbox._inbox import Tally
-from oca_sms_async.sandbox._parameters import check_phone, check_text, read_parameters
+from oca_sms_async.sandbox._parameters import check_phone, check_text, guess_phone, read_parameters
+from oca_sms_async.sandbox._refusals import Complaint, Parameter, Refusal
 from oca_sms_async.sandbox._scripts import Scripts
-
-_FIRST_ATTEMPTS_FAIL: Final = Fault(_api.INTERNAL_ERROR.kind, refusal=_api.INTERNAL_ERROR)
 
 
 @attrs.frozen
@@ -28,27 +27,41 @@ class Service:
     _gateway: Gateway
     _scripts: Scripts = attrs.field(repr=False)
 
+    @property
+    def is_public(self) -> bool:
+        """Whether every reader of the documentation knows the secret."""
+        secret = self.api.authorization.secret
+        return secret(self._gateway) == secret(PUBLISHED)
+
     def send(self, authorization: str | None, content_type: str | None, body: bytes) -> Answer:
         """Answer a send: check the account first, then the limit, the parameters, the faults, and the quota.
 
         A message is delivered only if its answer is a 2xx.
         """
-        return self._count(self._refuse_account(authorization) or self._submit(content_type, body))
+        raw = self.api.read_send(read_parameters(content_type, body))
+        answer = self._refuse_account(authorization) or self._submit(raw)
+        return self.note(answer, Operation.SEND, guess_phone(raw.phone))
 
     def history(self, authorization: str | None) -> Answer:
-        """Answer a request for all messages."""
-        return self._count(self._refuse_account(authorization) or self.api.write_history(self._gateway.inbox))
+        """Answer a request for all messages that came by this API."""
+        messages = (message for message in self._gateway.inbox if message.api == self.api.name)
+        assert self.api.write_history is not None  # noqa: S101 - an API without a history has no path for it
+        answer = self._refuse_account(authorization) or self.api.write_history(messages)
+        return self.note(answer, Operation.HISTORY)
 
-    def detail(self, authorization: str | None, msg_uid: str) -> Answer:
-        """Answer a request for one message. An unknown id is not counted as a refusal."""
+    def status(self, authorization: str | None, msg_uid: str) -> Answer:
+        """Answer a request for one message that came by this API. An unknown id is not counted as a refusal."""
         if refusal := self._refuse_account(authorization):
-            return self._count(refusal)
+            return self.note(refusal, Operation.STATUS)
         message = self._gateway.inbox.find(msg_uid)
-        return self.api.refuse(_api.UNKNOWN_ID) if message is None else self.api.write_detail(message)
+        if message is None or message.api != self.api.name:
+            return self.api.refuse(_refusals.UNKNOWN_ID)
+        return self.api.write_status(message)
 
-    def _count(self, answer: Answer) -> Answer:
+    def note(self, answer: Answer, operation: Operation, phone: str = "") -> Answer:
+        """Return an answer, counted and kept if it is a refusal."""
         if answer.kind:
-            self._gateway.traffic.refusals[answer.kind] += 1
+            self._gateway.traffic.note(answer, api=self.api.name, operation=operation.value, phone=phone)
         return answer
 
     def _refuse_account(self, authorization: str | None) -> Answer | None:
@@ -57,57 +70,69 @@ class Service:
         return None if refusal is None else self.api.refuse(refusal)
 
     def _check_account(self, authorization: str | None) -> Refusal | None:
-        if authorization is None:
-            return _api.MISSING_AUTHORIZATION
-        if not self.api.is_authorized(authorization, self._gateway):
-            return _api.INVALID_CREDENTIALS
+        if refusal := self.api.authorization.check(authorization, self._gateway):
+            return refusal
         if self._gateway.unknown_user:
-            return _api.UNKNOWN_USER
-        return _api.ACCOUNT_EXPIRED if self._gateway.expired else None
+            return _refusals.UNKNOWN_USER
+        return _refusals.ACCOUNT_EXPIRED if self._gateway.expired else None
 
     def _check_limit(self) -> Refusal | None:
         limit = self._gateway.rate_limit
         wait = self._gateway.traffic.wait(limit)
-        return None if wait is None or limit is None else _api.refuse_rate(limit, wait)
+        return None if wait is None or limit is None else _refusals.refuse_rate(limit, wait)
 
-    def _submit(self, content_type: str | None, body: bytes) -> Answer:
-        recipient, message = self.api.read_send(read_parameters(content_type, body))
-        phone, text = check_phone(recipient), check_text(message)
-        if isinstance(phone, Complaint) or isinstance(text, Complaint):
-            found = (it for it in (phone, text) if isinstance(it, Complaint))
-            return self.api.refuse(_api.refuse_parameters(*found))
+    def _submit(self, raw: RawSend) -> Answer:
+        phone, text = check_phone(raw.phone), check_text(raw.text)
+        complaints = [it for it in (phone, text, self._check_sender(raw)) if isinstance(it, Complaint)]
+        if isinstance(phone, Complaint) or isinstance(text, Complaint) or complaints:
+            return self.api.refuse(_refusals.refuse_parameters(*complaints))
         complaints, tally = self._check_message(phone, text), self._gateway.inbox.tally(phone, text)
         fault = None if complaints else self._choose_fault(phone, text, tally)
         tally.note(fault.kind if fault else "")
         if complaints:
-            return self.api.refuse(_api.refuse_parameters(*complaints))
+            return self.api.refuse(_refusals.refuse_parameters(*complaints))
         if fault and fault.refusal:
-            return fault.refusal if isinstance(fault.refusal, Answer) else self.api.refuse(fault.refusal)
+            answer = fault.refusal if isinstance(fault.refusal, Answer) else self.api.refuse(fault.refusal)
+            return attrs.evolve(answer, reason=f"Played on purpose. {fault.sentence}")
         return self._deliver(phone, text, fault, tally)
+
+    def _check_sender(self, raw: RawSend) -> Complaint | None:
+        if not raw.has_sender or raw.sender_id == self._gateway.sender_id:
+            return None
+        return Complaint(raw.sender_id, "Invalid value", Parameter.SENDER)
 
     def _check_message(self, phone: str, text: str) -> list[Complaint]:
         complaints, template = [], self._gateway.template
         if phone in self._gateway.refused_numbers:
             complaints.append(Complaint(phone, "Invalid phone number", Parameter.PHONE))
         if template is not None and not re.fullmatch(template, text):
-            complaints.append(Complaint(text, "Message does not match the template", Parameter.TEXT))
+            msg = "Message does not match the template"
+            complaints.append(Complaint(text, msg, Parameter.TEXT, is_template=True))
         return complaints
 
     def _choose_fault(self, phone: str, text: str, tally: Tally) -> Fault | None:
         if scripted := self._scripts.next(phone):
             return scripted
         if tally.attempts < self._gateway.failing_attempts:
-            return _FIRST_ATTEMPTS_FAIL
+            return find_fault(_refusals.INTERNAL_ERROR.kind)
         return draw_fault(self._gateway.faults, self._draw("fault", phone, text, tally.posts))
 
     def _deliver(self, phone: str, text: str, fault: Fault | None, tally: Tally) -> Answer:
         gateway, needed = self._gateway, segments(text).count
         if gateway.quota is not None:
             if needed > gateway.quota:
-                return self.api.refuse(_api.QUOTA_EXHAUSTED)
+                return self.api.refuse(_refusals.QUOTA_EXHAUSTED)
             gateway.quota -= needed
-        stages = self._plan_stages(self._draw("end", phone, text, tally.posts))
-        answer = self.api.write_receipt(gateway.inbox.deliver(phone, text, segments=needed, stages=stages))
+        message = gateway.inbox.deliver(
+            phone,
+            text,
+            segments=needed,
+            stages=self._plan_stages(self._draw("end", phone, text, tally.posts)),
+            api=self.api.name,
+            sender_id=gateway.sender_id if self.api.has_sender else None,
+            msg_uid=self.api.make_id(),
+        )
+        answer = self.api.write_receipt(message)
         if fault:
             answer = fault.spoil(answer)
         if answer.manner is Manner.WHOLE:

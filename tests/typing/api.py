@@ -35,6 +35,7 @@ from oca_sms_async import (
     InvalidMessageError,
     InvalidRequestError,
     Journal,
+    JournalClosedError,
     JournalError,
     LimiterStatistics,
     LimiterUnavailableError,
@@ -42,14 +43,18 @@ from oca_sms_async import (
     NotFoundError,
     OcaSmsError,
     Outcome,
+    PremiumV1,
+    PremiumV2,
     Priority,
     QuotaExhaustedError,
     RateLimitedError,
     RateLimiter,
     ReconcileReport,
     RegularV1,
+    RegularV2,
     RetryPolicy,
     Segments,
+    SendEvent,
     SendReceipt,
     Sent,
     Skipped,
@@ -115,6 +120,13 @@ async def make() -> None:
     assert_type(AsyncOcaSms.from_env({"OCA_SMS_USERNAME": "user"}, http_client=aiohttp_client()), AsyncOcaSms)
     regular = RegularV1("user", "secret")
     assert_type(AsyncOcaSms(api=regular, timeout=5), AsyncOcaSms)
+    assert_type(AsyncOcaSms(api=RegularV2("token")), AsyncOcaSms)
+    assert_type(AsyncOcaSms(api=PremiumV1("user", "secret", sender_id="Acme")), AsyncOcaSms)
+    assert_type(AsyncOcaSms(api=PremiumV2("token", sender_id="Acme")), AsyncOcaSms)
+    assert_type(AsyncOcaSms.from_env(api=regular), AsyncOcaSms)
+    assert_type(AsyncOcaSms.from_env({"OCA_SMS_API": "premium-v2"}, token="a", sender_id="Acme"), AsyncOcaSms)
+    PremiumV2("token")  # type: ignore[call-arg] # no sender
+    PremiumV2("token", "Acme")  # type: ignore[call-arg] # the sender is named
     assert_type((regular.base_url, regular.has_history), tuple[str, bool])
     assert_type(regular.codes, Mapping[int, type[ApiError]])
     assert_type(regular.headers(), Mapping[str, str])
@@ -143,7 +155,7 @@ async def send(client: AsyncOcaSms) -> None:
     await client.send(PHONE, TEXT, expires_in=None)
     await client.send(PHONE)  # type: ignore[call-arg] # no text
     await client.send(6281381475159, TEXT)  # type: ignore[arg-type] # a number is text
-    await client.send(PHONE, TEXT, 30)  # type: ignore[call-arg] # options are named
+    await client.send(PHONE, TEXT, 30)  # type: ignore[arg-type, call-arg] # options are named
     await client.send(PHONE, TEXT, expires_in=datetime.now(UTC))  # type: ignore[arg-type] # a duration, no moment
     await client.send(PHONE, TEXT, priority=1)  # type: ignore[arg-type] # a lane has a name
     receipt.status = "read"  # type: ignore[misc] # frozen
@@ -178,6 +190,13 @@ def messages() -> Iterator[Sms]:
 async def messages_in_time() -> AsyncIterator[Sms]:
     """Yield messages as they come."""
     yield Sms(PHONE, TEXT)
+
+
+def observe(event: SendEvent) -> None:
+    """Observe a send."""
+    assert_type((event.sent, event.error, event.may_have_been_sent), tuple[bool, OcaSmsError | None, bool])
+    assert_type((event.attempts, event.priority, event.waited, event.took), tuple[int, Priority, float, float])
+    AsyncOcaSms("user", "secret", observer=observe)
 
 
 async def send_them(client: AsyncOcaSms, path: Path) -> None:
@@ -247,7 +266,7 @@ class Kinds:
     values: type[ValueError] = InvalidMessageError
     times: type[TimeoutError] = ExpiredError
     unsent: type[ConnectionFailedError] = ClientClosedError
-    misused: type[RuntimeError] = ClientClosedError
+    misused: tuple[type[RuntimeError], ...] = (ClientClosedError, JournalClosedError)
     ours: tuple[type[OcaSmsError], ...] = (
         ApiError,
         ConnectionFailedError,
@@ -326,6 +345,9 @@ async def practise() -> None:
     async with Sandbox(quota=10, rate_limit=25, faults={"reset": 0.1}, seed=7).serve(port=8080) as sandbox:
         assert_type(sandbox, Sandbox)
         assert_type((sandbox.base_url, sandbox.username, sandbox.password), tuple[str, str, str])
+        assert_type((sandbox.token, sandbox.sender_id, sandbox.url_of("premium-v2")), tuple[str, str, str])
+        assert_type(sandbox.environment("premium-v2"), dict[str, str])
+        assert_type((sandbox.inbox[0].api, sandbox.inbox[0].sender_id), tuple[str, str | None])
         assert_type(sandbox.inbox, Inbox)
         assert_type(sandbox.inbox[0], Message)
         assert_type(sandbox.inbox[1:], list[Message])
@@ -337,6 +359,7 @@ async def practise() -> None:
         sandbox.when(PHONE).respond("reset", times=2).respond(status=503, body="away", headers={"Retry-After": "1"})
         sandbox.when().respond(status="503")  # type: ignore[arg-type] # a number
         sandbox.latency = 0.5
+        sandbox.allowed_hosts = ["sms.acme.example"]
         sandbox.base_url = "http://localhost"  # type: ignore[misc] # it is where it is served
     assert_type(sandbox.asgi(), Starlette)
     assert_type(aiohttp_client(verify=True, trust_env=False), httpx.AsyncClient)

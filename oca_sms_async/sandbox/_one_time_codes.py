@@ -14,7 +14,7 @@ _SENTENCE_END: Final = re.compile(r"[.!?](?=\s)|\n")
 
 
 def find_code(text: str) -> str | None:
-    """Return the digits of the code in a text, or None.
+    """Return the digits of the code in a text, or `None`.
 
     A code has four to eight digits, or two halves of three or four. Of several numbers the nearest to a word like
     «kode» is taken, in the same sentence if there is one. Of two that are equally near, the one after the word is.

@@ -196,7 +196,7 @@ class Connections:
             async with asyncio.timeout_at(deadline):
                 connection = await Connection.connect(**self._options, autocommit=True, prepare_threshold=None)
         except TimeoutError:
-            trouble = UnreachableError()
+            trouble = UnreachableError("no connection to PostgreSQL could be made in time")
         except (psycopg.Error, OSError) as error:
             trouble = explain_refusal(error)
         else:

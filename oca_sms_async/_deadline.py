@@ -17,7 +17,9 @@ from attrs import evolve, frozen
 from oca_sms_async._errors import ExpiredError, InvalidMessageError
 
 _BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", None)
-_SUSPEND: Final = 1.0  # seconds by which the clocks must differ: less is no suspend, but a loop whose clock a test moves
+_SUSPEND: Final = (
+    1.0  # seconds by which the clocks must differ: less is no suspend, but a loop whose clock a test moves
+)
 
 
 @frozen

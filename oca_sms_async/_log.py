@@ -23,6 +23,7 @@ name and `journal` a path. `reason` is the name of a class. `pulled` and `doubtf
 and `rows` count rows.
 """
 
+import contextlib
 import logging
 import traceback
 from typing import Final
@@ -66,4 +67,5 @@ def log(event: str, *, phone: str | None = None, error: OcaSmsError | None = Non
         _logger.log(level, template, *shown.values(), extra={"event": event, **shown}, stacklevel=2)
     except Exception:  # noqa: BLE001 - a handler that raises must not change the end of a send
         if logging.raiseExceptions:  # as logging itself tells of a handler that fails
-            traceback.print_exc()
+            with contextlib.suppress(OSError, ValueError):  # standard error may be closed
+                traceback.print_exc()

@@ -106,9 +106,10 @@ class Worker:
             call = self._call = CallState(self._before_first_send, self._on_error)
             try:
                 outcome = await self._outcome(pulled, call)
-            except Exception:
-                # A bug, in a user's code or in ours. It comes out of the run, after this message's outcome.
-                self._hand_over(pulled.number, self._end_without_answer(pulled.sms, call))
+            except BaseException:
+                # A bug, a Ctrl-C, or a cancellation from outside. The message has its outcome all the same.
+                if self._run.stage < Stage.ABORTED:
+                    self._hand_over(pulled.number, self._end_without_answer(pulled.sms, call))
                 raise
             finally:
                 self._call = None

@@ -192,9 +192,9 @@ class AsyncOcaSms(Questions):
         """Look doubtful messages of the journal up in the gateway's history, and note as sent those that it finds.
 
         `messages` are those that the journal's runs were given, in the same order. One record settles one message, by
-        number, text and date (two minutes earlier to an hour later, because clocks differ). A message that is not
-        found stays in doubt: the history may lag or be incomplete. Errors as those of `history`, and `JournalError`;
-        they change nothing.
+        number, text and date (two minutes earlier to an hour later, because clocks differ). A record that may be the
+        second copy of a message settles no other. A message that is not found stays in doubt: the history may lag or be
+        incomplete. Errors as those of `history`, and `JournalError`; they change nothing.
         """
         return await reconcile(
             JournalRun(journal, self._sender.normalize), messages, self._sender.normalize, self.history

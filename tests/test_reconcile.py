@@ -302,7 +302,19 @@ class KnownJournal:
         """Give the next answer."""
         return next(self._coming)
 
-    async def intend(self, message: Lookup) -> bool:
+    async def lookup(self, key: str) -> JournalEntry | None:
+        """Refuse: a run does not ask so."""
+        raise AssertionError
+
+    async def lookup_key(self, key: str, number: str, text: str) -> Lookup:
+        """Refuse: a run does not ask so."""
+        raise AssertionError
+
+    async def forget(self, before: datetime, *, doubtful: bool = False) -> int:
+        """Refuse: nothing is forgotten."""
+        raise AssertionError
+
+    async def intend(self, message: Lookup, *, seconds: float) -> bool:
         """Refuse: nothing is sent."""
         raise AssertionError
 

@@ -7,6 +7,7 @@ import random
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +17,7 @@ from attrs.exceptions import FrozenInstanceError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_memory import TEXT, WITHOUT_WAITS, Answer, Gateway, client_of, delay, fail, hang, make_messages, refuse
-from moved_clock import until
+from moved_clock import HANG, until
 from virtual_time import in_virtual_time, now, run
 
 from oca_sms_async import (
@@ -45,6 +46,7 @@ from oca_sms_async import (
     Sent,
     Skipped,
     Sms,
+    SqliteJournal,
     UnexpectedResponseError,
     Unlimited,
     UserNotFoundError,
@@ -802,6 +804,20 @@ async def test_a_stop_does_not_wait_for_a_slow_source() -> None:
     assert now() == 1001
 
 
+async def test_a_stop_does_not_wait_for_a_slow_source_after_a_message_with_a_journal(tmp_path: Path) -> None:
+    """A worker that waits for its next message has nothing more to write, and ends at once."""
+
+    async def wait_after(sms: Sms) -> AsyncIterator[Sms]:
+        yield sms
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(HANG), SqliteJournal(tmp_path / "journal") as journal:
+        messages = wait_after(*make_messages(1))
+        async with client_of(Gateway()).bulk(messages, concurrency=1, journal=journal) as bulk:
+            assert isinstance(await anext(bulk), Sent)
+    assert bulk.stopped_by is None
+
+
 # --- leaving the block ----------------------------------------------------------------------------------------------
 
 
@@ -1055,6 +1071,16 @@ def test_a_bug_comes_out_of_send_many(where: str) -> None:
         assert_alone()
 
     run(main())
+
+
+@in_virtual_time
+async def test_the_first_of_several_bugs_is_raised() -> None:
+    """A second bug, of a message that was on the wire, does not replace it."""
+    first, second = BugError(), BugError()
+    wire = Wire([Plan(takes=2, ends=(lambda: second,)), Plan(takes=1, ends=(lambda: first,))])
+    with pytest.raises(BugError) as caught:
+        await report_of(wire, 2)
+    assert caught.value is first
 
 
 @in_virtual_time

@@ -763,6 +763,7 @@ def test_a_stop_skips_fails_and_lets_the_wire_finish(
         failed = [one.error for _, _, one in seen if isinstance(one, Failed)]
         assert all(error.attempts == 1 for error in failed)
         assert all(error.may_have_been_sent == isinstance(error, InternalError) for error in failed)
+        assert all(error.__traceback__ is None for error in failed)  # its frames would keep the request alive
 
     run(main())
 
@@ -1323,6 +1324,16 @@ async def test_a_gateway_that_hangs_stops_a_bulk() -> None:
     assert len(report.sent) == 2
     assert len(report.unknown) == len(report.failed) <= 2 * 4
     assert len(report.outcomes) < 40
+
+
+@in_virtual_time
+async def test_time_outs_of_a_lent_client_stop_a_bulk_and_lost_connections_do_not() -> None:
+    """A lent client may end a request before our time-out does. A broken connection shows that there is a gateway."""
+    report = await client_of(Gateway(fail(httpx.ReadTimeout))).send_many(make_messages(20), concurrency=4)
+    assert isinstance(report.stopped_by, DeliveryUnknownError)
+    assert len(report.outcomes) == 4
+    report = await client_of(Gateway(fail(httpx.ReadError))).send_many(make_messages(20), concurrency=4)
+    assert (report.stopped_by, len(report.unknown)) == (None, 20)
 
 
 @in_virtual_time

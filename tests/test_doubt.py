@@ -21,6 +21,7 @@ from oca_sms_async import (
     ClientClosedError,
     DeliveryUnknownError,
     Failed,
+    JournalError,
     LimiterUnavailableError,
     Outcome,
     Priority,
@@ -287,6 +288,23 @@ async def test_a_client_that_is_closed_in_a_back_off_ends_its_bulk() -> None:
     assert isinstance(report.stopped_by, ClientClosedError)
     assert now() == 1001
     assert gateway.texts == ["0"]
+
+
+async def test_a_journal_that_fails_after_the_receipt_leaves_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outcome is the one that a later run will see, and the journal's error is its cause."""
+
+    def fail(*_: object) -> None:
+        raise JournalError("the disk is full")
+
+    monkeypatch.setattr("oca_sms_async._journal._store.Store.settle", fail)
+    report = await send_with_journal(client_of(Gateway()), tmp_path / "journal", [ONE, TWO])
+    (failed,) = report.failed
+    assert isinstance(failed.error, DeliveryUnknownError)
+    assert (failed.error.attempts, failed.error.may_have_been_sent) == (1, True)
+    assert isinstance(failed.error.__cause__, JournalError)
+    assert isinstance(report.stopped_by, JournalError)
 
 
 @in_virtual_time

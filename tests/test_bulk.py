@@ -340,7 +340,7 @@ class Run:
                 await asyncio.sleep(next(rests))
             self.wire.log.append(("leave", -1))
 
-    def numbered(self) -> dict[int, Outcome]:
+    def by_number(self) -> dict[int, Outcome]:
         """Return each outcome under the number of its message, and assert that no message has a second one."""
         numbers = {id(sms): number for number, sms in enumerate(self.source.pulled)}
         outcomes = {numbers[id(outcome.sms)]: outcome for outcome in self.taken}
@@ -373,7 +373,7 @@ def test_every_pulled_message_has_exactly_one_outcome(scenario: Scenario) -> Non
     """
     seen = Run(scenario)
     run(seen.main())
-    outcomes = seen.numbered()
+    outcomes = seen.by_number()
     for number, outcome in outcomes.items():
         seen.assert_true(number, outcome)
     without = set(range(len(seen.source.pulled))) - outcomes.keys()
@@ -534,12 +534,12 @@ async def test_an_asynchronous_source_is_asked_for_one_message_at_a_time() -> No
     """Idle workers do not ask an asynchronous generator twice at once."""
     wire = Wire([Plan(takes=0)] * 50)
 
-    async def generated() -> AsyncIterator[Sms]:
+    async def generate() -> AsyncIterator[Sms]:
         for sms in wire.messages():
             await asyncio.sleep(0.1)
             yield sms
 
-    assert len((await report_of(wire, 16, generated())).sent) == 50  # a second anext would be a RuntimeError
+    assert len((await report_of(wire, 16, generate())).sent) == 50  # a second anext would be a RuntimeError
     source = AsyncSource(Source(wire.messages(), wire.log), 0.1)
     assert len((await report_of(wire, 16, source)).sent) == 50
 
@@ -1363,12 +1363,12 @@ async def test_a_closed_client_is_no_outcome() -> None:
 async def test_a_bulk_reaches_the_gateway(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """100 messages, from either kind of iterable, arrive once each and are reported in input order."""
 
-    async def generated() -> AsyncIterator[Sms]:
+    async def generate() -> AsyncIterator[Sms]:
         for sms in messages:
             yield sms
 
     messages = make_messages(100)
-    for source in (messages, generated()):
+    for source in (messages, generate()):
         sandbox.inbox.clear()
         report = await client.send_many(source, concurrency=8)
         assert [outcome.sms for outcome in report.sent] == messages

@@ -22,7 +22,7 @@ from oca_sms_async._errors import (
     OcaSmsError,
     UnexpectedResponseError,
 )
-from oca_sms_async._journal import Intent, JournalRun, Lookup
+from oca_sms_async._journal import ClaimLostError, Intent, JournalRun, Lookup
 from oca_sms_async._models import SendReceipt, Sms
 from oca_sms_async._outcomes import Failed, Outcome, Sent, Skipped
 
@@ -140,6 +140,9 @@ class Worker:
                 self._with_journal = True  # until the outcome is durable
         except InvalidMessageError as error:
             return Failed(sms, error.with_traceback(None))
+        except ClaimLostError:
+            line = "the message is under way elsewhere, or was sent meanwhile: its key tells"
+            return Failed(sms, DeliveryUnknownError(line))
         except JournalError as error:
             self._run.stop(error)
             return self._end_without_answer(sms, call, "the journal could not keep the message's outcome", error)

@@ -37,6 +37,8 @@ HEEDS_CTRL_C: Final = "import signal; signal.signal(signal.SIGINT, signal.defaul
 # A new session has no terminal. The one on standard input becomes its own, so that Ctrl-C there is a signal.
 HAS_TERMINAL: Final = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
 
+NO_JOURNAL: Final = "oca-sms: warning: without --journal, the same command would send everything again\n"
+
 # These change the behaviour of the command.
 _FOREIGN: Final = {
     "FORCE_COLOR",
@@ -109,6 +111,11 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+def leave_out_warning(ended: Ended) -> Ended:
+    """Return the end of a run without the warning about `--journal`."""
+    return ended._replace(err=ended.err.replace(NO_JOURNAL, "", 1))
+
+
 class Command:
     """`oca-sms` in this process, with the account of a sandbox in the environment."""
 
@@ -150,12 +157,15 @@ def command(served: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 @pytest.fixture
 def bulk(command: Command) -> Bulk:
-    """A function that runs `oca-sms bulk`, fast unless told otherwise, and looks for secrets in its output."""
+    """A function that runs `oca-sms bulk`, fast unless told otherwise, and looks for secrets in its output.
+
+    It leaves the warning out that each run without a journal begins with.
+    """
 
     def run_and_check(*arguments: object, stdin: bytes = b"") -> Ended:
         ended = command("bulk", *arguments, *([] if "--rate" in arguments else FAST), stdin=stdin)
         assert_no_secret(ended.out + ended.err)
-        return ended
+        return leave_out_warning(ended)
 
     return run_and_check
 
@@ -212,11 +222,25 @@ def resize(terminal: int, width: int) -> None:
 
 @contextlib.asynccontextmanager
 async def start(
-    *arguments: str, env: dict[str, str], code: str = HEEDS_CTRL_C + MAIN, stdout: int = PIPE
+    *arguments: str,
+    env: dict[str, str],
+    code: str = HEEDS_CTRL_C + MAIN,
+    stdout: int = PIPE,
+    terminal: int | None = None,
+    launcher: Sequence[str] = (),
 ) -> AsyncIterator[Process]:
-    """Run a process without a terminal, and kill it at the end of the block if it still runs."""
+    """Run a process, without a terminal unless one is given; kill it at the end of the block if it still runs.
+
+    `launcher` is a command that starts the process.
+    """
+    stdin, out, err = (DEVNULL, stdout, PIPE) if terminal is None else (terminal, terminal, terminal)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, *arguments, env=env, stdin=DEVNULL, stdout=stdout, stderr=PIPE
+        *(*launcher, sys.executable, "-c", code, *arguments),
+        env=env,
+        stdin=stdin,
+        stdout=out,
+        stderr=err,
+        start_new_session=terminal is not None,
     )
     try:
         yield process

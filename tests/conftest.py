@@ -14,7 +14,7 @@ from oca_sms_async.sandbox import Sandbox
 if sys.platform != "win32":  # where uvloop does not run
     import uvloop
 
-pytest_plugins = ["pytester", "command"]
+pytest_plugins = ["pytester", "command", "postgres_server"]
 
 # The limiter, the client and its bulk run on uvloop too: `uvicorn[standard]` installs it, so many users have it.
 ON_UVLOOP_TOO: Final = {"test_bulk", "test_client", "test_redis", "test_statistics", "test_waiting"}

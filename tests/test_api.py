@@ -141,6 +141,8 @@ UNITS = {
     "submitted_for": "seconds",
     "timeout": "seconds",
     "tokens": "in the bucket",
+    "took": "seconds",
+    "waited": "seconds",
 }
 
 

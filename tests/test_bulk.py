@@ -1065,7 +1065,7 @@ def test_a_bug_comes_out_of_send_many(where: str) -> None:
         messages = plant_bug(where, error, wire)
         client = client_of(Gateway())
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(client, "_send_sms", wire.send)
+            patch.setattr(client._sender, "send_sms", wire.send)
             with pytest.raises((BugError, TypeError)) as caught:
                 await client.send_many(messages, concurrency=2)
         assert is_bug(where, error, caught.value)

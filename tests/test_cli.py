@@ -230,7 +230,7 @@ def test_account_refused_after_doubt_is_no_proof(oca: Oca, served: Sandbox) -> N
         (("send", PHONE, TEXT, "--expires-in"), "--expires-in is missing"),
         (("send", PHONE), "MESSAGE is missing"),
         (("send", PHONE, *TEXT.split()), "too many arguments; a text with spaces needs quotes around it"),
-        (("send", PHONE, TEXT, f"--password={PASSWORD}"), "unknown option"),
+        (("send", PHONE, TEXT, f"--password={PASSWORD}"), "unknown option --password; see"),
         (("send", PHONE, TEXT, "--expires-in=1", "--expires-in=2"), "an argument is given more than once"),
     ],
 )
@@ -259,6 +259,17 @@ def test_gateway_out_of_reach(
     prefix = "not sent: " if arguments[0] == "send" else ""
     line = f"oca-sms: {prefix}no connection to the gateway came about: Connection refused\n"
     assert oca(*arguments) == (3, "", line)
+
+
+@pytest.mark.parametrize("arguments", [("send", PHONE, TEXT), ("history",)])
+def test_an_incomplete_address_is_told(
+    oca: Oca, served: Sandbox, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """After a 404 without a code, the line asks for the path of the address."""
+    monkeypatch.setenv("OCA_SMS_BASE_URL", served.base_url.removesuffix("/api/v1"))
+    ended = oca(*arguments)
+    assert ended.status == 1
+    assert ended.err.endswith("(HTTP 404); is base_url complete? It comes from OCA_SMS_BASE_URL\n")
 
 
 @pytest.mark.parametrize("arguments", [("send", PHONE, TEXT), ("history",), ("status", "uid")])
@@ -405,7 +416,7 @@ def test_bad_usage_of_history(oca: Oca, arguments: tuple[str, ...]) -> None:
     assert "sent" not in ended.err
 
 
-@pytest.mark.parametrize("arguments", [("marker",), ("--marker",), ("--", "send", PHONE, TEXT)])
+@pytest.mark.parametrize("arguments", [("marker",), ("--", "send", PHONE, TEXT)])
 def test_unknown_command(oca: Oca, arguments: tuple[str, ...]) -> None:
     """An unknown command is not quoted, because it may be half of a message."""
     assert oca(*arguments) == (2, "", "oca-sms: unknown command or option; see oca-sms --help\n")
@@ -468,6 +479,7 @@ def test_missing_credentials_without_a_terminal(
         ("OCA_SMS_ALLOW_HTTP", "marker", "OCA_SMS_ALLOW_HTTP must be one of 1, true, yes"),
         ("OCA_SMS_USERNAME", "marker:", "username must hold no colon"),
         ("SSL_CERT_FILE", "/nowhere", "the certificates that SSL_CERT_FILE names cannot be read: No such file"),
+        ("SSLKEYLOGFILE", "/nowhere/keys", "the file that SSLKEYLOGFILE names cannot be written: No such file"),
     ],
 )
 def test_bad_configuration(oca: Oca, monkeypatch: pytest.MonkeyPatch, name: str, value: str, reason: str) -> None:
@@ -508,16 +520,26 @@ def test_prompt_that_is_not_answered(asked: str, typed: str, status: int, line: 
     assert "Traceback" not in ended.out
 
 
-async def test_ctrl_c_leaves_the_message_in_doubt(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "words"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 129, "hung up"),
+    ],
+)
+async def test_a_signal_leaves_the_message_in_doubt(
+    sandbox: Sandbox, number: signal.Signals, status: int, words: str
+) -> None:
     """An interrupted `send` says that the message may have been sent; here it even was delivered."""
     sandbox.latency = 3600
     async with start("send", PHONE, TEXT, env=environment(**account(sandbox))) as process:
         await until(lambda: len(sandbox.inbox) > 0 and is_waiting(process.pid))
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         ended = await end_of(process)
-    assert (ended.status, ended.out) == (130, "")
+    assert (ended.status, ended.out) == (status, "")
     doubt = "if a request was under way, the message may have been sent"
-    assert ended.err == f"oca-sms: interrupted: {doubt}{LOOK_IT_UP}\n"
+    assert ended.err == f"oca-sms: {words}: {doubt}{LOOK_IT_UP}\n"
 
 
 @pytest.mark.parametrize(
@@ -711,7 +733,7 @@ async def test_ctrl_c_while_it_starts() -> None:
 def test_tally_counts_every_outcome_once() -> None:
     """Each outcome is sent, failed or skipped, and counts once; the unknown are among the failed."""
     sms = Sms(PHONE, TEXT)
-    tally = _progress.Tally(total=3)
+    tally = _progress.Tally(total=3, to_send=3, passed=1)
     for outcome in (Failed(sms, DeliveryUnknownError("no answer")), Skipped(sms, None)):
         tally.note(outcome)
     assert (tally.sent, tally.failed, tally.unknown, tally.skipped, tally.done) == (0, 1, 1, 1, 2)

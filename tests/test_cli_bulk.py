@@ -31,9 +31,12 @@ from campaign_files import (
     write_text,
 )
 from command import (
+    FAST,
     HEEDS_CTRL_C,
     MAIN,
+    NO_JOURNAL,
     Bulk,
+    Command,
     account,
     end_of,
     environment,
@@ -48,6 +51,8 @@ from oca_sms_async.cli._app import run
 from oca_sms_async.cli._input_errors import InputError
 from oca_sms_async.cli._progress import Tally, show_progress
 from oca_sms_async.sandbox import Sandbox
+
+OUTCOMES = """{"row": 1, "key": null}\n"""  # of an earlier run
 
 CSV = f'phone,message\n{spell_phone(1)},"Acme: é, ""482913"" marker"\n{spell_phone(2)},second marker\n'.encode()
 JSON = (
@@ -101,7 +106,7 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("earlier", [None, "the lines of an earlier run\n"])
+@pytest.mark.parametrize("earlier", [None, OUTCOMES])
 def test_whole_file_is_checked_before_anything_is_sent(
     bulk: Bulk, served: Sandbox, tmp_path: Path, earlier: str | None
 ) -> None:
@@ -180,12 +185,12 @@ def test_dry_run_shows_the_plan(bulk: Bulk, tmp_path: Path, in_doubt: tuple[Path
         f"{spell_phone(5)},,",
     ]
     file, out = write_csv(tmp_path / "rows.csv", *rows), tmp_path / "out"
-    out.write_text("untouched")
+    out.write_text(OUTCOMES)
     plan = bulk(file, "--dry-run", "--journal", journal, "--out", out, "--rate", "0.5", "--brand", "acme")
     assert plan.status == 2  # as the run itself
     file = write_csv(tmp_path / "rows.csv", *rows[:-1])
     plan = bulk(file, "--dry-run", "--journal", journal, "--out", out, "--rate", "0.5", "--brand", "acme")
-    assert (plan.status, count_posts(served), out.read_text()) == (0, 0, "untouched")
+    assert (plan.status, count_posts(served), out.read_text()) == (0, 0, OUTCOMES)
     shown = read_pairs(plan.out)
     assert shown.pop("advice").startswith("1 rows: ")
     assert shown == {
@@ -313,7 +318,7 @@ def test_out_is_rebuilt_on_resume(bulk: Bulk, served: Sandbox, tmp_path: Path, s
             out.write_bytes(b"\xff\0 no outcome")
     (tmp_path / ".out.oca-sms").write_text("left over")
     served.refused_numbers = []
-    assert bulk(*command).status == 0
+    assert bulk(*command, "--force").status == 0
     lines = read_outcomes(out)
     assert [it["outcome"] for it in lines] == ["sent"] * 4
     assert {it["msg_uid"] for it in lines} == {it.msg_uid for it in served.inbox}
@@ -376,6 +381,8 @@ def test_doubtful_rows_are_named_and_not_sent_again(
     assert (again.status, read_words(out)) == (1, ["unknown", "unknown", "sent"])
     assert list_recipients(served) == [spell_e164(1), spell_e164(2), spell_e164(3)]
     assert again.err == "oca-sms: 2 of 3 rows failed, 2 may have been sent: --reconcile looks them up\n"
+    assert "resend_unknown" not in again.out + out.read_text()
+    assert "--reconcile looks it up, --resend-unknown sends it again" in read_outcomes(out)[0]["error"]
     assert read_pairs(again.out)["unknown"].startswith("2 ")
 
 
@@ -423,6 +430,8 @@ def test_reconcile_that_finds_nothing_proves_nothing(
     ended = bulk(file, "--journal", journal, "--out", out, "--reconcile")
     assert (ended.status, count_posts(served), read_words(out)) == (1, 0, ["unknown", "unknown"])
     assert "0 found in the gateway's history, 2 still in doubt" in ended.out
+    advice = "look again with --reconcile in an hour, ask the vendor, or send them again with --resend-unknown"
+    assert ended.err == f"oca-sms: 2 of 2 rows failed, 2 may have been sent: {advice}\n"
 
 
 def test_reconcile_without_an_answer_sends_nothing(
@@ -475,14 +484,15 @@ def test_journal_in_use_is_one_line(bulk: Bulk, served: Sandbox, portal: Blockin
         portal.call(used.begin_run)
         ended = bulk(write_campaign(tmp_path / "rows.csv", 1), "--journal", journal)
     assert (ended.status, ended.out, count_posts(served)) == (2, "", 0)
-    reason = "another run uses it: wait for its end, or give this one a journal of its own"
+    # A second journal for the same file would send every message twice, so no line proposes one.
+    reason = "another run uses it: wait for the end of that run"
     assert ended.err == f"oca-sms: the journal {journal} cannot be used: {reason}\n"
 
 
 def damage(journal: Path) -> None:
-    """Overwrite all but the first page of a journal."""
+    """Overwrite the end of a journal."""
     content = bytearray(journal.read_bytes())
-    content[4096:] = b"\xa5" * len(content[4096:])
+    content[200:] = b"\xa5" * len(content[200:])
     journal.write_bytes(content)
 
 
@@ -501,8 +511,8 @@ def replace_by_a_directory(journal: Path) -> None:
     ("spoil", "reason"),
     [
         (damage, "it is damaged"),
-        (replace_by_a_text, "it is damaged, or is no journal"),
-        (replace_by_a_directory, "it cannot be opened"),
+        (replace_by_a_text, "it is no journal"),
+        (replace_by_a_directory, "it is a folder"),
     ],
 )
 def test_journal_that_cannot_be_used_is_one_line(
@@ -608,7 +618,9 @@ def test_rate_is_22_unless_told_otherwise(tmp_path: Path, capsys: pytest.Capture
         (("--concurrency", "0"), "--concurrency must be >= 1"),
         (("--concurrency", "few"), "--concurrency cannot be read"),
         (("--rate", "5", "--journal"), "--journal is missing"),
-        (("--no-skip-invalid",), "unknown option; a text that begins with a hyphen needs a -- before it"),
+        (("--no-skip-invalid",), "unknown option --no-skip-invalid"),
+        (("--dedup=yes",), "unknown option --dedup"),
+        (("--Marker",), "unknown option; a text that begins with a hyphen needs a -- before it"),
     ],
 )
 def test_bad_values_are_bad_usage(
@@ -643,7 +655,7 @@ def test_progress_without_a_terminal_is_plain_lines(bulk: Bulk, served: Sandbox,
 def test_progress_of_a_long_file_is_about_a_hundred_lines(capsys: pytest.CaptureFixture[str]) -> None:
     """The progress of a long file is about a hundred lines, and the last line has all counts."""
     sms = Sms(spell_e164(1), write_text(1))
-    with show_progress(Tally(total=12_345)) as note:
+    with show_progress(Tally(total=12_345, to_send=12_345)) as note:
         for _ in range(12_345):
             note(Sent(sms, SendReceipt("uid", "sent")))
     lines = capsys.readouterr().out.splitlines()
@@ -661,7 +673,7 @@ def test_progress_on_a_terminal_is_a_bar(served: Sandbox, tmp_path: Path) -> Non
     assert "━" in ended.out
     assert len(set(re.findall(r"(\d+)/60", ended.out))) > 1
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", ended.out)
-    assert re.search(r"60/60 59 sent, 1 failed, 0 unknown, 0 retried, [0-9.]+/s +0:00:00", plain)
+    assert re.search(r"60/60 59 sent, 1 failed, [0-9.]+/s +0:00:00", plain)
     assert read_pairs(plain)["sent"] == "59"
     assert plain.splitlines()[-1] == "oca-sms: 1 of 60 rows failed"
 
@@ -713,15 +725,37 @@ def test_many_respelt_recipients_are_counted(bulk: Bulk, tmp_path: Path, count: 
 def test_help_tells_the_exit_statuses(bulk: Bulk) -> None:
     """The help of `bulk` has each of its exit statuses."""
     text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", bulk("--help").out).split())
-    statuses = "0 all sent, 1 some failed or unknown, 2 bad usage or input, 3 stopped by the account or an outage,"
-    assert f"Exit status: {statuses} 130 interrupted." in text
+    statuses = (
+        "0 all sent, 1 some failed or unknown, or output was lost, 2 bad usage or input, 3 stopped by the account"
+    )
+    assert f"Exit status: {statuses} or an outage, 129, 130 and 143 ended by a signal." in text
 
 
-@pytest.mark.parametrize("file", ["-", "rows.csv"])
+def test_a_run_without_a_journal_says_so_first(command: Command, tmp_path: Path) -> None:
+    """The first line of a run without `--journal` says that the same command would send everything again."""
+    file = write_campaign(tmp_path / "rows.csv", 1)
+    assert command("bulk", file, *FAST).err == NO_JOURNAL
+    assert command("bulk", file, "--journal", tmp_path / "journal", *FAST).err == ""
+    assert command("bulk", file, "--dry-run").err == ""
+
+
+def test_an_incomplete_address_is_told(
+    bulk: Bulk, served: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a 404 without a code, the sentence asks for the path of the address."""
+    monkeypatch.setenv("OCA_SMS_BASE_URL", served.base_url.removesuffix("/api/v1"))
+    out = tmp_path / "out"
+    ended = bulk(write_campaign(tmp_path / "rows.csv", 1), "--out", out)
+    hint = "the gateway refused the request (HTTP 404); is base_url complete? It comes from OCA_SMS_BASE_URL"
+    assert (ended.status, [it["error"] for it in read_outcomes(out)]) == (1, [hint])
+    assert f"1 × {hint}" in ended.out
+
+
+@pytest.mark.parametrize("file", ["-", "rows.csv", "nowhere"])
 def test_missing_credentials_are_bad_usage(
     bulk: Bulk, served: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
-    """Without a terminal, missing credentials are one line that names them, and no file is made."""
+    """Missing credentials are one line that names them, before FILE is read, and no file is made."""
     monkeypatch.chdir(tmp_path)
     write_campaign(Path("rows.csv"), 1)
     monkeypatch.delenv("OCA_SMS_PASSWORD")
@@ -788,7 +822,7 @@ def test_out_that_cannot_be_written(
     """An `--out` that cannot be written is one line before anything is sent."""
     monkeypatch.chdir(tmp_path)
     ended = bulk(write_campaign(Path("rows.csv"), 1), "--out", out)
-    assert (ended, count_posts(served)) == ((2, "", f"oca-sms: {out} cannot be written: {reason}\n"), 0)
+    assert (ended, count_posts(served)) == ((2, "", f"oca-sms: --out {out} cannot be written: {reason}\n"), 0)
 
 
 @pytest.mark.parametrize("out", ["", ".", "sub"])

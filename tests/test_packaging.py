@@ -73,6 +73,7 @@ def test_wheel_holds_the_package_alone(archives: Archives) -> None:
     """The wheel has each module, the page, the types' marker and the licence, and no test, cache or left-over."""
     package = files_of("oca_sms_async")
     page = {f"oca_sms_async/sandbox/page/inbox.{kind}" for kind in ("html", "css", "js")}
+    page |= {f"oca_sms_async/sandbox/page/{script}.js" for script in ("access", "faults", "list")}
     assert {name for name in package if not name.endswith(".py")} == {"oca_sms_async/py.typed"} | page
     beside = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
     assert archives.wheel_names == package | {f"{INFO}/{name}" for name in beside}

@@ -4,8 +4,8 @@ from typing import Final
 
 from oca_sms_async import Failed, InvalidMessageError
 from oca_sms_async._journal import Answer, Status, earlier_outcome
-from oca_sms_async.cli._bulk_options import Options
-from oca_sms_async.cli._campaign import Campaign
+from oca_sms_async.cli._bulk_options import Session
+from oca_sms_async.cli._campaign import Campaign, find_receipt
 from oca_sms_async.cli._console import complain, show_pairs
 from oca_sms_async.cli._rows import BadRow
 from oca_sms_async.cli._survey import Survey
@@ -13,16 +13,23 @@ from oca_sms_async.cli._survey import Survey
 _MOST_RESPELT: Final = 10  # rows that are named
 
 
-async def survey_rows(campaign: Campaign, options: Options) -> Survey:
-    """Look at each row. Name the rows that cannot be sent, and those with an earlier recipient in another spelling."""
+async def survey_rows(campaign: Campaign, session: Session) -> Survey:
+    """Look at each row. Name the rows that cannot be sent, and those with an earlier recipient in another spelling.
+
+    The outcomes that are known already go into the file of outcomes.
+    """
+    options, out = session.options, session.out
     with Survey(brand=options.brand, resend_unknown=options.resend_unknown) as survey:
 
         def complain_of(row: BadRow) -> None:
             survey.bad += 1
             complain(f"row {row.row}: {row.reason}")
+            out.write_known(row, "failed", error=row.reason)
 
         async for sms, entry in campaign.entries(complain_of):
             earlier = survey.note(sms, entry)
+            if (receipt := find_receipt(entry)) is not None:
+                out.write_known(sms, "sent", msg_uid=receipt.msg_uid, attempts=receipt.attempts)
             match earlier_outcome(sms, entry):
                 case Failed(error=InvalidMessageError() as error):
                     complain(f"row {sms.row}: {error}")
@@ -33,8 +40,9 @@ async def survey_rows(campaign: Campaign, options: Options) -> Survey:
     return survey
 
 
-def show_plan(survey: Survey, options: Options) -> None:
+def show_plan(survey: Survey, session: Session) -> None:
     """Show the counts, the time and the advice of a run that is not made."""
+    rate = session.options.rate
     show_pairs(
         [
             ("rows", survey.rows),
@@ -45,7 +53,8 @@ def show_plan(survey: Survey, options: Options) -> None:
             ("to send", survey.to_send),
             ("recipients", survey.recipients),
             ("segments", survey.segments),
-            ("time", f"{survey.to_send / options.rate:.0f} s at {options.rate:g}/s"),
+            ("time", f"{survey.to_send / rate:.0f} s at {rate:g}/s"),
             *([("advice", f"{rows} rows: {advice}") for advice, rows in survey.advice.items()] or [("advice", "none")]),
-        ]
+        ],
+        file=session.screen,
     )

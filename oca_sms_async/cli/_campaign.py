@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from signal import Signals
 from typing import BinaryIO, cast
 
 from attrs import define, field, frozen
@@ -10,16 +11,15 @@ from oca_sms_async import AsyncOcaSms, BulkRun, Journal, JournalError, OcaSmsErr
 from oca_sms_async._journal import Answer, JournalRun, Lookup, earlier_outcome
 from oca_sms_async._messages import check_number
 from oca_sms_async.cli._input_errors import InputError
-from oca_sms_async.cli._out import OutcomesFile
 from oca_sms_async.cli._rows import REGION, BadRow, RowSms, read_rows
-from oca_sms_async.cli._signals import cut_short, listen_for_ctrl_c
+from oca_sms_async.cli._signals import Stop
 
 
 @frozen
 class Ending:
-    """The end of a run. `stopped_by` is the error that stopped it, if any. `resent` messages had been in doubt."""
+    """The end of a run: by a signal, by an error, or with neither by itself. `resent` messages had been in doubt."""
 
-    interrupted: bool
+    signal: Signals | None
     stopped_by: OcaSmsError | None
     resent: int
 
@@ -50,13 +50,6 @@ class Campaign:
             async for sms, entry in journal_run.lookups(self.messages(bad)):
                 yield cast(RowSms, sms), entry
 
-    async def rebuild(self, out: OutcomesFile) -> None:
-        """Write the outcomes that are known already: rows that an earlier run sent, and rows that cannot be sent."""
-        async for sms, entry in self.entries(lambda row: out.write(row, "failed", error=row.reason)):
-            if (receipt := _find_receipt(entry)) is not None:
-                out.write(sms, "sent", msg_uid=receipt.msg_uid, attempts=receipt.attempts)
-        out.keep()
-
     async def run(
         self,
         client: AsyncOcaSms,
@@ -64,14 +57,17 @@ class Campaign:
         *,
         concurrency: int,
         resend_unknown: bool,
+        stop: Stop | None = None,
+        bad: Callable[[BadRow], None] = lambda _: None,
     ) -> Ending:
         """Send the messages, and `note` one outcome for each row that can be sent, also if the run is cut short.
 
-        The first Ctrl-C lets requests on the wire finish. A second one cuts them short.
+        The other rows are given to `bad`. A request to stop lets requests on the wire finish. Ctrl-C after it cuts them
+        short.
         """
-        pulled = _PulledRows(self.messages())
+        stop = stop or Stop()
+        pulled = _PulledRows(self.messages(bad))
         bulk = client.bulk(pulled, concurrency=concurrency, journal=self.journal, resend_unknown=resend_unknown)
-        stop = asyncio.Event()
 
         async def drain(outcomes: AsyncIterator[Outcome]) -> None:
             async for outcome in outcomes:
@@ -79,29 +75,33 @@ class Campaign:
                 note(outcome)
 
         run: BulkRun | None = None
-        with listen_for_ctrl_c(stop):
-            with cut_short(stop):
+        with stop.gently():
+            with stop.cut_short():
                 async with bulk as run:
                     draining = asyncio.create_task(drain(run))
-                    stopping = asyncio.create_task(stop.wait())
+                    stopping = asyncio.create_task(stop.requested.wait())
                     await asyncio.wait({draining, stopping}, return_when=asyncio.FIRST_COMPLETED)
                     stopping.cancel()
-            with cut_short(stop):
+            with stop.cut_short():
                 await draining
             stopped_by, resent = (None, 0) if run is None else (run.stopped_by, run.resent)
-            if stop.is_set() or stopped_by is not None:
-                with cut_short(stop):
-                    await self._note_rest(pulled, stopped_by, note)
-        return Ending(stop.is_set(), stopped_by, resent)
+            if stop.requested.is_set() or stopped_by is not None:
+                with stop.cut_short():
+                    await self._note_rest(pulled, stopped_by, note, bad)
+        return Ending(stop.signal, stopped_by, resent)
 
     async def _note_rest(
-        self, pulled: "_PulledRows", stopped_by: OcaSmsError | None, note: Callable[[Outcome], None]
+        self,
+        pulled: "_PulledRows",
+        stopped_by: OcaSmsError | None,
+        note: Callable[[Outcome], None],
+        bad: Callable[[BadRow], None],
     ) -> None:
         """Note the rows that were never pulled, and those that a second Ctrl-C left without an outcome."""
         if isinstance(stopped_by, JournalError):
             return  # the journal cannot be asked
-        async for sms, entry in self.entries():
-            if sms.row in pulled.pending and (receipt := _find_receipt(entry)) is not None:
+        async for sms, entry in self.entries(bad):
+            if sms.row in pulled.pending and (receipt := find_receipt(entry)) is not None:
                 note(Sent(sms, receipt))
             elif sms.row in pulled.pending or sms.row > pulled.last:
                 note(earlier_outcome(sms, entry) or Skipped(sms, stopped_by))
@@ -122,6 +122,6 @@ class _PulledRows(Iterator[RowSms]):
         return sms
 
 
-def _find_receipt(lookup: Lookup) -> SendReceipt | None:
+def find_receipt(lookup: Lookup) -> SendReceipt | None:
     """Return the receipt of the row's own message; a row that repeats a key has no receipt."""
     return lookup.entry.receipt if lookup.answer is Answer.STORED else None

@@ -35,6 +35,7 @@ from oca_sms_async import (
     InvalidMessageError,
     InvalidRequestError,
     Journal,
+    JournalClosedError,
     JournalError,
     LimiterStatistics,
     LimiterUnavailableError,
@@ -53,6 +54,7 @@ from oca_sms_async import (
     RegularV2,
     RetryPolicy,
     Segments,
+    SendEvent,
     SendReceipt,
     Sent,
     Skipped,
@@ -153,7 +155,7 @@ async def send(client: AsyncOcaSms) -> None:
     await client.send(PHONE, TEXT, expires_in=None)
     await client.send(PHONE)  # type: ignore[call-arg] # no text
     await client.send(6281381475159, TEXT)  # type: ignore[arg-type] # a number is text
-    await client.send(PHONE, TEXT, 30)  # type: ignore[call-arg] # options are named
+    await client.send(PHONE, TEXT, 30)  # type: ignore[arg-type, call-arg] # options are named
     await client.send(PHONE, TEXT, expires_in=datetime.now(UTC))  # type: ignore[arg-type] # a duration, no moment
     await client.send(PHONE, TEXT, priority=1)  # type: ignore[arg-type] # a lane has a name
     receipt.status = "read"  # type: ignore[misc] # frozen
@@ -188,6 +190,13 @@ def messages() -> Iterator[Sms]:
 async def messages_in_time() -> AsyncIterator[Sms]:
     """Yield messages as they come."""
     yield Sms(PHONE, TEXT)
+
+
+def observe(event: SendEvent) -> None:
+    """Observe a send."""
+    assert_type((event.sent, event.error, event.may_have_been_sent), tuple[bool, OcaSmsError | None, bool])
+    assert_type((event.attempts, event.priority, event.waited, event.took), tuple[int, Priority, float, float])
+    AsyncOcaSms("user", "secret", observer=observe)
 
 
 async def send_them(client: AsyncOcaSms, path: Path) -> None:
@@ -257,7 +266,7 @@ class Kinds:
     values: type[ValueError] = InvalidMessageError
     times: type[TimeoutError] = ExpiredError
     unsent: type[ConnectionFailedError] = ClientClosedError
-    misused: type[RuntimeError] = ClientClosedError
+    misused: tuple[type[RuntimeError], ...] = (ClientClosedError, JournalClosedError)
     ours: tuple[type[OcaSmsError], ...] = (
         ApiError,
         ConnectionFailedError,
@@ -350,6 +359,7 @@ async def practise() -> None:
         sandbox.when(PHONE).respond("reset", times=2).respond(status=503, body="away", headers={"Retry-After": "1"})
         sandbox.when().respond(status="503")  # type: ignore[arg-type] # a number
         sandbox.latency = 0.5
+        sandbox.allowed_hosts = ["sms.acme.example"]
         sandbox.base_url = "http://localhost"  # type: ignore[misc] # it is where it is served
     assert_type(sandbox.asgi(), Starlette)
     assert_type(aiohttp_client(verify=True, trust_env=False), httpx.AsyncClient)

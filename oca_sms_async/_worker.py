@@ -111,13 +111,11 @@ class Worker:
                 if self._run.stage < Stage.ABORTED:
                     self._hand_over(pulled.number, self._end_without_answer(pulled.sms, call))
                 raise
-            finally:
-                self._call = None
             self._hand_over(pulled.number, outcome)
 
     def stop(self) -> None:
         """Let a request on the wire be the message's last one; end a wait, a pull or a back-off now."""
-        if self._call is not None:
+        if self._call is not None:  # it may have ended already
             self._call.cut()
         if not self._with_journal and (self._call is None or not self._call.in_flight):
             self.cancel()
@@ -149,7 +147,7 @@ class Worker:
             self._run.stop(error)
             return self._end_without_answer(sms, call, "the journal could not keep the message's outcome", error)
         finally:
-            self._intent, self._with_journal = None, False
+            self._with_journal = False
         return outcome
 
     async def _deliver(self, sms: Sms, call: CallState) -> Outcome:

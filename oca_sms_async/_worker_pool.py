@@ -55,6 +55,8 @@ class WorkerPool:
             nonlocal working
             working -= 1
             self._tasks.discard(task)
+            if not task.cancelled():
+                task.exception()  # retrieved: a Ctrl-C has come out of the loop already
             if not working:
                 self._outcomes.put_nowait(None)
 

@@ -424,7 +424,7 @@ async def test_an_api_without_history_says_so(api: str, tmp_path: Path) -> None:
             with pytest.raises(UnsupportedError, match="has no history; SMS Regular has one") as caught:
                 await question
             assert (caught.value.may_have_been_sent, caught.value.attempts) == (False, 0)
-    assert (gateway.moments, (tmp_path / "journal").exists()) == ([], False)  # noqa: ASYNC240 - a look
+    assert (gateway.moments, (tmp_path / "journal").exists()) == ([], False)
 
 
 async def test_questions_are_never_about_a_message() -> None:

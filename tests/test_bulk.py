@@ -14,6 +14,7 @@ import httpx
 import pytest
 from attrs import define, evolve, field, frozen
 from attrs.exceptions import FrozenInstanceError
+from each_api import each_api
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_memory import TEXT, WITHOUT_WAITS, Answer, Gateway, client_of, delay, fail, hang, make_messages, refuse
@@ -1360,6 +1361,7 @@ async def test_a_closed_client_is_no_outcome() -> None:
 
 
 @pytest.mark.usefixtures("transport")
+@each_api
 async def test_a_bulk_reaches_the_gateway(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """100 messages, from either kind of iterable, arrive once each and are reported in input order."""
 
@@ -1378,6 +1380,7 @@ async def test_a_bulk_reaches_the_gateway(client: AsyncOcaSms, sandbox: Sandbox)
 
 
 @pytest.mark.usefixtures("transport")
+@each_api
 async def test_a_mixed_bulk_ends_as_the_gateway_decides(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """Refused, repeated and impossible messages keep their places in the report, and the rest arrives."""
     messages = make_messages(20)
@@ -1393,6 +1396,7 @@ async def test_a_mixed_bulk_ends_as_the_gateway_decides(client: AsyncOcaSms, san
 
 
 @pytest.mark.usefixtures("transport")
+@each_api
 async def test_an_exhausted_quota_stops_a_bulk(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """Messages within the quota are sent, and the input after them is left alone."""
     sandbox.quota = 10
@@ -1420,6 +1424,7 @@ async def test_a_gateway_that_is_down_stops_a_bulk() -> None:
 
 
 @pytest.mark.usefixtures("transport")
+@each_api
 async def test_breaking_off_a_bulk_lets_the_wire_finish(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """Each message that arrived has the outcome `Sent`, taken before the end of the block or after it."""
     sandbox.latency = 0.01

@@ -89,7 +89,7 @@ class PostgresJournal:
         """Forget the messages whose last news is older than an aware datetime, and return their number.
 
         Messages in doubt stay, unless `doubtful`, and so do messages that are being sent now. A forgotten key is new:
-        its message would be sent again.
+        its message would be sent again. `ValueError` for a naive datetime.
         """
         if before.tzinfo is None:
             raise ValueError("before must be aware: give it a time zone")
@@ -117,7 +117,10 @@ class PostgresJournal:
         return self._in_run(lambda run: run.lookup_next(key, number, text))
 
     def intend(self, message: Lookup, *, seconds: float) -> asyncio.Future[bool]:
-        """Claim a message durably before its request starts; return whether the caller got it."""
+        """Claim a message durably before its request starts; return whether the caller got it.
+
+        Others wait for the outcome for that many `seconds`.
+        """
         claimable = _claimable(message)
         parameters: dict[str, object] = {
             "content": claimable.content,

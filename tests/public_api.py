@@ -74,7 +74,8 @@ def _of_export(name: str, value: Any) -> Iterator[Member]:
     elif callable(value):
         yield _callable(name, value, value.__doc__)
     else:
-        yield Member(name, f"{name} = {spell(value)}", value, None, {})
+        text = "str" if isinstance(value, str) and "\n" in value else spell(value)  # a text of many lines is no face
+        yield Member(name, f"{name} = {text}", value, None, {})
 
 
 def _of_class(name: str, cls: type) -> Iterator[Member]:

@@ -8,8 +8,8 @@
 | `history.broken` | WARNING | broken, rows | rows of the history cannot be read, and were skipped |
 | `limiter.paused` | WARNING | wait, error, status, code | the gateway's rate limit: no request starts meanwhile |
 | `limiter.failed` | WARNING | reason | a limiter raised an exception when it was told to pause |
-| `limiter.fallback` | WARNING | limiter | Redis does not answer, and the fallback decides |
-| `limiter.restored` | INFO | limiter | Redis is back, and decides again |
+| `limiter.fallback` | WARNING | limiter | the server of a shared limit is away, and the fallback decides |
+| `limiter.restored` | INFO | limiter | the server is back, and decides again |
 | `bulk.stopped` | WARNING | pulled, error, status, code | a bulk stopped by itself; `stopped_by` has the error |
 | `observer.failed` | WARNING | reason | the observer of a client raised an exception |
 | `journal.doubtful` | WARNING | journal, doubtful | a journal was opened in which an earlier run left doubt |
@@ -38,8 +38,8 @@ EVENTS: Final = {
     "history.broken": (logging.WARNING, "the other rows are used"),
     "limiter.paused": (logging.WARNING, "the gateway asks to wait"),
     "limiter.failed": (logging.WARNING, "the limiter does not pause"),
-    "limiter.fallback": (logging.WARNING, "the fallback decides until Redis is back"),
-    "limiter.restored": (logging.INFO, "Redis is back"),
+    "limiter.fallback": (logging.WARNING, "the fallback decides until the server is back"),
+    "limiter.restored": (logging.INFO, "the server is back"),
     "bulk.stopped": (logging.WARNING, "nothing more is pulled"),
     "observer.failed": (logging.WARNING, "the observer is told of the next send again"),
     "journal.doubtful": (logging.WARNING, "an earlier run left messages in doubt"),

@@ -57,7 +57,11 @@ class StaleError(PlainError):
         super().__init__("its tables were made anew: begin again")
 
 
-class UnansweredError(PlainError):
+class LateError(PlainError):
+    """The time was over. An earlier error tells more, if there is one."""
+
+
+class UnansweredError(LateError):
     """PostgreSQL took a statement and did not answer in time."""
 
     def __init__(self) -> None:

@@ -55,6 +55,7 @@ class PostgresServer:
         self.binaries = self._made_runnable(binaries)
         self._data = self.folder / "data"
         self._frozen: list[int] = []
+        self.running = False
         self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D", self._data)
         with (self._data / "postgresql.conf").open("a", encoding="utf-8") as settings:
             settings.write(f"listen_addresses = ''\nunix_socket_directories = '{self.folder}'\n")
@@ -76,17 +77,25 @@ class PostgresServer:
         execute(self.url, f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.database(name)
 
+    def drop_database(self, conninfo: str) -> None:
+        """Drop a database, whatever is connected to it."""
+        name = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
+        execute(self.url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
     def start(self) -> None:
         """Start it, and return once it takes connections."""
         self._run("pg_ctl", "-D", self._data, "-l", self.folder / "log", "-w", "start")
+        self.running = True
 
     def stop(self) -> None:
         """Stop it at once: open connections are closed, and committed changes are kept."""
         self._run("pg_ctl", "-D", self._data, "-w", "-m", "fast", "stop")
+        self.running = False
 
     def kill(self) -> None:
         """End it as a crash would: nothing is written any more."""
         self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
+        self.running = False
 
     def freeze(self) -> None:
         """Let the processes of all connections stand still: they keep their sockets, and say nothing."""
@@ -103,7 +112,7 @@ class PostgresServer:
 
     def remove(self) -> None:
         """Stop it, and remove its folder."""
-        with contextlib.suppress(subprocess.CalledProcessError):
+        if self.running:
             self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -161,6 +170,8 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def database(postgres: PostgresServer) -> str:
+def database(postgres: PostgresServer) -> Iterator[str]:
     """The connection string of a fresh database with the library's tables."""
-    return postgres.create_database("with_tables")
+    created = postgres.create_database("with_tables")
+    yield created
+    postgres.drop_database(created)

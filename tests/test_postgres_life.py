@@ -94,7 +94,7 @@ async def test_an_outcome_is_stored_even_if_its_sender_is_cancelled(database: st
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
-            await journal._written()
+            await journal._operations.ended()
         assert await journal.lookup("key") == SENT
 
 
@@ -106,7 +106,7 @@ async def test_an_error_that_nobody_waits_for_is_not_logged(database: str, caplo
         await journal.begin_run()
         execute(database, "DROP TABLE oca_sms_message")
         journal.lookup_next(None, NUMBER, "text")
-        await journal._written()
+        await journal._operations.ended()
     gc.collect()
     assert caplog.records == []
 
@@ -142,7 +142,7 @@ async def claim(key):
 
 async def in_child():
     try:
-        journal.lookup_next(None, NUMBER, "text")
+        await journal.lookup_next(None, NUMBER, "text")
     except JournalError:
         pass
     else:

@@ -270,7 +270,7 @@ class Machine(RuleBasedStateMachine):
         for journal in self.journals:
             self.wait(journal.aclose)
         self.runner.close()
-        execute(self.server.url, f"DROP DATABASE {self.database.rpartition('dbname=')[2]} WITH (FORCE)")
+        self.server.drop_database(self.database)
 
 
 def test_the_journal_is_as_its_model(postgres: PostgresServer) -> None:

@@ -7,14 +7,15 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+import httpx
 import psycopg
 import pytest
+from in_memory import Gateway, accept, ask, client_of, make_messages
 from moved_clock import until
 from pooler import pooling
 from postgres_server import PostgresServer, execute, serving
-from test_journal import Gateway, in_memory, smses, taken
 from test_postgres import LATER, NUMBER, RECEIPT, SENT, UNSENT, claim, entries
 from test_postgres_runs import Journal
 
@@ -41,14 +42,17 @@ def server(restless: PostgresServer) -> Iterator[PostgresServer]:
     """The restless server, which runs again after each test."""
     yield restless
     restless.thaw()
-    with contextlib.suppress(Exception):
+    if not restless.running:
         restless.start()
 
 
 @pytest.fixture
-def place(server: PostgresServer) -> str:
+def place(server: PostgresServer) -> Iterator[str]:
     """The connection string of a fresh database on the restless server."""
-    return server.create_database("with_tables")
+    created = server.create_database("with_tables")
+    yield created
+    if server.running:
+        server.drop_database(created)
 
 
 @pytest.fixture
@@ -230,14 +234,14 @@ async def test_a_statement_time_out(place: str) -> None:
         await assert_fails(lambda: journal.intend(of_run), "cancelled the statement")  # that run is over
 
 
-async def test_a_locked_table_costs_the_time_out_and_leaves_no_statement_behind(place: str) -> None:
+async def test_a_locked_table_costs_the_time_out_and_leaves_no_statement_behind(place: str, journal: Journal) -> None:
     """A migration that holds the table: the error comes in time, and the server gives up what nobody waits for."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    async with hasty(place) as journal:
-        found = [await journal.lookup_key(str(it), NUMBER, "text") for it in range(10)]
+    found = [await journal.lookup_key(str(it), NUMBER, "text") for it in range(10)]
+    async with hasty(place) as other:
         with psycopg.connect(place) as holder:
             holder.execute("LOCK TABLE oca_sms_message")
-            failing = [asyncio.create_task(assert_fails(lambda it=it: journal.intend(it), ".")) for it in found]  # type: ignore[misc] # mypy takes no default here
+            failing = [asyncio.create_task(assert_fails(lambda it=it: other.intend(it), ".")) for it in found]  # type: ignore[misc] # mypy takes no default here
             reasons = {str(error).partition(": ")[2] for error in await asyncio.gather(*failing)}
             late = {"was free in time", "could be made in time"}
             assert reasons <= {
@@ -285,12 +289,11 @@ async def test_a_server_that_stays_away_is_told_in_time_and_noticed_when_it_is_b
     place: str, server: PostgresServer
 ) -> None:
     """Each use fails while it is away, and the same journal works afterwards."""
-    async with hasty(place) as journal:
+    async with hasty(place, timeout=2.0) as journal:
         found = await claim(journal)
         await asyncio.to_thread(server.kill)
-        for _ in range(3):
-            await assert_fails(lambda: journal.lookup("key"), "cannot be reached")
-        await assert_fails(lambda: journal.settle(found, SENT), "cannot be reached")
+        for use in (lambda: journal.lookup("key"), lambda: journal.settle(found, SENT)):
+            await assert_fails(use, "cannot be reached")
         await asyncio.to_thread(server.start)
         await journal.settle(found, SENT)
         assert await journal.lookup("key") == SENT
@@ -337,13 +340,13 @@ async def test_a_run_without_its_connection_stops_and_its_outcomes_are_kept(
     """
     wire = asyncio.Event()
 
-    async def slow(gateway: Gateway, text: str) -> Any:
+    async def slow(request: httpx.Request) -> httpx.Response:
         await wire.wait()
-        return await taken(gateway, text)
+        return await ask(accept, request)
 
-    gateway = Gateway(then=slow)
-    running = asyncio.create_task(in_memory(gateway).send_many(smses(100), journal=journal, concurrency=4))
-    await until(lambda: len(gateway.requests) == 4)
+    gateway = Gateway(slow)
+    running = asyncio.create_task(client_of(gateway).send_many(make_messages(100), journal=journal, concurrency=4))
+    await until(lambda: len(gateway.texts) == 4)
     await asyncio.to_thread(server.kill)
     wire.set()
     await asyncio.to_thread(server.start)
@@ -351,14 +354,14 @@ async def test_a_run_without_its_connection_stops_and_its_outcomes_are_kept(
     assert isinstance(report.stopped_by, JournalError)
     assert "lost" in str(report.stopped_by)
     assert [type(outcome) for outcome in report.outcomes[:4]] == [Sent] * 4
-    assert len(gateway.requests) == 4
-    again = await in_memory(Gateway()).send_many(smses(100), journal=journal)
+    assert len(gateway.texts) == 4
+    again = await client_of(Gateway()).send_many(make_messages(100), journal=journal)
     assert (len(again.skipped), len(again.sent)) == (4, 96)
 
 
 async def test_a_run_whose_connection_says_nothing_stops_in_time(place: str, server: PostgresServer) -> None:
     """The name may be held by the dead connection; no other claim of this run is made."""
-    async with hasty(place) as journal:
+    async with hasty(place, timeout=2.0) as journal:
         await journal.begin_run()
         found = await journal.lookup_next(None, NUMBER, "text")
         server.freeze()

@@ -111,7 +111,7 @@ def test_codes_in_the_tree_are_the_gateways() -> None:
 
 @each_error
 def test_builtin_bases(kind: type[OcaSmsError]) -> None:
-    """An impossible message is a ValueError, an expired one a TimeoutError, a closed client or journal a RuntimeError."""
+    """An impossible message is a ValueError, an expired one a TimeoutError, a closed one a RuntimeError."""
     builtin = {
         InvalidMessageError: (ValueError,),
         ExpiredError: (TimeoutError, OSError),

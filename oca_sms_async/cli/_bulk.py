@@ -70,6 +70,9 @@ def _make_client(options: Options) -> AsyncOcaSms:
 async def _bulk(stream: BinaryIO, path: Path, client: AsyncOcaSms | None, session: Session) -> None:
     before, options = stamp(stream), session.options
     async with SqliteJournal(path) as journal, client or contextlib.nullcontext():
+        if client is not None and options.reconcile and not client.has_history:
+            with while_asking():
+                await client.reconcile(journal, ())  # refused, before any row is looked at
         campaign = Campaign(stream, options.template, journal)
         with while_asking():
             survey = await survey_rows(campaign, session)

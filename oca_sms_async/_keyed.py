@@ -76,13 +76,16 @@ class KeyedSends:
     @contextlib.asynccontextmanager
     async def _alone(self, key: str, deadline: float | None) -> AsyncIterator[None]:
         """Let one send of a key at a time into the block; the others wait in this process, and ask the journal then."""
-        while (other := self._under_way.get(key)) is not None:
+        loop = asyncio.get_running_loop()
+        # A send of a dead loop, or of the process before a fork, does not end here any more.
+        while (other := self._under_way.get(key)) is not None and other.get_loop() is loop:
             await _until(other, deadline)
-        mine = self._under_way[key] = asyncio.get_running_loop().create_future()
+        mine = self._under_way[key] = loop.create_future()
         try:
             yield
         finally:
-            del self._under_way[key]
+            if self._under_way.get(key) is mine:
+                del self._under_way[key]
             mine.set_result(None)
 
 

@@ -193,9 +193,10 @@ class AsyncOcaSms(Questions):
         """Look doubtful messages of the journal up in the gateway's history, and note as sent those that it finds.
 
         `messages` are those that the journal's runs were given, in the same order. One record settles one message, by
-        number, text and date (two minutes earlier to an hour later, because clocks differ). A message that is not
-        found stays in doubt: the history may lag or be incomplete. Errors as those of `history`, and `JournalError`;
-        they change nothing. `UnsupportedError` comes before anything else, even if nothing is in doubt.
+        number, text and date (two minutes earlier to an hour later, because clocks differ). A record that may be the
+        second copy of a message settles no other. A message that is not found stays in doubt: the history may lag or be
+        incomplete. Errors as those of `history`, and `JournalError`; they change nothing. `UnsupportedError` comes
+        first, even if nothing is in doubt.
         """
         self._api.history()  # raises where there is none
         return await reconcile(

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 from oca_sms_async._call import CallState
-from oca_sms_async._errors import DeliveryUnknownError, ExpiredError, InvalidMessageError, JournalError
+from oca_sms_async._errors import DeliveryUnknownError, ExpiredError, InvalidMessageError, JournalError, OcaSmsError
 from oca_sms_async._journal import Answer, ClaimLostError, Intent, Journal, Lookup, Status
 from oca_sms_async._models import SendReceipt
 
@@ -23,7 +23,7 @@ class KeyedSends:
     def __init__(self, journal: Journal, *, seconds: float) -> None:
         self._journal = journal
         self._seconds = seconds
-        self._under_way = dict[str, asyncio.Future[None]]()
+        self._under_way = dict[str, asyncio.Future[bool]]()
 
     async def send(
         self,
@@ -40,10 +40,10 @@ class KeyedSends:
         `deadline` is in the loop's time. `DeliveryUnknownError` for a message that is in doubt, `InvalidMessageError`
         for a key of another number or text, `ExpiredError` if the deadline comes while another send is under way.
         """
-        async with self._alone(key, deadline):
-            look = _FIRST_LOOK
+        async with self._alone(key, deadline, call) as sent_meanwhile:
+            look, doubted = _FIRST_LOOK, sent_meanwhile
             while True:
-                lookup = await self._journal.lookup_key(key, number, message)
+                lookup = await self._lookup(key, number, message, call, doubted=doubted)
                 if lookup.answer is Answer.KEY_CONFLICT:
                     raise InvalidMessageError("key names a message of another number or text already")
                 if lookup.entry.status is Status.SENT and lookup.entry.receipt is not None:
@@ -51,12 +51,23 @@ class KeyedSends:
                     return lookup.entry.receipt
                 if lookup.entry.status is Status.DOUBTFUL:
                     if lookup.busy_for <= 0:
-                        raise _left_in_doubt(lookup)
-                    await _sleep(min(look, lookup.busy_for), deadline)
+                        raise _doubt(call, _left_in_doubt(lookup))
+                    doubted = True
+                    await _sleep(min(look, lookup.busy_for), deadline, call)
                     look = min(2 * look, _LONGEST_LOOK)
                 else:
                     with contextlib.suppress(ClaimLostError):  # to another process, which may be at work now
                         return await self._attempt(lookup, send, call)
+
+    async def _lookup(self, key: str, number: str, message: str, call: CallState, *, doubted: bool) -> Lookup:
+        """Ask the journal; without its answer, a message that another send may have sent stays in doubt."""
+        try:
+            return await self._journal.lookup_key(key, number, message)
+        except JournalError as error:
+            if not doubted:
+                raise
+            line = "the journal cannot tell what became of another send of this key"
+            raise _doubt(call, DeliveryUnknownError(line)) from error
 
     async def _attempt(
         self, lookup: Lookup, send: Callable[[CallState], Awaitable[SendReceipt]], call: CallState
@@ -74,30 +85,41 @@ class KeyedSends:
             raise call.conclude(unknown) from error
 
     @contextlib.asynccontextmanager
-    async def _alone(self, key: str, deadline: float | None) -> AsyncIterator[None]:
-        """Let one send of a key at a time into the block; the others wait in this process, and ask the journal then."""
+    async def _alone(self, key: str, deadline: float | None, call: CallState) -> AsyncIterator[bool]:
+        """Let one send of a key at a time into the block; the others wait in this process, and ask the journal then.
+
+        Yield whether one that was waited for may have sent the message.
+        """
+        sent_meanwhile = False
         while (other := self._under_way.get(key)) is not None:
-            await _until(other, deadline)
+            sent_meanwhile = await _until(other, deadline, call) or sent_meanwhile
         mine = self._under_way[key] = asyncio.get_running_loop().create_future()
         try:
-            yield
+            yield sent_meanwhile
         finally:
             del self._under_way[key]
-            mine.set_result(None)
+            mine.set_result(sent_meanwhile or call.may_have_been_sent or call.is_replay)
 
 
-async def _until(other: asyncio.Future[None], deadline: float | None) -> None:
+async def _until(other: asyncio.Future[bool], deadline: float | None, call: CallState) -> bool:
     loop = asyncio.get_running_loop()
     await asyncio.wait({other}, timeout=None if deadline is None else deadline - loop.time())
     if not other.done():
-        raise _expired()
+        raise _doubt(call, _expired())
+    return other.result()
 
 
-async def _sleep(seconds: float, deadline: float | None) -> None:
+async def _sleep(seconds: float, deadline: float | None, call: CallState) -> None:
     now = asyncio.get_running_loop().time()
     if deadline is not None and now + seconds >= deadline:
-        raise _expired()
+        raise _doubt(call, _expired())
     await asyncio.sleep(seconds)
+
+
+def _doubt(call: CallState, error: OcaSmsError) -> OcaSmsError:
+    """Return an error after the call has noted its doubt, so that counts and observer say the same."""
+    call.doubt(error)
+    return error
 
 
 def _expired() -> ExpiredError:

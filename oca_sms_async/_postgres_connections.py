@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from oca_sms_async._postgres_troubles import PlainError, UnansweredError, UnreachableError, explain_refusal, is_passing
+from oca_sms_async._postgres_troubles import LateError, PlainError, UnansweredError, explain_refusal, is_passing
 
 _T = TypeVar("_T")
 
@@ -52,7 +52,7 @@ class Connections:
         self._open = weakref.WeakSet[Connection]()
         self._idle: list[Connection] = []
         self._slots = asyncio.Semaphore(_MOST)
-        self._trouble: UnreachableError | None = None
+        self._trouble: str | None = None  # of the last connection that failed
         self._endings: dict[Connection, asyncio.Task[None]] = {}
 
     async def perform(self, work: Work[_T], *, repeatable: bool = True) -> _T:
@@ -66,8 +66,7 @@ class Connections:
             async with asyncio.timeout_at(deadline):
                 await self._slots.acquire()
         except TimeoutError:
-            words = "no connection to PostgreSQL was free in time" if self._trouble is None else str(self._trouble)
-            raise PlainError(words) from None
+            raise LateError(self._trouble or "no connection to PostgreSQL was free in time") from None
         try:
             return await self._repeat(work, deadline, repeatable=repeatable)
         finally:
@@ -114,18 +113,22 @@ class Connections:
         """Do the work on one connection after the other, until it succeeds or there is no hope."""
         loop = asyncio.get_running_loop()
         pause, longest = _PAUSES
+        earlier: psycopg.Error | None = None
         while True:
             connection = None
             try:
                 connection = await self._take(deadline)
                 result = await self._use(connection, work, deadline)
+            except LateError as error:
+                raise earlier or error from None
             except psycopg.Error as error:
                 lost = connection is None or connection.closed
-                if not lost and connection is not None:
+                if connection is not None:
                     await self._give_back(connection, error)
-                begun = connection is not None
-                if not is_passing(error, lost=lost) or (begun and not repeatable) or loop.time() + pause > deadline:
+                hopeless = not is_passing(error, lost=lost) or (connection is not None and not repeatable)
+                if hopeless or loop.time() + pause > deadline:
                     raise
+                earlier = error
             else:
                 self._idle.append(connection)
                 return result
@@ -157,7 +160,7 @@ class Connections:
     async def _give_back(self, connection: Connection, error: psycopg.Error) -> None:
         if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
             await connection.close()  # after a failover, the same name leads to another server
-        elif connection not in self._endings:
+        elif not connection.closed:
             self._idle.append(connection)
 
     async def _use(self, connection: Connection, work: Work[_T], deadline: float) -> _T:
@@ -192,18 +195,19 @@ class Connections:
             self._endings.pop(connection, None)
 
     async def _connect(self, deadline: float) -> Connection:
+        trouble: PlainError
         try:
             async with asyncio.timeout_at(deadline):
                 connection = await Connection.connect(**self._options, autocommit=True, prepare_threshold=None)
         except TimeoutError:
-            trouble = UnreachableError()
+            trouble = LateError(self._trouble or "no connection to PostgreSQL could be made in time")
         except (psycopg.Error, OSError) as error:
             trouble = explain_refusal(error)
+            self._trouble = str(trouble)
         else:
             self._trouble = None
             self._open.add(connection)
             return connection
-        self._trouble = trouble
         raise trouble  # outside of the block: psycopg's error would come with it
 
 

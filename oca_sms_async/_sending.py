@@ -7,7 +7,7 @@ from functools import partial
 from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._deadline import Deadline, find_deadline
 from oca_sms_async._dispatch import Dispatcher
-from oca_sms_async._journal import Journal
+from oca_sms_async._journal import ClaimLostError, Journal
 from oca_sms_async._keyed import KeyedSends
 from oca_sms_async._log import log
 from oca_sms_async._messages import check_key, check_number, check_text
@@ -88,6 +88,8 @@ class Sender:
                 log("send.cancelled", phone=number, attempt=call.attempts)
             raise
         finally:
-            if self._dispatcher.counts.note(call, end) and self._observer is not None:
+            # A message that another run or send got is that one's.
+            ended_here = not isinstance(end, ClaimLostError) and self._dispatcher.counts.note(call, end)
+            if ended_here and self._observer is not None:
                 tell(self._observer, call, end, priority, asyncio.get_running_loop().time() - began)
             del end  # a traceback that holds this frame would hold itself

@@ -668,6 +668,21 @@ async def test_a_cancellation_that_nobody_asked_for_loses_no_message() -> None:
     assert (len(report.sent), len(report.unknown), report.stopped_by) == (2, 1, None)
 
 
+async def test_a_limiter_that_cancels_by_itself_leaves_no_doubt() -> None:
+    """Its message has not started a request, and the bulk goes on."""
+
+    class Cancelling(Unlimited):
+        calls = 0
+
+        async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+            self.calls += 1
+            if self.calls == 1:
+                raise asyncio.CancelledError
+
+    report = await client_of(Gateway(), limiter=Cancelling()).send_many([Sms(PHONE, TEXT)] * 3, concurrency=1)
+    assert (len(report.sent), len(report.failed), report.unknown, report.stopped_by) == (2, 1, (), None)
+
+
 @in_virtual_time
 async def test_a_stopped_bulk_starts_no_second_attempt() -> None:
     """A limiter that ignores its cancellation may give the second token. The message is not sent again."""

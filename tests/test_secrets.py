@@ -358,6 +358,14 @@ def ask_gateway(*answers: str) -> Callable[[Path, Account], Awaitable[list[OcaSm
     return ask
 
 
+async def send_with_closed_journal(folder: Path, api: Account) -> list[OcaSmsError]:
+    """Send with a journal that is closed."""
+    journal = SqliteJournal(folder / "closed")
+    await journal.aclose()
+    async with client_at("http://127.0.0.1:1", api) as client:
+        return await error_of(client.send_many([Sms(PHONE, TEXT, KEY)], journal=journal))
+
+
 async def send_after_close(_: Path, api: Account) -> list[OcaSmsError]:
     """Send through a client that is closed."""
     async with client_at("http://127.0.0.1:1", api) as client:
@@ -371,6 +379,7 @@ WAYS: dict[str, Callable[[Path, Account], Awaitable[list[OcaSmsError]]]] = {
     "UnsupportedError": ask_without_history,
     "LimiterUnavailableError": send_without_limiter,
     "JournalError": send_without_journal,
+    "JournalClosedError": send_with_closed_journal,
     "ConnectionFailedError": send_nowhere,
     "ClientClosedError": send_after_close,
     "DeliveryUnknownError": ask_gateway("hang up"),

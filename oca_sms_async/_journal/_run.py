@@ -174,6 +174,8 @@ class Intent:
             await asyncio.wait({self._recorded})  # a journal that was closed refuses this while the intent is written
             if not self._recorded.cancelled() and self._recorded.exception() is None:
                 self._call.doubt(lost)  # a later run will see it so
+            elif error is not None:
+                return  # nothing was recorded, and this error says why
             raise
 
     def _entry(self) -> JournalEntry:

@@ -196,9 +196,14 @@ class SqliteJournal:
                     loop.call_soon_threadsafe(_tell, told, error)
 
     def _opened(self, batch: list[_Waiting]) -> Store:
-        """Return the open store. A run that begins opens a broken one anew; the run that broke it must not go on."""
-        if self._store is not None and self._store.broken and batch[0].operation is Store.begin_run:
-            self._close()
+        """Return the open store. A broken one is opened anew, but not for the run that broke it: it must not go on.
+
+        Outside of a run, only the same file is opened again. In a new one, all keys would be new.
+        """
+        if self._store is not None and self._store.broken:
+            begins = any(waiting.operation is Store.begin_run for waiting in batch)
+            if begins or (not self._in_use and self._store.is_in_place()):
+                self._close()
         if self._store is None:
             self._store = Store(self._path)
             if self._store.doubtful:

@@ -58,7 +58,8 @@ class Store:
         self._file = JournalFile(path)
         self._changes = list[str]()
         self._run = 0
-        self._busy = dict[str, float]()  # by identity, the end of the time in which a sender may be at work
+        # By identity, the claimed message, and the end of the time in which its sender may be at work.
+        self._claims = dict[str, tuple[Lookup, float]]()
         self.broken = False
         with contextlib.ExitStack() as undo, self._explained():
             undo.callback(self._file.close)
@@ -82,6 +83,11 @@ class Store:
         """Close the file and unlock it."""
         self._index.close()
         self._file.close()
+
+    def is_in_place(self) -> bool:
+        """Tell whether a new opening would find the same file."""
+        with self._file.explained():
+            return self._file.is_in_place()
 
     def perform(self, operations: Sequence[Operation]) -> list[Any]:
         """Run all operations in one transaction, and return their results; an error undoes all of them.
@@ -127,10 +133,14 @@ class Store:
     def forget(self, before: float, *, doubtful: bool) -> int:
         """Forget at most a page of messages without news since a time, and return how many they are.
 
-        In the file they are marked; their lines stay.
+        Messages that are being sent stay. In the file the forgotten ones are marked; their lines stay.
         """
-        query = "SELECT record FROM message WHERE ended > 0 AND ended < ? AND (status != ? OR ?) LIMIT ?"
-        rows = self._index.execute(query, (before, Status.DOUBTFUL, doubtful, _PAGE)).fetchall()
+        query = """
+        SELECT record FROM message WHERE ended > 0 AND ended < ?
+        AND (status != ? OR ? AND identity NOT IN (SELECT value FROM json_each(?))) LIMIT ?
+        """
+        busy = json.dumps([identity for identity in self._claims if self._busy_for(identity)])
+        rows = self._index.execute(query, (before, Status.DOUBTFUL, doubtful, busy, _PAGE)).fetchall()
         for record in (Record.decode(row[0]) for row in rows):
             self._index.execute("DELETE FROM message WHERE identity = ?", (record.identity,))
             self._changes.append(Record(record.identity, "", _FORGOTTEN).encode())
@@ -166,20 +176,38 @@ class Store:
         )
         if not is_same or record.status == Status.SENT or (message.run and message.run != run):
             return False
+        if record.status == Status.DOUBTFUL and self._busy_for(identity):
+            return False
         now = time.time()
         attempts, began = message.entry.attempts + 1, message.began or now
         claimed = record._replace(
-            content=message.content, status=Status.DOUBTFUL, attempts=attempts, began=began, ended=now
+            content=message.content,
+            status=Status.DOUBTFUL,
+            attempts=attempts,
+            began=began,
+            ended=now,
+            error=None,
+            code=None,
         )
         self._change(claimed, run)
-        self._busy[identity] = time.monotonic() + seconds
+        self._claims[identity] = message, time.monotonic() + seconds
         return True
 
     def settle(self, message: Lookup, entry: JournalEntry) -> None:
-        """Store the outcome of an intended message."""
-        record, run = self._known(message)
-        receipt = entry.receipt
-        self._busy.pop(record.identity, None)
+        """Store the outcome of an intended message. One that was found sent meanwhile stays sent."""
+        identity = message.identity.hex()
+        claimer, _ = self._claims.get(identity, (None, 0.0))
+        known = self._get(identity)
+        if known is None or claimer is not message:
+            if entry.status is Status.UNSENT:  # a claim that failed leaves nothing to settle
+                return
+            raise self._file.error("another sender took the message meanwhile, or it was forgotten")
+        del self._claims[identity]
+        if known[0].status != Status.SENT or entry.status is Status.SENT:
+            self._store_outcome(known, entry)
+
+    def _store_outcome(self, known: tuple[Record, int], entry: JournalEntry) -> None:
+        (record, run), receipt = known, entry.receipt
         self._change(
             record._replace(
                 status=entry.status,
@@ -198,7 +226,7 @@ class Store:
         """Store that a doubtful message was found sent, unless another message has this id; return whether it was."""
         if self._index.execute("SELECT 1 FROM message WHERE uid = ?", (_ascii(receipt.msg_uid),)).fetchone():
             return False
-        self.settle(message, JournalEntry(Status.SENT, receipt, receipt.attempts))
+        self._store_outcome(self._known(message), JournalEntry(Status.SENT, receipt, receipt.attempts))
         return True
 
     def _get(self, identity: str) -> tuple[Record, int] | None:
@@ -220,9 +248,14 @@ class Store:
         self._changes.append(self._put(record, run))
 
     def _answer(self, record: Record, answer: Answer, content: str, *, run: int) -> Claimable:
-        busy_for = max(0.0, self._busy.get(record.identity, 0.0) - time.monotonic())
-        identity, entry = bytes.fromhex(record.identity), _entry(record)
+        busy_for, entry = self._busy_for(record.identity), _entry(record)
+        identity = bytes.fromhex(record.identity)
         return Claimable(identity, entry, answer, record.began, record.ended, busy_for, content, run)
+
+    def _busy_for(self, identity: str) -> float:
+        """Return the seconds for which the sender of a message may still be at work."""
+        _, until = self._claims.get(identity, (None, 0.0))
+        return max(0.0, until - time.monotonic())
 
     def _occurrence(self, content: str) -> int:
         row = self._index.execute("SELECT run, seen FROM occurrence WHERE content = ?", (content,)).fetchone()

@@ -35,6 +35,7 @@ from oca_sms_async import (
     InvalidMessageError,
     InvalidRequestError,
     Journal,
+    JournalClosedError,
     JournalError,
     LimiterStatistics,
     LimiterUnavailableError,
@@ -265,7 +266,7 @@ class Kinds:
     values: type[ValueError] = InvalidMessageError
     times: type[TimeoutError] = ExpiredError
     unsent: type[ConnectionFailedError] = ClientClosedError
-    misused: type[RuntimeError] = ClientClosedError
+    misused: tuple[type[RuntimeError], ...] = (ClientClosedError, JournalClosedError)
     ours: tuple[type[OcaSmsError], ...] = (
         ApiError,
         ConnectionFailedError,

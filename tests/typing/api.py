@@ -116,6 +116,7 @@ async def make() -> None:
         allow_http=True,
         region="SG",
     )
+    assert_type(own.has_history, bool)
     assert_type(await own.aclose(), None)
     assert_type(AsyncOcaSms.from_env(), AsyncOcaSms)
     assert_type(AsyncOcaSms.from_env(os.environ, timeout=5.0), AsyncOcaSms)

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import inspect
 import os
 import sys
 from functools import partial
@@ -165,8 +166,7 @@ class Dispatcher:
             self.check_open()
             raise
         except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
-            line = f"the limiter failed ({type(error).__name__}): nobody knows whether a request is within the limit"
-            raise LimiterUnavailableError(line) from scrub(error, outer)
+            raise _broken(error) from scrub(error, outer)
         finally:
             self.counts.limiter_wait += clock() - since
 
@@ -208,9 +208,16 @@ class Dispatcher:
 
     async def _start(self, options: CallOptions) -> None:
         """Take another token where a stall since the last one has made the request late, if the limiter knows."""
-        start = getattr(self._limiter, "start", None)
-        while start is not None and not await start():
-            await self._token(options)
+        outer, start = sys.exception(), getattr(self._limiter, "start", None)
+        if not inspect.iscoroutinefunction(start):  # a limiter's `start` may be another method of the same name
+            return
+        try:
+            while await start() is False:
+                await self._token(options)
+        except (OcaSmsError, TimeoutError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
+            raise _broken(error) from scrub(error, outer)
 
     def _pause(self, refusal: ApiError) -> None:
         """Let nothing through for a while after a refusal by the rate limit; the refusal counts more than a limiter
@@ -251,3 +258,8 @@ class Dispatcher:
         )
         http.read()  # else its content could not be looked at
         return http
+
+
+def _broken(error: Exception) -> LimiterUnavailableError:
+    line = f"the limiter failed ({type(error).__name__}): nobody knows whether a request is within the limit"
+    return LimiterUnavailableError(line)

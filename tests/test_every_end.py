@@ -109,6 +109,44 @@ async def test_a_limiter_that_raises_before_the_first_byte_leaves_no_doubt() -> 
     assert gateway.texts == []
 
 
+class WithoutAnswer(Unlimited):
+    """A limiter of a user's whose `start` is about itself."""
+
+    async def start(self) -> None:
+        """Return None."""
+
+
+class Startable(Unlimited):
+    """A limiter of a user's that starts a thread, say."""
+
+    def start(self) -> None:
+        """Return None."""
+        raise AssertionError
+
+
+class BrokenStart(Unlimited):
+    """A limiter of a user's that has no store at the first byte."""
+
+    async def start(self) -> bool:
+        """Raise."""
+        raise StoreError
+
+
+@pytest.mark.parametrize("limiter", [WithoutAnswer(), Startable()])
+async def test_another_method_named_start_is_no_gate(limiter: Unlimited) -> None:
+    """Only False sends a request back for another token, and a function that is no coroutine is not called."""
+    async with asyncio.timeout(10):
+        assert (await client_of(Gateway(), limiter=limiter).send(PHONE, TEXT)).attempts == 1
+
+
+async def test_a_start_that_raises_leaves_no_doubt() -> None:
+    """Its exception is named as that of any other method of a limiter, and nothing was sent."""
+    gateway = Gateway()
+    with pytest.raises(LimiterUnavailableError, match="StoreError") as caught:
+        await client_of(gateway, limiter=BrokenStart()).send(PHONE, TEXT)
+    assert (caught.value.may_have_been_sent, gateway.texts) == (False, [])
+
+
 class BrokenHandler(logging.Handler):
     """A handler of the log that raises."""
 

@@ -25,7 +25,7 @@ from oca_sms_async import AsyncOcaSms, Journal, SqliteJournal, Unlimited
 from oca_sms_async.postgres import PostgresJournal
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from postgres_server import PostgresServer, serving
+from postgres_server import PostgresServer, execute, serving
 
 IN_FLIGHT: Final = (1, 16, 64)
 SECONDS: Final = 4.0
@@ -115,8 +115,10 @@ def run_pgbench(server: PostgresServer, folder: Path) -> dict[int, float] | None
 async def main() -> None:
     """Measure all, one after the other."""
     rows: list[list[object]] = []
-    with answering() as port, serving(durable=True) as server, tempfile.TemporaryDirectory() as made:
+    with answering() as port, serving() as server, tempfile.TemporaryDirectory() as made:
         url, folder = f"http://127.0.0.1:{port}/api/v1", Path(made)
+        for statement in ("ALTER SYSTEM SET fsync = on", "SELECT pg_reload_conf()"):  # the tests do without
+            execute(server.url, statement)
         limits = run_pgbench(server, folder)
         for name, opening in (
             ("no key", open_nothing),

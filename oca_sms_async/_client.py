@@ -92,9 +92,10 @@ class AsyncOcaSms(Questions):
     def from_env(cls, environ: Mapping[str, str] = ENVIRONMENT, **options: Unpack[EnvironmentOptions]) -> Self:
         """Return a client with the environment's account, and with `options` for the rest; an option given wins.
 
-        `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` are needed; `OCA_SMS_BASE_URL` and `OCA_SMS_ALLOW_HTTP` (1, true,
-        yes, on, or their opposites) may be there. `ValueError` names the variable that is missing, or the field that
-        is wrong.
+        `OCA_SMS_API` names the API: `regular-v1` (the default), `regular-v2`, `premium-v1` or `premium-v2`. V1 needs
+        `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD`, V2 needs `OCA_SMS_TOKEN`, and Premium also `OCA_SMS_SENDER_ID`.
+        `OCA_SMS_BASE_URL` and `OCA_SMS_ALLOW_HTTP` (1, true, yes, on, or their opposites) may be there. `ValueError`
+        names each variable that is missing or belongs to another API, or the field that is wrong.
         """
         variables = Environment(environ)
         del environ  # an error tracker would serialise all of it if the next line raises
@@ -192,10 +193,12 @@ class AsyncOcaSms(Questions):
         """Look doubtful messages of the journal up in the gateway's history, and note as sent those that it finds.
 
         `messages` are those that the journal's runs were given, in the same order. One record settles one message, by
-        number, text and date (two minutes earlier to an hour later, because clocks differ). A message that is not
-        found stays in doubt: the history may lag or be incomplete. Errors as those of `history`, and `JournalError`;
-        they change nothing.
+        number, text and date (two minutes earlier to an hour later, because clocks differ). A record that may be the
+        second copy of a message settles no other. A message that is not found stays in doubt: the history may lag or be
+        incomplete. Errors as those of `history`, and `JournalError`; they change nothing. `UnsupportedError` comes
+        first, even if nothing is in doubt.
         """
+        self._api.history()  # raises where there is none
         return await reconcile(
             JournalRun(journal, self._sender.normalize), messages, self._sender.normalize, self.history
         )

@@ -16,11 +16,10 @@ from typing import Any, Final, TypeVar
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from oca_sms_async._postgres_troubles import PlainError, UnansweredError, UnreachableError, explain_refusal, is_passing
+from oca_sms_async._postgres_troubles import LateError, PlainError, UnansweredError, explain_refusal, is_passing
 
 _T = TypeVar("_T")
 
-_MOST: Final = 4  # connections of one process: many processes share the hundred that PostgreSQL has by default
 _IDLE: Final = 60.0  # seconds, after which a connection that was not needed is closed
 _FRESH: Final = 2.0  # seconds after its last answer in which a connection needs no check
 _PAUSES: Final = (0.02, 0.5)  # seconds between two attempts: the first pause, and the longest
@@ -43,22 +42,24 @@ class Connections:
     the process that made them: another loop, or a forked child, makes its own.
     """
 
-    def __init__(self, conninfo: str, *, timeout: float) -> None:
+    def __init__(self, conninfo: str, *, timeout: float, most: int = 4) -> None:
         check_conninfo(conninfo)
+        self._most: Final = most  # few: many processes share the hundred connections that PostgreSQL has by default
         self._timeout = timeout
         self._options = _make_options(conninfo, timeout)
         self._owner: tuple[asyncio.AbstractEventLoop, int] | None = None
         self._inherited: list[Connection] = []
         self._open = weakref.WeakSet[Connection]()
         self._idle: list[Connection] = []
-        self._slots = asyncio.Semaphore(_MOST)
-        self._trouble: UnreachableError | None = None
+        self._slots = asyncio.Semaphore(self._most)
+        self._trouble: str | None = None  # of the last connection that failed
         self._endings: dict[Connection, asyncio.Task[None]] = {}
 
-    async def perform(self, work: Work[_T], *, repeatable: bool = True) -> _T:
+    async def perform(self, work: Work[_T], *, repeatable: bool = True, patient: bool = True) -> _T:
         """Do something with a shared connection, and return the result.
 
-        If it is `repeatable`, a lost connection or a restart of the server costs only time: the work is done anew.
+        A server that is away costs only time, unless `patient` is False. A lost connection does too, if the work is
+        `repeatable`: it is done anew.
         """
         self._enter()
         deadline = asyncio.get_running_loop().time() + self._timeout
@@ -66,10 +67,9 @@ class Connections:
             async with asyncio.timeout_at(deadline):
                 await self._slots.acquire()
         except TimeoutError:
-            words = "no connection to PostgreSQL was free in time" if self._trouble is None else str(self._trouble)
-            raise PlainError(words) from None
+            raise LateError(self._trouble or "no connection to PostgreSQL was free in time") from None
         try:
-            return await self._repeat(work, deadline, repeatable=repeatable)
+            return await self._repeat(work, deadline, repeatable=repeatable, patient=patient)
         finally:
             self._slots.release()
 
@@ -87,13 +87,17 @@ class Connections:
         if connection not in self._endings:  # it is closed when its statement has ended
             await connection.close()
 
-    async def aclose(self) -> None:
-        """Close the shared connections."""
+    async def renew(self) -> None:
+        """Close the shared connections that are idle, so that the next work gets a new one."""
         self._enter()
-        while self._endings:
-            await asyncio.wait(self._endings.values())
         while self._idle:
             await self._idle.pop().close()
+
+    async def aclose(self) -> None:
+        """Close the shared connections, once abandoned statements have ended."""
+        await self.renew()
+        while self._endings:
+            await asyncio.wait(self._endings.values())
 
     def _enter(self) -> None:
         """Forget the connections of another event loop or of the parent process."""
@@ -108,24 +112,29 @@ class Connections:
         self._open.clear()
         self._idle.clear()
         self._endings.clear()
-        self._owner, self._slots, self._trouble = owner, asyncio.Semaphore(_MOST), None
+        self._owner, self._slots, self._trouble = owner, asyncio.Semaphore(self._most), None
 
-    async def _repeat(self, work: Work[_T], deadline: float, *, repeatable: bool) -> _T:
+    async def _repeat(self, work: Work[_T], deadline: float, *, repeatable: bool, patient: bool) -> _T:
         """Do the work on one connection after the other, until it succeeds or there is no hope."""
         loop = asyncio.get_running_loop()
         pause, longest = _PAUSES
+        earlier: psycopg.Error | None = None
         while True:
             connection = None
             try:
                 connection = await self._take(deadline)
                 result = await self._use(connection, work, deadline)
+            except LateError as error:
+                raise earlier or error from None
             except psycopg.Error as error:
                 lost = connection is None or connection.closed
-                if not lost and connection is not None:
+                if connection is not None:
                     await self._give_back(connection, error)
                 begun = connection is not None
-                if not is_passing(error, lost=lost) or (begun and not repeatable) or loop.time() + pause > deadline:
+                hopeless = not patient or (begun and not repeatable) or not is_passing(error, lost=lost)
+                if hopeless or loop.time() + pause > deadline:
                     raise
+                earlier = error
             else:
                 self._idle.append(connection)
                 return result
@@ -148,8 +157,7 @@ class Connections:
                 await self._use(connection, _ask, min(deadline, loop.time() + self._timeout / 4))
             except psycopg.Error:
                 await self.release(connection)
-                while self._idle:  # they were as idle
-                    await self._idle.pop().close()
+                await self.renew()  # the others were as idle
             else:
                 return connection
         return await self._connect(deadline)
@@ -157,7 +165,7 @@ class Connections:
     async def _give_back(self, connection: Connection, error: psycopg.Error) -> None:
         if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
             await connection.close()  # after a failover, the same name leads to another server
-        elif connection not in self._endings:
+        elif not connection.closed:
             self._idle.append(connection)
 
     async def _use(self, connection: Connection, work: Work[_T], deadline: float) -> _T:
@@ -192,18 +200,19 @@ class Connections:
             self._endings.pop(connection, None)
 
     async def _connect(self, deadline: float) -> Connection:
+        trouble: PlainError
         try:
             async with asyncio.timeout_at(deadline):
                 connection = await Connection.connect(**self._options, autocommit=True, prepare_threshold=None)
         except TimeoutError:
-            trouble = UnreachableError()
+            trouble = LateError(self._trouble or "no connection to PostgreSQL could be made in time")
         except (psycopg.Error, OSError) as error:
             trouble = explain_refusal(error)
+            self._trouble = str(trouble)
         else:
             self._trouble = None
             self._open.add(connection)
             return connection
-        self._trouble = trouble
         raise trouble  # outside of the block: psycopg's error would come with it
 
 

@@ -2,27 +2,27 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import psycopg
 
-from oca_sms_async._errors import JournalClosedError, JournalError
+from oca_sms_async._errors import JournalError
 from oca_sms_async._journal import JournalEntry, Lookup, Status
 from oca_sms_async._log import log
 from oca_sms_async._models import SendReceipt
 from oca_sms_async._postgres_connections import Connections
 from oca_sms_async._postgres_messages import Claimable, write_entry
+from oca_sms_async._postgres_operations import Operations, fail
 from oca_sms_async._postgres_run import Run
 from oca_sms_async._postgres_store import Store
-from oca_sms_async._postgres_troubles import PlainError, StaleError, explain
+from oca_sms_async._postgres_troubles import PlainError, StaleError, check_name, explain
 from oca_sms_async._scrub import scrub
 from oca_sms_async._settings import positive_seconds
 
 _T = TypeVar("_T")
-_P = ParamSpec("_P")
 
 _USED: Final = "another run uses it: wait for the end of that run"
 
@@ -53,12 +53,11 @@ class PostgresJournal:
         self._store = Store(self._connections, name)
         self._run: Run | None = None
         self._in_use: int | None = None  # the process in which a run is on
-        self._pending = set[asyncio.Task[Any]]()
+        self._operations = Operations(self._explain)
         self._closing: asyncio.Task[None] | None = None
-        self._closed = False
 
     def __repr__(self) -> str:
-        return f"<PostgresJournal {self.name!r} {'closed' if self._closed else 'open'}>"
+        return f"<PostgresJournal {self.name!r} {'closed' if self._operations.closed else 'open'}>"
 
     async def __aenter__(self) -> Self:
         return self
@@ -70,7 +69,7 @@ class PostgresJournal:
 
     async def aclose(self) -> None:
         """Close the connections, once all writes have ended; a second call does nothing."""
-        self._closed = True
+        self._operations.closed = True
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close())
         await asyncio.shield(self._closing)  # close the connections even if this task is cancelled
@@ -80,25 +79,25 @@ class PostgresJournal:
 
         `JournalError` if the tables are of another version.
         """
-        await self._start(self._store.set_up)
+        await self._operations.start(self._store.set_up)
 
     async def lookup(self, key: str) -> JournalEntry | None:
         """Return what the journal keeps of a key, or None for a key that it does not know."""
-        return await self._start(self._store.lookup, key)
+        return await self._operations.start(self._store.lookup, key)
 
     async def forget(self, before: datetime, *, doubtful: bool = False) -> int:
         """Forget the messages whose last news is older than an aware datetime, and return their number.
 
         Messages in doubt stay, unless `doubtful`, and so do messages that are being sent now. A forgotten key is new:
-        its message would be sent again.
+        its message would be sent again. `ValueError` for a naive datetime.
         """
         if before.tzinfo is None:
             raise ValueError("before must be aware: give it a time zone")
-        return await self._start(self._store.forget, before, doubtful=doubtful)
+        return await self._operations.start(self._store.forget, before, doubtful=doubtful)
 
     def lookup_key(self, key: str, number: str, text: str) -> asyncio.Future[Lookup]:
         """Look up a message with a key outside of any run. Nothing is stored."""
-        return self._start(self._store.lookup_key, key, number, text)
+        return self._operations.start(self._store.lookup_key, key, number, text)
 
     async def begin_run(self) -> None:
         """Take the journal's name for one run; `JournalError` if another run has it."""
@@ -106,7 +105,7 @@ class PostgresJournal:
             raise self._error(_USED)
         self._in_use, self._run = os.getpid(), None
         try:
-            self._run = await self._spawn(self._begin_run)
+            self._run = await self._operations.spawn(self._begin_run)
         except BaseException:
             self._in_use = None
             raise
@@ -115,10 +114,13 @@ class PostgresJournal:
 
     def lookup_next(self, key: str | None, number: str, text: str) -> asyncio.Future[Lookup]:
         """Look up the run's next message; the order of the calls tells equal messages without a key apart."""
-        return self._current_run().lookup_next(key, number, text)
+        return self._in_run(lambda run: run.lookup_next(key, number, text))
 
     def intend(self, message: Lookup, *, seconds: float) -> asyncio.Future[bool]:
-        """Claim a message durably before its request starts; return whether the caller got it."""
+        """Claim a message durably before its request starts; return whether the caller got it.
+
+        Others wait for the outcome for that many `seconds`.
+        """
         claimable = _claimable(message)
         parameters: dict[str, object] = {
             "content": claimable.content,
@@ -127,20 +129,21 @@ class PostgresJournal:
             "seconds": seconds,
         }
         if claimable.run is None:
-            return self._start(self._store.intend, claimable, parameters)
+            return self._operations.start(self._store.intend, claimable, parameters)
         if claimable.run is not self._run:
-            return self._start(_refuse)  # a later run has the journal
-        return self._current_run().intend(claimable, parameters)
+            return self._operations.start(_refuse)  # a later run has the journal
+        return self._in_run(lambda run: run.intend(claimable, parameters))
 
     def settle(self, message: Lookup, entry: JournalEntry) -> asyncio.Future[None]:
         """Store durably the outcome of an intended message."""
-        return self._start(self._store.settle, _claimable(message), entry)
+        return self._operations.start(self._store.settle, _claimable(message), entry)
 
     def find(self, message: Lookup, receipt: SendReceipt) -> asyncio.Future[bool]:
         """Store durably that a doubtful message was found sent; return False if another message has this id."""
         claimable = _claimable(message)
         entry = JournalEntry(Status.SENT, receipt, receipt.attempts)
-        return self._current_run().find(claimable, {"known": claimable.known, **write_entry(entry)})
+        parameters: dict[str, object] = {"known": claimable.known, **write_entry(entry)}
+        return self._in_run(lambda run: run.find(claimable, parameters))
 
     async def end_run(self) -> None:
         """Give the journal's name back once all writes have ended."""
@@ -148,47 +151,20 @@ class PostgresJournal:
             return
         run, self._run = self._run, None
         try:
-            await self._written()
+            await self._operations.ended()
             if run is not None:
                 await run.end()
         finally:
             self._in_use = None
 
-    def _current_run(self) -> Run:
-        self._check_open()
-        if self._run is None or self._in_use != os.getpid():
-            raise self._error("no run has begun, or not in this process")
-        return self._run
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise JournalClosedError("this journal is closed")
-
-    def _start(
-        self, operation: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: _P.kwargs
-    ) -> asyncio.Future[_T]:
-        """Start an operation, which goes on even if its caller is cancelled."""
-        started = asyncio.shield(self._spawn(operation, *args, **kwargs))
-        started.add_done_callback(lambda done: done.cancelled() or done.exception())  # a caller may never ask for it
-        return started
-
-    def _spawn(
-        self, operation: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: _P.kwargs
-    ) -> asyncio.Task[_T]:
-        self._check_open()
-        task = asyncio.get_running_loop().create_task(self._explained(operation, *args, **kwargs))
-        self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
-        return task
-
-    async def _explained(
-        self, operation: Callable[_P, Coroutine[Any, Any, _T]], *args: _P.args, **kwargs: _P.kwargs
-    ) -> _T:
+    def _in_run(self, call: Callable[[Run], asyncio.Future[_T]]) -> asyncio.Future[_T]:
         try:
-            return await operation(*args, **kwargs)
-        except psycopg.Error as error:
-            failure = self._explain(error)
-        raise failure
+            self._operations.check_open()
+            if self._run is None or self._in_use != os.getpid():
+                raise self._error("no run has begun, or not in this process")
+            return call(self._run)
+        except JournalError as error:
+            return fail(error)
 
     def _explain(self, error: psycopg.Error) -> JournalError:
         if isinstance(error, StaleError | psycopg.errors.UndefinedTable):
@@ -200,13 +176,8 @@ class PostgresJournal:
     def _error(self, reason: str) -> JournalError:
         return JournalError(f"the journal {self.name!r} cannot be used: {reason}")
 
-    async def _written(self) -> None:
-        loop = asyncio.get_running_loop()  # a task of an earlier loop, or of the parent process, never ends
-        while pending := {task for task in self._pending if task.get_loop() is loop and not task.done()}:
-            await asyncio.wait(pending)
-
     async def _close(self) -> None:
-        await self._written()
+        await self._operations.ended()
         try:
             await self.end_run()
         finally:
@@ -225,12 +196,6 @@ class PostgresJournal:
         if not begun:
             raise PlainError(_USED)
         return run
-
-
-def check_name(name: str) -> None:
-    """Raise `ValueError` unless PostgreSQL can keep this name."""
-    if not (isinstance(name, str) and name and "\0" not in name and name.isprintable()):
-        raise ValueError("name must be a str of printable characters: it tells one journal from another")
 
 
 async def _refuse() -> bool:

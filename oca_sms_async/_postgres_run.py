@@ -3,68 +3,28 @@
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import psycopg
-from attrs import evolve, frozen
 
 from oca_sms_async._errors import JournalError
-from oca_sms_async._journal import Answer, Lookup
+from oca_sms_async._journal import Lookup
+from oca_sms_async._postgres_batch import Next, Write, make_statements
 from oca_sms_async._postgres_connections import Connection, Connections
-from oca_sms_async._postgres_messages import (
-    COUNT_DOUBTFUL,
-    CREATE_SEEN,
-    FIND,
-    INTEND,
-    LOOK_UP_NEXT,
-    LOOK_UP_NEXT_KEYS,
-    Claimable,
-    Names,
-    Row,
-    found,
-    read_claim,
-    read_lookup,
-)
-from oca_sms_async._postgres_troubles import PlainError, StaleError
+from oca_sms_async._postgres_messages import Claimable, Names, Row, found, read_claim
+from oca_sms_async._postgres_statements import COUNT_DOUBTFUL, CREATE_SEEN, FIND, INTEND
+from oca_sms_async._postgres_troubles import PlainError
 
 _POOLED: Final = "a run needs a session of PostgreSQL, and a pooler such as PgBouncer gives it none: connect directly"
 # A machine that is gone without a word gives its journal back after some 25 seconds.
-_PREPARE: Final = """
+_TAKE: Final = """
 SELECT pg_try_advisory_lock(%s), pg_backend_pid(),
     set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
     set_config('tcp_keepalives_count', '3', false)
 """
 # Every write of a run begins with this. It fails if a pooler has given the run to another session.
 _STILL_HERE: Final = "SELECT 1 / (pg_backend_pid() = %s)::integer"
-
-
-@frozen
-class _Next:
-    """A message to be looked up. `identity` is None for one without a key."""
-
-    identity: bytes | None
-    content: bytes
-    done: asyncio.Future[Any]
-
-
-@frozen
-class _Write:
-    """A statement about one message."""
-
-    query: str
-    parameters: dict[str, object]
-    read: Callable[[Row | None], Any]
-    done: asyncio.Future[Any]
-
-
-@frozen
-class _Statement:
-    """A statement, and the futures that its rows answer."""
-
-    query: str
-    parameters: dict[str, object]
-    finish: Callable[[Sequence[Row]], None]
 
 
 class Run:
@@ -88,36 +48,35 @@ class Run:
         lock = hashlib.blake2b(names.salt, digest_size=8, person=b"run").digest()
         self._lock = int.from_bytes(lock, "big", signed=True)
         self._session = 0
-        self._waiting: list[_Next | _Write] = []
+        self._waiting: list[Next | Write] = []
         self._writing: asyncio.Task[None] | None = None
         self._failed: psycopg.Error | None = None
 
     async def begin(self) -> bool:
         """Take the journal's name; return False if another run has it."""
 
-        async def prepare(connection: Connection) -> bool:
-            row = found(await (await connection.execute(_PREPARE, (self._lock,))).fetchone())
-            taken, self._session = row[:2]
-            if not taken:
-                return False
-            try:
-                await connection.execute(CREATE_SEEN)
-            except psycopg.errors.DuplicateTable:  # another run's, on the same session
-                raise PlainError(_POOLED) from None
-            counted = await (await connection.execute(COUNT_DOUBTFUL, self._names.parameters())).fetchone()
-            (self.doubtful,) = found(counted)
-            return True
+        async def take(connection: Connection) -> bool:
+            async with connection.transaction():  # through a pooler, all of it is on one session
+                row = found(await (await connection.execute(_TAKE, (self._lock,))).fetchone())
+                taken, self._session = row[:2]
+                if taken:
+                    await connection.execute(CREATE_SEEN)
+            if taken:
+                counted = await (await connection.execute(COUNT_DOUBTFUL, self._names.parameters())).fetchone()
+                (self.doubtful,) = found(counted)
+            return bool(taken)
 
-        begun = await self._connections.answer(self._connection, prepare)
-        if begun and self._session != self._connection.info.backend_pid:
-            await self._check_session()
-        return begun
+        await self._check_session()
+        try:
+            return await self._connections.answer(self._connection, take)
+        except psycopg.errors.DuplicateTable:  # another run's, on the same session
+            raise PlainError(_POOLED) from None
 
     def lookup_next(self, key: str | None, number: str, text: str) -> asyncio.Future[Lookup]:
         """Look up the next message."""
         done: asyncio.Future[Lookup] = asyncio.get_running_loop().create_future()
         identity = None if key is None else self._names.of_key(key)
-        self._add(_Next(identity, self._names.of_content(number, text), done))
+        self._add(Next(identity, self._names.of_content(number, text), done))
         return done
 
     def intend(self, message: Claimable, parameters: dict[str, object]) -> asyncio.Future[bool]:
@@ -144,10 +103,10 @@ class Run:
         self, query: str, parameters: dict[str, object], read: Callable[[Row | None], bool]
     ) -> asyncio.Future[bool]:
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._add(_Write(query, parameters, read, done))
+        self._add(Write(query, parameters, read, done))
         return done
 
-    def _add(self, call: _Next | _Write) -> None:
+    def _add(self, call: Next | Write) -> None:
         self._waiting.append(call)
         if self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._perform_all())
@@ -165,14 +124,14 @@ class Run:
         finally:
             self._writing = None
 
-    async def _perform(self, batch: list[_Next | _Write]) -> None:
+    async def _perform(self, batch: list[Next | Write]) -> None:
         """Run all statements in one transaction.
 
         A failure undoes the count of equal messages too, so it ends the run.
         """
         if self._failed is not None:
             raise self._failed
-        statements = list(self._statements(batch))
+        statements = list(make_statements(batch, self._names, self))
 
         async def perform(connection: Connection) -> list[list[Row]]:
             pipelined = psycopg.Pipeline.is_supported()  # not before libpq 14
@@ -188,65 +147,20 @@ class Run:
         for statement, rows in zip(statements, results, strict=True):
             statement.finish(rows)
 
-    def _statements(self, batch: list[_Next | _Write]) -> Iterator[_Statement]:
-        lookups = [call for call in batch if isinstance(call, _Next)]
-        if counted := [call for call in lookups if call.identity is None]:
-            yield self._look_up(LOOK_UP_NEXT, counted, contents=[call.content for call in counted])
-        for keyed in _rounds(call for call in lookups if call.identity is not None):
-            yield self._look_up(
-                LOOK_UP_NEXT_KEYS,
-                keyed,
-                identities=[call.identity for call in keyed],
-                contents=[call.content for call in keyed],
-            )
-        for call in batch:
-            if isinstance(call, _Write):
-                yield _Statement(call.query, call.parameters, lambda rows, call=call: _finish(call, rows))  # type: ignore[misc] # mypy takes no default here
-
-    def _look_up(self, query: str, calls: list[_Next], **parameters: object) -> _Statement:
-        def finish(rows: Sequence[Row]) -> None:
-            if len(rows) != len(calls):
-                raise StaleError
-            for call, (identity, seen, *stored) in zip(calls, rows, strict=True):
-                lookup = read_lookup(tuple(stored), self._names, identity, call.content, self)
-                if seen is not None:
-                    answer = Answer.REPEATED if seen == call.content else Answer.KEY_CONFLICT
-                    lookup = evolve(lookup, answer=answer)
-                if not call.done.done():
-                    call.done.set_result(lookup)
-
-        return _Statement(query, self._names.parameters(**parameters), finish)
-
     async def _check_session(self) -> None:
-        """Raise `PlainError` if the pooler in between gives the run's session to others.
+        """Raise `PlainError` if a pooler gives the run's session to others too.
 
-        The number of the backend process is not the one that the connection was told, so there is a pooler.
+        A pooler tells a connection another number than that of the server's process. In transaction mode it gives a
+        second connection the session that the first one does not use just now.
         """
-
-        async def ask(connection: Connection) -> Row | None:
-            return await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
-
-        if await self._connections.perform(ask) == (self._session,):
+        session = await self._connections.answer(self._connection, _ask_session)
+        if session != self._connection.info.backend_pid and session == await self._connections.perform(_ask_session):
             raise PlainError(_POOLED)
 
 
-def _rounds(calls: Iterable[_Next]) -> list[list[_Next]]:
-    """Part calls so that no key stands twice in a part, each key's calls in their order."""
-    rounds: list[list[_Next]] = []
-    times: dict[bytes | None, int] = {}
-    for call in calls:
-        nth = times.get(call.identity, 0)
-        times[call.identity] = nth + 1
-        if nth == len(rounds):
-            rounds.append([])
-        rounds[nth].append(call)
-    return rounds
-
-
-def _finish(call: _Write, rows: Sequence[Row]) -> None:
-    result = call.read(rows[0] if rows else None)
-    if not call.done.done():
-        call.done.set_result(result)
+async def _ask_session(connection: Connection) -> int:
+    (session,) = found(await (await connection.execute("SELECT pg_backend_pid()")).fetchone())
+    return int(session)
 
 
 def _fail(done: asyncio.Future[Any], error: JournalError) -> None:

@@ -7,10 +7,6 @@ from typing import Final
 from oca_sms_async._journal import JournalEntry, Lookup, Status
 from oca_sms_async._postgres_connections import Connection, Connections
 from oca_sms_async._postgres_messages import (
-    FORGET,
-    INTEND,
-    LOOK_UP,
-    SETTLE,
     Claimable,
     Names,
     Row,
@@ -21,6 +17,7 @@ from oca_sms_async._postgres_messages import (
     write_entry,
 )
 from oca_sms_async._postgres_schema import check_version, set_up
+from oca_sms_async._postgres_statements import FORGET, INTEND, LOOK_UP, SETTLE
 from oca_sms_async._postgres_troubles import PlainError
 
 # Of two that make a name at once, the second gets the salt of the first.

@@ -39,13 +39,11 @@ _LASTING_REFUSALS: Final = {
 _PASSING_REFUSALS: Final = {
     "too many": _PASSING["53300"],
     "connection slots": _PASSING["53300"],
-    "starting up": _PASSING["57P03"],
-    "shutting down": _PASSING["57P03"],
-    "recovery mode": _PASSING["57P03"],
+    "database system": _PASSING["57P03"],
     "read-only": _PASSING["25006"],
     "hot standby": _PASSING["25006"],
 }
-_UNKNOWN_REFUSALS: Final = {"database ": "there is no such database", "role ": _REFUSED}
+_UNKNOWN_REFUSALS: Final = {'database "': "there is no such database", 'role "': _REFUSED}
 
 
 class PlainError(psycopg.OperationalError):
@@ -59,7 +57,11 @@ class StaleError(PlainError):
         super().__init__("its tables were made anew: begin again")
 
 
-class UnansweredError(PlainError):
+class LateError(PlainError):
+    """The time was over. An earlier error tells more, if there is one."""
+
+
+class UnansweredError(LateError):
     """PostgreSQL took a statement and did not answer in time."""
 
     def __init__(self) -> None:
@@ -101,3 +103,9 @@ def explain(error: psycopg.Error) -> str:
     if error.sqlstate is None:
         return _LOST
     return _REASONS.get(error.sqlstate, f"PostgreSQL reports {type(error).__name__} ({error.sqlstate})")
+
+
+def check_name(name: str) -> None:
+    """Raise `ValueError` unless PostgreSQL can keep this name."""
+    if not (isinstance(name, str) and name and "\0" not in name and name.isprintable()):
+        raise ValueError("name must be a str of printable characters: it tells one journal, or one limit, from another")

@@ -41,10 +41,10 @@ def find_binaries() -> Path:
 class PostgresServer:
     """One server on a Unix socket, which may be stopped, killed and started again.
 
-    `durable` keeps fsync on, for the tests that are about it.
+    It never waits for the disk: what it has given to the operating system outlives its own end.
     """
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self) -> None:
         binaries = find_binaries()
         # Not pytest's own folder: its name is too long for a socket, and another user may not look into it.
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
@@ -54,11 +54,12 @@ class PostgresServer:
             os.chown(self.folder, self._user, self._user)
         self.binaries = self._made_runnable(binaries)
         self._data = self.folder / "data"
+        self._frozen: list[int] = []
+        self.running = False
         self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D", self._data)
         with (self._data / "postgresql.conf").open("a", encoding="utf-8") as settings:
-            settings.write(f"fsync = {'on' if durable else 'off'}\n")
             settings.write(f"listen_addresses = ''\nunix_socket_directories = '{self.folder}'\n")
-            settings.write("max_connections = 60\nshared_buffers = 16MB\n")
+            settings.write("fsync = off\nmax_connections = 60\nshared_buffers = 16MB\n")
         self.start()
 
     @property
@@ -76,39 +77,44 @@ class PostgresServer:
         execute(self.url, f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.database(name)
 
+    def drop_database(self, conninfo: str) -> None:
+        """Drop a database, whatever is connected to it."""
+        name = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
+        execute(self.url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
     def start(self) -> None:
         """Start it, and return once it takes connections."""
         self._run("pg_ctl", "-D", self._data, "-l", self.folder / "log", "-w", "start")
+        self.running = True
 
     def stop(self) -> None:
         """Stop it at once: open connections are closed, and committed changes are kept."""
         self._run("pg_ctl", "-D", self._data, "-w", "-m", "fast", "stop")
+        self.running = False
 
     def kill(self) -> None:
         """End it as a crash would: nothing is written any more."""
         self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
+        self.running = False
 
     def freeze(self) -> None:
         """Let the processes of all connections stand still: they keep their sockets, and say nothing."""
-        for process in self._connected():
+        clients = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        self._frozen = [process for (process,) in execute(self.url, clients)]
+        for process in self._frozen:
             os.kill(process, signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let them go on."""
-        for process in self._connected():
-            os.kill(process, signal.SIGCONT)
+        while self._frozen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._frozen.pop(), signal.SIGCONT)
 
     def remove(self) -> None:
         """Stop it, and remove its folder."""
-        with contextlib.suppress(subprocess.CalledProcessError):
+        if self.running:
             self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _connected(self) -> list[int]:
-        postmaster = int((self._data / "postmaster.pid").read_text(encoding="utf-8").splitlines()[0])
-        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text(encoding="utf-8").split()
-        titles = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
-        return [child for child, title in titles.items() if b"[local]" in title]
 
     def _made_runnable(self, binaries: Path) -> Path:
         """Return the folder itself, or a copy where the unprivileged user cannot reach it."""
@@ -145,9 +151,9 @@ def execute(conninfo: str, statement: str) -> list[tuple[Any, ...]]:
 
 
 @contextlib.contextmanager
-def serving(*, durable: bool = False) -> Iterator[PostgresServer]:
+def serving() -> Iterator[PostgresServer]:
     """Run a server for the length of a block."""
-    server = PostgresServer(durable=durable)
+    server = PostgresServer()
     try:
         yield server
     finally:
@@ -164,6 +170,8 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def database(postgres: PostgresServer) -> str:
+def database(postgres: PostgresServer) -> Iterator[str]:
     """The connection string of a fresh database with the library's tables."""
-    return postgres.create_database("with_tables")
+    created = postgres.create_database("with_tables")
+    yield created
+    postgres.drop_database(created)

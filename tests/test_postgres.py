@@ -256,6 +256,7 @@ async def test_a_failure_of_long_ago_is_not_told_of_a_message_in_doubt(journal: 
     after = await journal.lookup_key("key", NUMBER, "text")
     assert after.entry == JournalEntry(Status.DOUBTFUL, attempts=1)
     assert after.began > before.began
+    assert 90 < after.busy_for <= 100
 
 
 async def test_doubt_keeps_its_beginning(journal: PostgresJournal) -> None:

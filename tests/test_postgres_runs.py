@@ -5,43 +5,16 @@ import signal
 from typing import Any
 
 import pytest
-import test_journal
+from in_memory import Gateway, client_of, make_messages
 from moved_clock import until
 from postgres_server import execute
-from test_journal import Gateway, Source, child, in_memory, kinds, smses
+from test_journal import PATIENCE, Source, child, kinds
 from test_postgres import NUMBER, SENT, claim, entries
 
 from oca_sms_async import AsyncOcaSms, BulkReport, JournalError, SendReceipt, Sent, Skipped, Sms
 from oca_sms_async._journal import Answer, JournalEntry, Lookup, Status
 from oca_sms_async.postgres import PostgresJournal
 from oca_sms_async.sandbox import Sandbox
-
-# The tests of the journal in a file that speak of a journal's answers and of nothing in its file.
-SHARED = [
-    "test_the_same_list_again_is_skipped_with_its_receipts",
-    "test_a_receipt_is_kept_as_it_is",
-    "test_a_message_that_is_there_twice_is_sent_twice",
-    "test_another_spelling_of_a_number_is_the_same_message",
-    "test_a_number_and_a_text_are_not_run_together",
-    "test_a_key_names_its_message_wherever_it_stands",
-    "test_a_key_of_another_message_is_refused_and_the_others_are_sent",
-    "test_a_wrong_use_of_a_key_does_not_hide_its_message",
-    "test_a_key_given_twice_is_sent_once",
-    "test_a_key_that_was_certainly_not_sent_may_be_corrected",
-    "test_a_key_that_names_nothing_is_refused",
-    "test_invalid_messages_disturb_nobody",
-    "test_what_was_left_in_doubt_is_named_and_not_sent",
-    "test_what_is_proven_unsent_is_sent_again",
-    "test_what_was_refused_after_an_internal_error_is_in_doubt",
-    "test_the_doubtful_are_sent_again_if_told_so",
-    "test_each_run_counts_the_messages_that_it_sends_again",
-    "test_a_resend_that_fails_leaves_the_message_in_doubt",
-    "test_a_run_that_stopped_tells_of_the_doubtful_it_came_to",
-    "test_one_journal_serves_one_event_loop_after_another",
-    "test_a_run_gets_each_message_once",
-]
-for name in SHARED:
-    globals()[name] = getattr(test_journal, name)
 
 
 class Journal(PostgresJournal):
@@ -53,13 +26,6 @@ class Journal(PostgresJournal):
 
 
 @pytest.fixture
-def path(database: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The place of the journal, for the tests that are shared with the journal in a file."""
-    monkeypatch.setattr(test_journal, "SqliteJournal", lambda place: Journal(str(place), name="acme"))
-    return database
-
-
-@pytest.fixture
 def journal(database: str) -> Journal:
     """A journal that is ready for use."""
     return Journal(database, name="acme")
@@ -68,7 +34,7 @@ def journal(database: str) -> Journal:
 async def sent_with(database: str, gateway: Gateway, messages: list[Sms], **options: Any) -> BulkReport:
     """Return the report of one run."""
     async with Journal(database, name="acme") as journal:
-        return await in_memory(gateway).send_many(messages, journal=journal, **options)
+        return await client_of(gateway).send_many(messages, journal=journal, **options)
 
 
 # --- one run at a time ----------------------------------------------------------------------------------------------
@@ -76,35 +42,35 @@ async def sent_with(database: str, gateway: Gateway, messages: list[Sms], **opti
 
 async def assert_refused(journal: PostgresJournal) -> None:
     """Assert that a run is refused before anything is pulled or sent."""
-    gateway, source = Gateway(), Source(smses(3))
+    gateway, source = Gateway(), Source(make_messages(3))
     with pytest.raises(JournalError, match="another run uses it") as caught:
-        await in_memory(gateway).send_many(source, journal=journal)
+        await client_of(gateway).send_many(source, journal=journal)
     assert "'acme'" in str(caught.value)
     assert not caught.value.may_have_been_sent
-    assert (source.pulled, gateway.requests) == ([], [])
+    assert (source.pulled, gateway.texts) == ([], [])
 
 
 async def test_a_second_run_is_refused_until_the_first_has_ended(database: str) -> None:
     """Neither another object nor the same one can be used while a run is on; afterwards both can."""
     gateway = Gateway()
-    client = in_memory(gateway)
+    client = client_of(gateway)
     async with Journal(database, name="acme") as journal, Journal(database, name="acme") as other:
-        async with client.bulk(smses(3), journal=journal) as outcomes:
+        async with client.bulk(make_messages(3), journal=journal) as outcomes:
             await anext(outcomes)
             await assert_refused(journal)
             await assert_refused(other)
             async with Journal(database, name="another") as another:
-                assert kinds(await client.send_many(smses(1), journal=another)) == [Sent]
-        assert kinds(await client.send_many(smses(3), journal=other)) == [Skipped] * 3
-        assert kinds(await client.send_many(smses(4), journal=journal)) == [Skipped] * 3 + [Sent]
-    assert sorted(gateway.requests) == ["0", "0", "1", "2", "3"]
+                assert kinds(await client.send_many(make_messages(1), journal=another)) == [Sent]
+        assert kinds(await client.send_many(make_messages(3), journal=other)) == [Skipped] * 3
+        assert kinds(await client.send_many(make_messages(4), journal=journal)) == [Skipped] * 3 + [Sent]
+    assert sorted(gateway.texts) == ["0", "0", "1", "2", "3"]
 
 
 async def test_closing_a_journal_ends_its_run(database: str) -> None:
     """The name is free again at once."""
     async with Journal(database, name="acme") as journal:
         await journal.begin_run()
-    assert kinds(await sent_with(database, Gateway(), smses(1))) == [Sent]
+    assert kinds(await sent_with(database, Gateway(), make_messages(1))) == [Sent]
 
 
 HOLDER = """
@@ -134,10 +100,10 @@ async def test_a_run_of_another_process_is_refused_until_the_first_has_ended(dat
         await holder.communicate(b"" if end == "killed" else b"end\n")
         assert holder.returncode == (-signal.SIGKILL if end == "killed" else 0)
     report = None
-    async with asyncio.timeout(test_journal.PATIENCE):
+    async with asyncio.timeout(PATIENCE):
         while report is None:  # the server needs a moment to notice a killed client
             try:
-                report = await sent_with(database, Gateway(), smses(3))
+                report = await sent_with(database, Gateway(), make_messages(3))
             except JournalError:
                 assert end == "killed"
     assert kinds(report) == [Sent] * 3
@@ -269,8 +235,9 @@ async def test_reconciling_over_the_journal(database: str) -> None:
 
 async def test_a_run_needs_a_beginning(journal: Journal) -> None:
     """A lookup outside of a run would be counted by nobody."""
+    calls = [journal.lookup_next(None, NUMBER, "text") for _ in range(2)]
     with pytest.raises(JournalError, match="no run has begun"):
-        journal.lookup_next(None, NUMBER, "text")
+        await calls[0]
     await journal.aclose()
 
 

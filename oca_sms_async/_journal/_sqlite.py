@@ -110,7 +110,7 @@ class SqliteJournal:
         """Forget the messages without news since an aware datetime, and return their number.
 
         Messages in doubt stay, unless `doubtful`. A forgotten key is new: its message would be sent again. The file
-        does not get shorter. A naive moment is a `ValueError`.
+        does not get shorter. `ValueError` for a naive datetime.
         """
         if before.utcoffset() is None:
             raise ValueError("before must be an aware datetime: give it a tzinfo")
@@ -126,7 +126,7 @@ class SqliteJournal:
     def intend(self, message: Lookup, *, seconds: float) -> asyncio.Future[bool]:
         """Note, durably, that a request is about to start; return whether the caller got the message.
 
-        For so many seconds, others may expect the outcome.
+        Others wait for the outcome for that many `seconds`.
         """
         return self._perform(lambda store: store.intend(message, seconds))
 

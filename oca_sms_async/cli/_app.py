@@ -28,7 +28,9 @@ from oca_sms_async.cli._signals import find_signal, raise_signals
 
 _HELP: Final = """Send SMS through OCA, Telkom Indonesia's gateway. Each error says if the message may have been sent.
 
-The account comes from `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` in the environment. On a terminal, the command asks.
+The account comes from `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` in the environment. For the vendor's other APIs,
+`OCA_SMS_API` is `regular-v2`, `premium-v1` or `premium-v2`; V2 needs `OCA_SMS_TOKEN` in place of the two, and Premium
+`OCA_SMS_SENDER_ID` beside them. On a terminal, the command asks.
 
 | exit status | meaning |
 | --- | --- |
@@ -88,7 +90,7 @@ def _parse(arguments: Sequence[str]) -> Callable[[], Any]:
 
 
 def _describe(error: CycloptsError) -> str:
-    """Say what is wrong with the arguments, and quote none: an argument may be a number or a text.
+    """Describe the fault of the arguments, and quote no argument: it may be a number or a text.
 
     For that reason cyclopts' own sentences are not used.
     """

@@ -31,13 +31,20 @@ def most_within(moments: Sequence[float], seconds: float) -> int:
 
 
 class Starts:
-    """A client whose requests note their starts, and whose messages are held by a stall before their first byte."""
+    """A client whose requests note their starts, and whose messages are held by a stall before their first byte.
 
-    def __init__(self, limiter: TokenBucket) -> None:
+    The stall is that of a disk, before the request, or that of a name server, while the request connects.
+    """
+
+    def __init__(self, limiter: TokenBucket, *, while_connecting: bool = False) -> None:
         self.moments: list[float] = []
         self.stalled_until = 0.0
+        self._while_connecting = while_connecting
 
-        def answer(_: httpx.Request) -> httpx.Response:
+        async def answer(request: httpx.Request) -> httpx.Response:
+            if while_connecting:
+                await self._stall()
+                await request.extensions["trace"]("http11.send_request_headers.started", {"request": request})
             self.moments.append(now())
             return httpx.Response(200, json=RECEIPT)
 
@@ -48,18 +55,20 @@ class Starts:
         """Send one message by way of the stall."""
         options = CallOptions(Priority.BULK, seconds=10.0, deadline=Deadline(deadline, math.inf))
         request = self.client._api.send(PHONE, TEXT)
-        await self.client._dispatcher.request(request, options, CallState(self._stall))
+        call = CallState() if self._while_connecting else CallState(self._stall)
+        await self.client._dispatcher.request(request, options, call)
 
     async def _stall(self) -> None:
         await asyncio.sleep(max(0.0, self.stalled_until - now()))
 
 
+@pytest.mark.parametrize("while_connecting", [False, True])
 @pytest.mark.parametrize(("rate", "capacity"), [(22.0, 1.0), (22.0, 5.0), (1.0, 1.0), (500.0, 1.0)])
-def test_a_stall_does_not_end_in_a_burst(rate: float, capacity: float) -> None:
+def test_a_stall_does_not_end_in_a_burst(rate: float, capacity: float, while_connecting: bool) -> None:
     """All messages that a stall of two seconds has held start within the limit, and none is lost."""
 
     async def main() -> None:
-        starts = Starts(TokenBucket(rate, capacity))
+        starts = Starts(TokenBucket(rate, capacity), while_connecting=while_connecting)
         starts.stalled_until = now() + 2.0
         count = int(4 * rate)
         await asyncio.gather(*(starts.send() for _ in range(count)))

@@ -9,7 +9,7 @@ from typing import Final, Self, TypeVar
 
 import psycopg
 
-from oca_sms_async._errors import JournalError
+from oca_sms_async._errors import JournalClosedError, JournalError
 from oca_sms_async._journal import JournalEntry, Lookup, Status
 from oca_sms_async._log import log
 from oca_sms_async._models import SendReceipt
@@ -89,7 +89,7 @@ class PostgresJournal:
         """Forget the messages whose last news is older than an aware datetime, and return their number.
 
         Messages in doubt stay, unless `doubtful`, and so do messages that are being sent now. A forgotten key is new:
-        its message would be sent again.
+        its message would be sent again. A naive datetime is a `ValueError`.
         """
         if before.tzinfo is None:
             raise ValueError("before must be aware: give it a time zone")
@@ -101,8 +101,9 @@ class PostgresJournal:
 
     async def begin_run(self) -> None:
         """Take the journal's name for one run; `JournalError` if another run has it."""
+        self._operations.check_open()
         if self._in_use == os.getpid():
-            raise self._error(_USED)
+            raise JournalError(self._sentence(_USED))
         self._in_use, self._run = os.getpid(), None
         try:
             self._run = await self._operations.spawn(self._begin_run)
@@ -117,7 +118,10 @@ class PostgresJournal:
         return self._in_run(lambda run: run.lookup_next(key, number, text))
 
     def intend(self, message: Lookup, *, seconds: float) -> asyncio.Future[bool]:
-        """Claim a message durably before its request starts; return whether the caller got it."""
+        """Claim a message durably before its request starts; return whether the caller got it.
+
+        For so many `seconds` from now, others may expect the outcome.
+        """
         claimable = _claimable(message)
         parameters: dict[str, object] = {
             "content": claimable.content,
@@ -155,23 +159,21 @@ class PostgresJournal:
             self._in_use = None
 
     def _in_run(self, call: Callable[[Run], asyncio.Future[_T]]) -> asyncio.Future[_T]:
-        try:
-            self._operations.check_open()
-            if self._run is None or self._in_use != os.getpid():
-                raise self._error("no run has begun, or not in this process")
-            return call(self._run)
-        except JournalError as error:
-            return fail(error)
+        if self._operations.closed:
+            return fail(JournalClosedError("this journal is closed"))
+        if self._run is None or self._in_use != os.getpid():
+            return fail(JournalError(self._sentence("no run has begun, or not in this process")))
+        return call(self._run)
 
     def _explain(self, error: psycopg.Error) -> JournalError:
         if isinstance(error, StaleError | psycopg.errors.UndefinedTable):
             self._store.forget_names()
-        failure = self._error(explain(error))
+        failure = JournalError(self._sentence(explain(error)))
         failure.__cause__ = scrub(error)
         return failure
 
-    def _error(self, reason: str) -> JournalError:
-        return JournalError(f"the journal {self.name!r} cannot be used: {reason}")
+    def _sentence(self, reason: str) -> str:
+        return f"the journal {self.name!r} cannot be used: {reason}"
 
     async def _close(self) -> None:
         await self._operations.ended()

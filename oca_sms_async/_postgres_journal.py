@@ -89,7 +89,7 @@ class PostgresJournal:
         """Forget the messages whose last news is older than an aware datetime, and return their number.
 
         Messages in doubt stay, unless `doubtful`, and so do messages that are being sent now. A forgotten key is new:
-        its message would be sent again. A naive datetime is a `ValueError`.
+        its message would be sent again. `ValueError` for a naive datetime.
         """
         if before.tzinfo is None:
             raise ValueError("before must be aware: give it a time zone")
@@ -120,7 +120,7 @@ class PostgresJournal:
     def intend(self, message: Lookup, *, seconds: float) -> asyncio.Future[bool]:
         """Claim a message durably before its request starts; return whether the caller got it.
 
-        For so many `seconds` from now, others may expect the outcome.
+        Others wait for the outcome for that many `seconds`.
         """
         claimable = _claimable(message)
         parameters: dict[str, object] = {

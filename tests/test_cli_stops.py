@@ -367,7 +367,8 @@ def test_ctrl_c_while_the_rest_is_noted_is_no_traceback(
     try:
         with portal.wrap_async_context_manager(RawGateway(press_before_the_answer).serve()) as gateway:
             monkeypatch.setenv("OCA_SMS_BASE_URL", gateway.base_url)
-            ended = bulk(write_campaign(tmp_path / "rows.csv", 400), "--concurrency", "1")
+            file = write_campaign(tmp_path / "rows.csv", 400)
+            ended = bulk(file, "--journal", tmp_path / "journal", "--concurrency", "1")
     finally:
         signal.signal(signal.SIGINT, before)
     assert presses == ["on the wire", "noting the rest"]

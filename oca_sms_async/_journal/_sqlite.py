@@ -110,7 +110,7 @@ class SqliteJournal:
         """Forget the messages without news since an aware datetime, and return their number.
 
         Messages in doubt stay, unless `doubtful`. A forgotten key is new: its message would be sent again. The file
-        does not get shorter.
+        does not get shorter. `ValueError` for a naive datetime.
         """
         if before.utcoffset() is None:
             raise ValueError("before must be an aware datetime: give it a tzinfo")
@@ -124,7 +124,10 @@ class SqliteJournal:
         return self._perform(lambda store: store.lookup_key(key, number, text))
 
     def intend(self, message: Lookup, *, seconds: float) -> asyncio.Future[bool]:
-        """Note, durably, that a request is about to start; return whether the caller got the message."""
+        """Note, durably, that a request is about to start; return whether the caller got the message.
+
+        Others wait for the outcome for that many `seconds`.
+        """
         return self._perform(lambda store: store.intend(message, seconds))
 
     def settle(self, message: Lookup, entry: JournalEntry) -> asyncio.Future[None]:

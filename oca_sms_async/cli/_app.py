@@ -90,7 +90,7 @@ def _parse(arguments: Sequence[str]) -> Callable[[], Any]:
 
 
 def _describe(error: CycloptsError) -> str:
-    """Say what is wrong with the arguments, and quote none: an argument may be a number or a text.
+    """Describe the fault of the arguments, and quote no argument: it may be a number or a text.
 
     For that reason cyclopts' own sentences are not used.
     """

@@ -3,14 +3,13 @@
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final, TextIO, cast
 
 from cyclopts import Parameter
 
-from oca_sms_async import AsyncOcaSms, JournalError, RetryPolicy, SqliteJournal, TokenBucket
+from oca_sms_async import AsyncOcaSms, Journal, JournalError, RetryPolicy, SqliteJournal, TokenBucket
 from oca_sms_async.cli._account import client_of_account
 from oca_sms_async.cli._bulk_input import open_input, stamp
 from oca_sms_async.cli._bulk_options import Options, Session, check_options
@@ -20,6 +19,7 @@ from oca_sms_async.cli._campaign import Campaign
 from oca_sms_async.cli._console import ForgivingStream, complain, show
 from oca_sms_async.cli._endings import CommandError, ExitStatus, explain, while_asking
 from oca_sms_async.cli._input_errors import InputError
+from oca_sms_async.cli._memory_journal import MemoryJournal
 from oca_sms_async.cli._out import OutcomesFile
 from oca_sms_async.cli._signals import run_in_loop
 
@@ -28,13 +28,16 @@ _DEFAULTS: Final = Options()
 
 def bulk(
     file: Annotated[
-        Path, Parameter(allow_leading_hyphen=True, help="CSV with a header, or JSON lines; `-` is standard input.")
+        Path,
+        Parameter(
+            allow_leading_hyphen=True, help="CSV with a header, JSON lines, or a workbook; `-` is standard input."
+        ),
     ],
     /,
     *,
     options: Options = _DEFAULTS,
 ) -> None:
-    """Send a file of messages: columns phone, message, and optionally key and expires_at (ISO 8601).
+    """Send a file of messages: columns phone, message, and optionally key and expires_at (ISO 8601 with an offset).
 
     First the whole file is checked. With --journal, the same command goes on after an interruption or a kill: it sends
     no message twice, and names the messages that may have been sent. The first Ctrl-C, SIGTERM or SIGHUP lets requests
@@ -44,15 +47,10 @@ def bulk(
     check_options(file, options)
     client = None if options.dry_run else _make_client(options)
     screen = ForgivingStream(_choose_screen(options.out))
-    with open_input(file) as stream, tempfile.TemporaryDirectory(prefix="oca-sms-") as temporary:
-        path = options.journal
-        if path is None or (options.dry_run and not path.exists()):
-            path = Path(temporary) / "journal"  # its digests are deleted after the run
+    with open_input(file) as stream:
         try:
             with _open_out(options) as out:
-                run_in_loop(
-                    lambda stop: _bulk(stream, path, client, Session(options, cast("TextIO", screen), out, stop))
-                )
+                run_in_loop(lambda stop: _bulk(stream, client, Session(options, cast("TextIO", screen), out, stop)))
         except InputError as error:
             raise CommandError(f"{file}: {error}", ExitStatus.USAGE) from error
         except JournalError as error:  # while it is closed; an earlier failure has a sentence of its own
@@ -67,13 +65,20 @@ def _make_client(options: Options) -> AsyncOcaSms:
     return client_of_account(limiter=limiter, retry=retry)
 
 
-async def _bulk(stream: BinaryIO, path: Path, client: AsyncOcaSms | None, session: Session) -> None:
+def _open_journal(options: Options) -> Journal:
+    # A dry run leaves no file behind.
+    if options.journal is None or (options.dry_run and not options.journal.exists()):
+        return MemoryJournal()
+    return SqliteJournal(options.journal)
+
+
+async def _bulk(stream: BinaryIO, client: AsyncOcaSms | None, session: Session) -> None:
     before, options = stamp(stream), session.options
-    async with SqliteJournal(path) as journal, client or contextlib.nullcontext():
+    async with contextlib.aclosing(_open_journal(options)) as journal, client or contextlib.nullcontext():
         if client is not None and options.reconcile and not client.has_history:
             with while_asking():
                 await client.reconcile(journal, ())  # refused, before any row is looked at
-        campaign = Campaign(stream, options.template, journal)
+        campaign = Campaign(stream, options.layout, journal)
         with while_asking():
             survey = await survey_rows(campaign, session)
         if survey.unsendable and not options.skip_invalid:

@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Final, TextIO
 
-from attrs import frozen
+from attrs import field, frozen
 from cyclopts import Parameter, validators
 
 from oca_sms_async._limiter import DEFAULT_RATE
 from oca_sms_async.cli._endings import CommandError, ExitStatus
-from oca_sms_async.cli._messages import ShowNumbers
+from oca_sms_async.cli._input_errors import InputError
+from oca_sms_async.cli._layout import Layout
+from oca_sms_async.cli._messages import ShowNumbers, ShowTexts
 from oca_sms_async.cli._out import OutcomesFile, is_outcomes_file
 from oca_sms_async.cli._signals import Stop
 from oca_sms_async.cli._sinks import find_open_stream
@@ -30,9 +32,7 @@ def _make_switch(help_: str) -> Parameter:
 class Options:
     """The options of a run."""
 
-    template: Annotated[
-        str | None, Parameter(help='The text with its columns in braces: "Kode OTP {brand}: {code}".')
-    ] = None
+    layout: Layout = field(factory=Layout)
     journal: Annotated[
         Path | None, Parameter(help="Keeps which messages were sent or are in doubt: the same command goes on there.")
     ] = None
@@ -48,6 +48,9 @@ class Options:
         bool, _make_switch("Repeat requests that certainly sent nothing: no connection, or rate limit.")
     ] = False
     skip_invalid: Annotated[bool, _make_switch("Go on without the rows that cannot be sent.")] = False
+    dedupe: Annotated[
+        bool, _make_switch("Skip each row with the recipient of an earlier row, in any spelling and with any text.")
+    ] = False
     reconcile: Annotated[bool, _make_switch("First look doubtful messages up in the gateway's history.")] = False
     resend_unknown: Annotated[
         bool, _make_switch("Send again the messages that an earlier run left in doubt. They may arrive twice.")
@@ -57,6 +60,7 @@ class Options:
         None
     )
     show_numbers: ShowNumbers = False
+    show_texts: ShowTexts = False
 
 
 @frozen
@@ -71,6 +75,10 @@ class Session:
 
 def check_options(file: Path, options: Options) -> None:
     """Refuse options that do not fit together, before any file is touched."""
+    try:
+        options.layout.check()
+    except InputError as error:
+        raise CommandError(str(error), ExitStatus.USAGE) from error
     if options.journal is None and (options.reconcile or options.resend_unknown):
         raise CommandError("--reconcile and --resend-unknown need the --journal of the earlier run", ExitStatus.USAGE)
     out = [options.out, name_new_file(options.out)] if options.out and options.out.name else []
@@ -87,7 +95,7 @@ def check_options(file: Path, options: Options) -> None:
 
 
 def _find_obstacle(out: Path) -> str | None:
-    """Return why these outcomes must not go into this file, or None."""
+    """Return the reason why these outcomes must not go into this file, or `None`."""
     if not out.name or out.is_dir():
         return "must be a file"
     if find_open_stream(out) is not None:

@@ -5,7 +5,6 @@ import time
 from typing import TextIO
 
 from oca_sms_async import AsyncOcaSms, Outcome
-from oca_sms_async._journal import Answer
 from oca_sms_async.cli._bulk_options import WITHOUT_JOURNAL, Options, Session
 from oca_sms_async.cli._campaign import Campaign, Ending
 from oca_sms_async.cli._console import complain, quote, show_pairs
@@ -21,7 +20,7 @@ async def send_rows(campaign: Campaign, client: AsyncOcaSms, survey: Survey, ses
     started, options, out = time.monotonic(), session.options, session.out
     if options.journal is None:
         complain(f"warning: {WITHOUT_JOURNAL}")
-    tally = Tally(survey.standings.total(), survey.to_send, survey.standings[Answer.REPEATED])
+    tally = Tally(survey.standings.total(), survey.to_send, survey.passed)
 
     def note_bad(row: BadRow) -> None:
         out.write(row, "failed", error=row.reason)
@@ -41,6 +40,7 @@ async def send_rows(campaign: Campaign, client: AsyncOcaSms, survey: Survey, ses
                 # At most one worker for each message: as many failed connections in a row as workers are an outage.
                 concurrency=min(options.concurrency, max(survey.to_send, 1)),
                 resend_unknown=options.resend_unknown,
+                duplicates=survey.duplicates,
                 stop=session.stop,
                 bad=note_bad,
             )

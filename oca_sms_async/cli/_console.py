@@ -16,7 +16,7 @@ _SHORT: Final = 15  # characters; a number
 
 
 def on_terminal(stream: TextIO | None) -> bool:
-    """Tell whether this stream is a terminal; a stream that the shell closed is None."""
+    """Tell whether this stream is a terminal. A stream that the shell closed is `None`."""
     return stream is not None and stream.isatty()
 
 
@@ -115,6 +115,6 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, capti
 
 
 def complain(line: str) -> None:
-    """Write one line to standard error. If nobody can read it, as on a closed terminal, the command goes on."""
+    """Write one line to standard error. If the stream is gone, as on a closed terminal, the command goes on."""
     with contextlib.suppress(OSError):
         print(f"oca-sms: {escape(line)}", file=sys.stderr, flush=True)

@@ -1,16 +1,25 @@
 """The progress of a bulk: its outcomes are counted, and shown as a bar on a terminal, else as plain lines."""
 
 import contextlib
+import io
+import itertools
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Final, TextIO
+from typing import BinaryIO, Final, TextIO
 
 from attrs import define, field
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
 
 from oca_sms_async import Failed, Outcome, SendReceipt, Sent, Skipped
@@ -23,6 +32,7 @@ _MOST_LINES: Final = 100
 # clear only the second one.
 _BAR_WIDTH: Final = 12
 _COUNTS_WIDTH: Final = 42
+_CHECK_STEP: Final = 500  # rows
 
 
 @define
@@ -68,7 +78,7 @@ class Tally:
         return max(self._attempted - 1, 0) / max(time.monotonic() - self._started, 1e-3)
 
     def time_left(self) -> timedelta | None:
-        """Return the time for the rest of the messages at the rate so far, or None before there is a rate."""
+        """Return the time for the rest of the messages at the rate so far. Before there is a rate, it is `None`."""
         if self._attempted < 2:
             return None
         return timedelta(seconds=round(max(self.to_send - self._attempted, 0) / self.rate))
@@ -118,6 +128,25 @@ def show_progress(tally: Tally, file: TextIO | None = None) -> Iterator[Callable
             refresh()
 
         yield note
+
+
+@contextlib.contextmanager
+def show_check(stream: BinaryIO, file: TextIO) -> Iterator[Callable[[], None]]:
+    """Show on a terminal how much of a file is read while the block runs; yield the function to call for each row."""
+    console = Console(file=file)
+    if not on_terminal(file) or console.is_dumb_terminal:
+        yield lambda: None
+        return
+    total, rows = stream.seek(0, io.SEEK_END), itertools.count(1)
+    columns = (TextColumn("checking"), BarColumn(bar_width=_BAR_WIDTH), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=total)
+
+        def refresh() -> None:
+            if next(rows) % _CHECK_STEP == 0:
+                progress.update(task, completed=stream.tell())
+
+        yield refresh
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ class Stop:
             # In the background of a shell Ctrl-C is for another program, and nohup keeps SIGHUP away.
             if handler is signal.SIG_IGN:
                 continue
-            # Windows has no such handlers, and threads other than the main one take none.
+            # Windows has no handlers for an event loop, and only the main thread takes them.
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 loop.add_signal_handler(number, self._receive, number)
                 before[number] = handler

@@ -54,7 +54,7 @@ def open_sink(path: Path, head: bytes) -> Sink:
 
 
 def find_open_stream(path: Path) -> int | None:
-    """Return the descriptor that a name such as /dev/stdout stands for, or None for any other path."""
+    """Return the descriptor behind a name like /dev/stdout. For any other path it is `None`."""
     found = _OPEN_STREAM.fullmatch(str(path))
     return None if found is None else _STANDARD.get(found[0], int(found[1] or found[2] or 0))
 
@@ -102,7 +102,7 @@ class StreamSink:
 
 
 class FileSink:
-    """A file. Lines are written as they come, so that a kill loses none of them, and sorted at the end."""
+    """A file. Lines are written as they come, so that a kill loses no line. They are sorted at the end."""
 
     knows_early = True
 

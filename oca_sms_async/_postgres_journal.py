@@ -9,7 +9,7 @@ from typing import Final, Self, TypeVar
 
 import psycopg
 
-from oca_sms_async._errors import JournalError
+from oca_sms_async._errors import JournalClosedError, JournalError
 from oca_sms_async._journal import JournalEntry, Lookup, Status
 from oca_sms_async._log import log
 from oca_sms_async._models import SendReceipt
@@ -101,8 +101,9 @@ class PostgresJournal:
 
     async def begin_run(self) -> None:
         """Take the journal's name for one run; `JournalError` if another run has it."""
+        self._operations.check_open()
         if self._in_use == os.getpid():
-            raise self._error(_USED)
+            raise JournalError(self._sentence(_USED))
         self._in_use, self._run = os.getpid(), None
         try:
             self._run = await self._operations.spawn(self._begin_run)
@@ -158,23 +159,21 @@ class PostgresJournal:
             self._in_use = None
 
     def _in_run(self, call: Callable[[Run], asyncio.Future[_T]]) -> asyncio.Future[_T]:
-        try:
-            self._operations.check_open()
-            if self._run is None or self._in_use != os.getpid():
-                raise self._error("no run has begun, or not in this process")
-            return call(self._run)
-        except JournalError as error:
-            return fail(error)
+        if self._operations.closed:
+            return fail(JournalClosedError("this journal is closed"))
+        if self._run is None or self._in_use != os.getpid():
+            return fail(JournalError(self._sentence("no run has begun, or not in this process")))
+        return call(self._run)
 
     def _explain(self, error: psycopg.Error) -> JournalError:
         if isinstance(error, StaleError | psycopg.errors.UndefinedTable):
             self._store.forget_names()
-        failure = self._error(explain(error))
+        failure = JournalError(self._sentence(explain(error)))
         failure.__cause__ = scrub(error)
         return failure
 
-    def _error(self, reason: str) -> JournalError:
-        return JournalError(f"the journal {self.name!r} cannot be used: {reason}")
+    def _sentence(self, reason: str) -> str:
+        return f"the journal {self.name!r} cannot be used: {reason}"
 
     async def _close(self) -> None:
         await self._operations.ended()

@@ -8,7 +8,7 @@ from oca_sms_async._postgres_troubles import PlainError
 
 VERSION: Final = 1
 
-SCHEMA: Final = """
+SCHEMA: Final[str] = """
 CREATE TABLE oca_sms_schema (version integer PRIMARY KEY);
 CREATE TABLE oca_sms_journal (
     journal bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

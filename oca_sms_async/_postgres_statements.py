@@ -41,19 +41,16 @@ SELECT EXISTS (SELECT FROM own), EXISTS (SELECT FROM claimed)
 
 # Only the claimer settles. A message that was found sent meanwhile stays sent.
 SETTLE: Final = f"""
-WITH mine AS (
-    SELECT FROM oca_sms_message
-    WHERE journal = %(journal)s AND identity = %(identity)s AND claim = %(claim)s AND {_DURABLE}
-),
-settled AS (
+WITH settled AS (
     UPDATE oca_sms_message AS m SET
         status = %(status)s, attempts = %(attempts)s, ended = clock_timestamp(), busy_until = NULL,
         msg_uid = %(msg_uid)s, word = %(word)s, error = %(error)s, code = %(code)s
-    FROM mine
     WHERE m.journal = %(journal)s AND m.identity = %(identity)s AND m.claim = %(claim)s
-        AND (m.status = 1 OR %(status)s = 2)
+        AND (m.status = 1 OR %(status)s = 2) AND {_DURABLE}
 )
-SELECT EXISTS (SELECT FROM mine)
+SELECT EXISTS (
+    SELECT FROM oca_sms_message WHERE journal = %(journal)s AND identity = %(identity)s AND claim = %(claim)s
+)
 """
 
 FIND: Final = f"""

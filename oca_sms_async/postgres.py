@@ -12,4 +12,4 @@ from oca_sms_async._postgres_bucket import PostgresTokenBucket
 from oca_sms_async._postgres_journal import PostgresJournal
 from oca_sms_async._postgres_schema import SCHEMA
 
-__all__ = ["SCHEMA", "PostgresJournal", "PostgresTokenBucket"]
+__all__ = ["PostgresJournal", "PostgresTokenBucket", "SCHEMA"]  # noqa: RUF022 - in the order of their characters

@@ -9,7 +9,7 @@ from in_memory import Gateway, client_of, make_messages
 from moved_clock import until
 from postgres_server import execute
 from test_journal import PATIENCE, Source, child, kinds
-from test_postgres import NUMBER, SENT, claim, entries
+from test_postgres import NUMBER, SENT, UNSENT, claim, entries
 
 from oca_sms_async import AsyncOcaSms, BulkReport, JournalError, SendReceipt, Sent, Skipped, Sms
 from oca_sms_async._journal import Answer, JournalEntry, Lookup, Status
@@ -205,6 +205,18 @@ async def test_a_message_that_was_found_is_sent(database: str) -> None:
         assert await other.intend(await other.lookup_key("c", NUMBER, "text"), seconds=100)
         assert not await journal.find(c, SendReceipt("another", "delivered", 1))
         assert await other.lookup("b") == JournalEntry(Status.DOUBTFUL, attempts=1)
+
+
+@pytest.mark.parametrize("outcome", [SENT, UNSENT])
+async def test_an_outcome_that_came_first_is_not_replaced_by_a_record(database: str, outcome: JournalEntry) -> None:
+    """The sender knows best what became of its message."""
+    async with PostgresJournal(database, name="acme") as journal:
+        slow = await claim(journal, seconds=0)
+        await journal.begin_run()
+        found = await journal.lookup_next("key", NUMBER, "text")
+        await journal.settle(slow, outcome)
+        assert not await journal.find(found, SendReceipt("its id", "delivered", 1))
+        assert await journal.lookup("key") == outcome
 
 
 async def test_a_late_outcome_does_not_undo_what_was_found(database: str) -> None:

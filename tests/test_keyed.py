@@ -332,10 +332,10 @@ async def test_the_earlier_expiry_counts(journal: Journal) -> None:
         ("a", {"expires_in": 0.05, "expires_at": FUTURE}),
         ("b", {"expires_in": 3600, "expires_at": datetime.now(UTC) + timedelta(seconds=0.1)}),
     ):
+        before = len(gateway.texts)
         error = await fail_to_send(client, key=key, **options)
         assert isinstance(error, ExpiredError)
-        assert error.may_have_been_sent
-    assert len(gateway.texts) == 2
+        assert error.may_have_been_sent is (len(gateway.texts) > before)  # a busy machine may be late for the wire
     past = await fail_to_send(client, key="c", expires_in=3600, expires_at=datetime.now(UTC) - timedelta(seconds=1))
     assert (type(past), past.may_have_been_sent) == (ExpiredError, False)
     naive = datetime(2100, 1, 1)  # noqa: DTZ001 - the mistake of this test

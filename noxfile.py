@@ -1,4 +1,4 @@
-"""What is run to check the project: `nox -s tests` on a fresh machine, and the rest of what `.ci/run` asks for."""
+"""The checks of the project: `nox -s tests` on a fresh machine, and all others that `.ci/run` asks for."""
 
 import shutil
 import subprocess
@@ -15,26 +15,26 @@ nox.options.default_venv_backend = "venv"
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 
-def installed(python: str) -> bool:
-    """Tell whether this Python runs: a version manager may put a name on PATH that leads nowhere."""
+def runs(python: str) -> bool:
+    """Tell whether this Python runs; a version manager may put a name on PATH that leads nowhere."""
     found = shutil.which(python)
     return found is not None and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0
 
 
-PYTHONS = [f"3.{minor}" for minor in range(11, 16) if installed(f"python3.{minor}")]
+PYTHONS = [f"3.{minor}" for minor in range(11, 16) if runs(f"python3.{minor}")]
 
-# As many processes as there are cores; most tests wait for sockets. `-- -n 0` is one.
+# One process for each core, because most tests wait for sockets. `-- -n 0` means a single process.
 PARALLEL = ("-n", "auto")
 
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install the package with its extras, and the groups of tools."""
-    session.install("-e", ".[cli,redis,aiohttp]", *nox.project.dependency_groups(PROJECT, *groups))
+    session.install("-e", ".[cli,redis,aiohttp,postgres]", *nox.project.dependency_groups(PROJECT, *groups))
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests on the Python that runs nox; arguments after `--` go to pytest."""
+    """Run the tests on the Python of nox; arguments after `--` go to pytest."""
     install(session, "tests")
     session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)
 
@@ -46,7 +46,7 @@ def tests_all(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)
 
 
-def floors_named() -> list[str]:
+def pin_floors() -> list[str]:
     """Return the lowest version of each dependency that pyproject.toml permits, as pins."""
     project = PROJECT["project"]
     named = [*project["dependencies"], *(need for extra in project["optional-dependencies"].values() for need in extra)]
@@ -57,26 +57,27 @@ def floors_named() -> list[str]:
 @nox.session(python=PYTHONS[:1])
 def floors(session: nox.Session) -> None:
     """Run the tests on the lowest versions that pyproject.toml permits, on the oldest Python that is installed."""
-    # Apart, for pip keeps what fits; and the tools of the tests are as new as ever, because users do not install them.
+    # In a second step, because pip keeps installed versions that fit. The tools of the tests are the newest ones:
+    # users do not install them.
     install(session, "tests")
-    session.install(*floors_named())
+    session.install(*pin_floors())
     session.run("python", "-m", "pip", "check")
     session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)
 
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """Build both archives, install the wheel, and run the tests of the source archive where no sources are."""
+    """Build both archives, install the wheel, and run the tests of the source archive against it."""
     shutil.rmtree(folder := Path(session.create_tmp()) / "wheel", ignore_errors=True)
     session.install("build", *nox.project.dependency_groups(PROJECT, "tests"))
     session.run("python", "-m", "build", "--outdir", str(folder))  # the wheel out of the source archive
     (built,), (source,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
-    session.install(f"{built}[cli,redis,aiohttp]")
+    session.install(f"{built}[cli,redis,aiohttp,postgres]")
     with tarfile.open(source) as packed:
         packed.extractall(folder, filter="data")
     session.chdir(folder / source.name.removesuffix(".tar.gz"))
-    shutil.rmtree("oca_sms_async")  # `python -c` and `python -m` look into the folder that they are started in
-    # What builds the archives itself would need the sources.
+    shutil.rmtree("oca_sms_async")  # otherwise `python -c` and `python -m` would import it from this folder
+    # Tests that build the archives need the sources.
     building = (
         "--ignore=tests/test_packaging.py",
         "--deselect=tests/test_testing.py::test_an_installed_wheel_is_all_it_takes",
@@ -86,7 +87,7 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Change the rooms of pure decisions in every small way, and see whether their tests notice: tests/MUTANTS.md."""
+    """Make small changes to the rooms of pure decisions, and list those that no test notices: tests/MUTANTS.md."""
     install(session, "mutants")
     session.run("mutmut", "run", "--max-children", "2", *session.posargs)
     session.run("mutmut", "results")
@@ -94,18 +95,20 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Run the tests and fail where fewer than 95 % of lines and branches were taken."""
+    """Run the tests, and fail if they take fewer than 95 % of lines and branches."""
     install(session, "tests")
     session.run("python", "-m", "pytest", *PARALLEL, "--cov", *session.posargs)
 
 
 @nox.session
 def kills(session: nox.Session) -> None:
-    """Kill a campaign 40 times, five times over; the tests themselves do so 8 times."""
+    """Kill a campaign, and processes that send with keys, 40 times, five times over. The tests do so 8 times."""
     install(session, "tests")
     for seed in range(1, 6):
         env = {"OCA_SMS_TEST_KILLS": "40", "OCA_SMS_TEST_SEED": str(seed)}
-        session.run("python", "-m", "pytest", "tests/test_kill.py", *session.posargs, env=env)
+        session.run(
+            "python", "-m", "pytest", "tests/test_kill.py", "tests/test_keyed_processes.py", *session.posargs, env=env
+        )
 
 
 @nox.session
@@ -138,13 +141,13 @@ BENCHMARKS = ("bulk", "latency", "pace", "limiter", "campaign", "memory", "growt
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks; `-- --json` for machines, `-- --plot` for the plots and tables in benchmarks/results."""
-    install(session, "tests", "bench")  # the tests know where to find a redis-server
+    install(session, "tests", "bench")  # the tests find a redis-server
     for script in ["plot"] if "--plot" in session.posargs else BENCHMARKS:
         session.run("python", f"benchmarks/{script}.py", *session.posargs)
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Send 100,000 messages at mixed faults, some minutes; arguments after `--` go to the script (`--messages N`)."""
+    """Send 100,000 messages at mixed faults, for some minutes; `-- --messages N` sends fewer."""
     install(session)
     session.run("python", "benchmarks/soak.py", *session.posargs)

@@ -17,6 +17,7 @@ from oca_sms_async._errors import (
     InvalidCredentialsError,
     InvalidMessageError,
     InvalidRequestError,
+    JournalClosedError,
     JournalError,
     LimiterUnavailableError,
     MissingAuthorizationError,
@@ -28,9 +29,10 @@ from oca_sms_async._errors import (
     UnsupportedError,
     UserNotFoundError,
 )
-from oca_sms_async._journal import Journal, SqliteJournal
+from oca_sms_async._journal import Journal, JournalEntry, SqliteJournal
 from oca_sms_async._limiter import LimiterStatistics, RateLimiter, TokenBucket, Unlimited
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
+from oca_sms_async._observing import SendEvent
 from oca_sms_async._outcomes import BulkReport, Failed, Outcome, ReconcileReport, Sent, Skipped
 from oca_sms_async._phone import mask_phone, normalize_phone
 from oca_sms_async._retry import RetryPolicy
@@ -59,6 +61,8 @@ __all__ = [
     "InvalidMessageError",
     "InvalidRequestError",
     "Journal",
+    "JournalClosedError",
+    "JournalEntry",
     "JournalError",
     "LimiterStatistics",
     "LimiterUnavailableError",
@@ -77,6 +81,7 @@ __all__ = [
     "RegularV2",
     "RetryPolicy",
     "Segments",
+    "SendEvent",
     "SendReceipt",
     "Sent",
     "Skipped",

@@ -15,8 +15,29 @@ import aiohttp
 
 from oca_sms_async._httpx_internals import report_lost
 
-# The `trace` extension of the request that this task sends.
-TRACE: Final = ContextVar[Callable[[str, dict[str, Any]], Awaitable[None]] | None]("oca_sms_trace", default=None)
+
+class Steps:
+    """The steps of one request until its first byte, for its `trace` extension.
+
+    `failure` is the exception that ended the connection before it came about, `interruption` one of the trace itself.
+    """
+
+    def __init__(self, trace: Callable[[str, dict[str, Any]], Awaitable[None]] | None) -> None:
+        self.failure: BaseException | None = None
+        self.interruption: BaseException | None = None
+        self._trace = trace
+
+    async def report(self, event: str, **info: Any) -> None:
+        """Tell the trace of one step."""
+        if self._trace is not None:
+            try:
+                await self._trace(event, info)
+            except BaseException as error:
+                self.interruption = error
+                raise
+
+
+STEPS: Final = ContextVar[Steps]("oca_sms_steps")  # of the request that this task sends
 
 
 def open_session(context: ssl.SSLContext, *, keepalive: float) -> aiohttp.ClientSession:
@@ -51,19 +72,28 @@ class _Connector(aiohttp.TCPConnector):
 
     async def connect(self, req: aiohttp.ClientRequest, *arguments: Any, **options: Any) -> Any:
         """Return a connection for this request: a kept one that is silent, or a new one."""
-        await _report("connection.connect_tcp.started")
+        steps = STEPS.get()
+        await steps.report("connection.connect_tcp.started")
+        try:
+            connection = await self._connect(req, *arguments, **options)
+        except BaseException as error:
+            steps.failure = error
+            await steps.report("connection.connect_tcp.failed", exception=error)
+            raise
+        try:
+            await steps.report("http11.send_request_headers.started", request=req)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def _connect(self, *arguments: Any, **options: Any) -> Any:
         while True:
-            connection: Any = await super().connect(req, *arguments, **options)
+            connection: Any = await super().connect(*arguments, **options)
             if connection.protocol not in self._used or (self.reuses and _is_silent(connection)):
                 self._used.add(connection.protocol)
-                await _report("http11.send_request_headers.started", request=req)
                 return connection
             connection.close()
-
-
-async def _report(event: str, **info: Any) -> None:
-    if (trace := TRACE.get()) is not None:
-        await trace(event, info)
 
 
 def _is_silent(connection: Any) -> bool:

@@ -43,16 +43,19 @@ class CallState:
     Doubt begins when a request starts. Only an error that proves the opposite takes it back; a cancellation, a Ctrl-C
     or an exception from elsewhere proves nothing. `before_first_send` is awaited once, after the first token and
     before the first byte. `on_error` hears each attempt's error as it comes. `sends` is False for a call that only
-    asks. `attempts` counts the requests that were started.
+    asks. `attempts` counts the requests that were started, and
+    `waited` adds up the seconds that they waited for their slots and tokens.
     """
 
     before_first_send: Callable[[], Awaitable[None]] = _go_on
     on_error: Callable[[OcaSmsError], None] = _ignore
     sends: bool = True
     attempts: int = 0
+    waited: float = 0.0
     in_flight: bool = False
     last_error: OcaSmsError | None = None
     is_cut: bool = False
+    is_replay: bool = False
     _doubt: bool = False
     _unproven: bool = False
 
@@ -60,6 +63,14 @@ class CallState:
     def may_have_been_sent(self) -> bool:
         """True as soon as one attempt may have been taken, whatever came after it."""
         return self.sends and (self._doubt or self._unproven)
+
+    def record_by(self, record: Callable[[], Awaitable[None]]) -> None:
+        """Have `record` awaited before the first byte: it writes the intent to a journal."""
+        self.before_first_send = record
+
+    def replay(self) -> None:
+        """The journal has the receipt of an earlier send; nothing was sent."""
+        self.is_replay = True
 
     def started(self) -> None:
         """A request starts: from now on the message is in doubt."""

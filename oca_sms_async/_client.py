@@ -1,38 +1,36 @@
 """The client: it checks, waits for its turn, sends, and says what became of it."""
 
-import asyncio
-from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
-from typing import Self, Unpack, overload
+from typing import Final, Self, Unpack, overload
 
 import httpx
 
 from oca_sms_async._bulk import BulkRun
-from oca_sms_async._call import CallOptions, CallState
-from oca_sms_async._deadline import Deadline, find_deadline
+from oca_sms_async._call import CallState
+from oca_sms_async._deadline import find_deadline
 from oca_sms_async._dispatch import Dispatcher
-from oca_sms_async._errors import UnsupportedError
 from oca_sms_async._journal import Journal, JournalRun
 from oca_sms_async._limiter import RateLimiter, TokenBucket
-from oca_sms_async._log import log
-from oca_sms_async._messages import check_number, check_text
-from oca_sms_async._models import SendReceipt, Sms, SmsRecord
+from oca_sms_async._models import SendReceipt, Sms
+from oca_sms_async._observing import SendEvent
 from oca_sms_async._options import ClientOptions, EnvironmentOptions, options_from
 from oca_sms_async._outcomes import BulkReport, ReconcileReport
 from oca_sms_async._phone import check_region
-from oca_sms_async._polling import poll
-from oca_sms_async._reconcile import earliest, reconcile
+from oca_sms_async._questions import Questions
+from oca_sms_async._reconcile import reconcile
 from oca_sms_async._retry import RetryPolicy
+from oca_sms_async._sending import Sender
 from oca_sms_async._settings import ENVIRONMENT, Environment, check_base_url, positive_seconds
 from oca_sms_async._statistics import Statistics
 from oca_sms_async._waiting import Priority
 from oca_sms_async._wire import Api, RegularV1
 
 
-class AsyncOcaSms:
+class AsyncOcaSms(Questions):
     """An asynchronous client of OCA's SMS gateway, for one account.
 
     Create one client at start-up and share it: each client counts its rate limit alone. It may be made without a
@@ -43,8 +41,11 @@ class AsyncOcaSms:
     `limiter` defaults to a `TokenBucket` of the client's own; clients that share a limiter keep one limit together.
     `retry` says how HTTP 500 with code 13 is repeated. `timeout` is in seconds for one attempt in total. A lent
     `http_client` is used as it is and never closed. `allow_http` permits plain http beyond loopback. `region` is how a
-    number without country code is read. A wrong value is a `ValueError` that names it and shows no secret.
-    Certificates that cannot be read, because `SSL_CERT_FILE` leads nowhere, are an `OSError`.
+    number without country code is read. `journal` remembers sends with a key; it is lent, and never closed.
+    `observer` is told of every send that ended.
+
+    A wrong value is a `ValueError` that names it and shows no secret. Certificates that cannot be read, because
+    `SSL_CERT_FILE` leads nowhere, are an `OSError`.
     """
 
     @overload
@@ -64,6 +65,8 @@ class AsyncOcaSms:
         http_client: httpx.AsyncClient | None = None,
         allow_http: bool = False,
         region: str = "ID",
+        journal: Journal | None = None,
+        observer: Callable[[SendEvent], None] | None = None,
     ) -> None:
         if api is None:
             api = RegularV1(username, password)  # type: ignore[arg-type] # it refuses None, and names the field
@@ -72,7 +75,6 @@ class AsyncOcaSms:
         del username, password  # an error tracker would show them if a line below raises
         check_region(region)
         self._api = api
-        self._region = region
         self._timeout = positive_seconds("timeout", timeout)
         self._dispatcher = Dispatcher(
             api,
@@ -81,14 +83,19 @@ class AsyncOcaSms:
             policy=retry,
             lent=http_client,
         )
+        self.journal: Final = journal
+        self._sender = Sender(
+            api, self._dispatcher, region=region, timeout=self._timeout, journal=journal, observer=observer
+        )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = ENVIRONMENT, **options: Unpack[EnvironmentOptions]) -> Self:
         """Return a client with the environment's account, and with `options` for the rest; an option given wins.
 
-        `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` are needed; `OCA_SMS_BASE_URL` and `OCA_SMS_ALLOW_HTTP` (1, true,
-        yes, on, or their opposites) may be there. `ValueError` names the variable that is missing, or the field that
-        is wrong.
+        `OCA_SMS_API` names the API: `regular-v1` (the default), `regular-v2`, `premium-v1` or `premium-v2`. V1 needs
+        `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD`, V2 needs `OCA_SMS_TOKEN`, and Premium also `OCA_SMS_SENDER_ID`.
+        `OCA_SMS_BASE_URL` and `OCA_SMS_ALLOW_HTTP` (1, true, yes, on, or their opposites) may be there. `ValueError`
+        names each variable that is missing or belongs to another API, or the field that is wrong.
         """
         variables = Environment(environ)
         del environ  # an error tracker would serialise all of it if the next line raises
@@ -115,67 +122,28 @@ class AsyncOcaSms:
         phone: str,
         message: str,
         *,
+        key: str | None = None,
         expires_in: float | timedelta | None = None,
+        expires_at: datetime | None = None,
         priority: Priority = Priority.INTERACTIVE,
     ) -> SendReceipt:
         """Send one message and return the gateway's receipt; every failure is an `OcaSmsError`.
 
-        `phone` in any usual spelling. `expires_in` (seconds, or a timedelta) bounds the whole call, waiting and
-        repetitions included: a message that cannot be sent by then ends in an `ExpiredError`. A cancellation from
-        outside gives no answer: then treat the message as possibly sent, or use `expires_in` instead. A `priority`
-        that does not exist is a `ValueError`.
+        `phone` in any usual spelling. `expires_in` (seconds, or a timedelta) and `expires_at` (an aware datetime) bound
+        the whole call, waiting and repetitions included; the earlier one counts. A message that cannot be sent by then
+        ends in an `ExpiredError`. A cancellation from outside gives no answer: then treat the message as possibly sent,
+        or use `expires_in` instead. A `priority` that does not exist is a `ValueError`.
+
+        `key` is your own name for the message, and the client's journal decides by it; without a journal it is a
+        `ValueError`. A key that was sent returns its earlier receipt. One in doubt is a `DeliveryUnknownError`. Neither
+        sends anything. Another number or text under such a key is an `InvalidMessageError`. A key that is new, or
+        certainly was not sent, is sent. Of several sends of a key at once, on all machines that share the journal, one
+        makes a request; the others wait for its outcome. `JournalError` if the journal cannot be used: nothing was
+        sent.
         """
         self._dispatcher.check_open()
-        return await self._send(
-            phone, message, CallState(), Priority(priority), partial(find_deadline, expires_in=expires_in)
-        )
-
-    async def history(self, *, timeout: float = 60.0) -> list[SmsRecord]:  # noqa: ASYNC109 - of one attempt, as the client's
-        """Return all that the gateway keeps, in its order; an `OcaSmsError` if that does not come. `timeout` is in
-        seconds for one attempt, `ValueError` unless above 0. `UnsupportedError` if the API has no history.
-        """
-        options = CallOptions(Priority.BULK, positive_seconds("timeout", timeout))
-        self._check_history()
-        self._dispatcher.check_open()
-        return await self._dispatcher.request(self._api.history(), options, CallState(sends=False))
-
-    async def status(self, msg_uid: str) -> SmsRecord:
-        """Return the record of one message; `NotFoundError` if there is none, or not yet, any other `OcaSmsError` if
-        the gateway does not say, `ValueError` for a blank id.
-        """
-        request = self._api.status(msg_uid)
-        self._dispatcher.check_open()
-        # In the bulk lane, so that polling never delays a one-time password.
-        options = CallOptions(Priority.BULK, self._timeout)
-        return await self._dispatcher.request(request, options, CallState(sends=False))
-
-    async def wait_for_status(
-        self,
-        msg_uid: str,
-        statuses: Collection[str],
-        *,
-        timeout: float = 60.0,  # noqa: ASYNC109 - the contract's own
-        interval: float = 2.0,
-    ) -> SmsRecord:
-        """Ask every `interval` seconds until the status is one of `statuses`, and return the record.
-
-        A message that the gateway does not know yet is asked for again. `TimeoutError` after `timeout` seconds; other
-        errors as those of `status`, `ValueError` also for no status or a duration not above 0, `TypeError` for
-        `statuses` in one str.
-        """
-        return await poll(partial(self.status, msg_uid), statuses, seconds=timeout, interval=interval)
-
-    async def find_in_history(self, sms: Sms, *, since: datetime) -> SmsRecord | None:
-        """Return the earliest record of this number and text made since then; None is no proof that it was not sent.
-
-        `since` must be aware, else `ValueError`, and is taken two minutes earlier, because clocks differ. A record
-        whose date cannot be read counts, after all those with a date. `InvalidMessageError` for an impossible number,
-        else errors as those of `history`.
-        """
-        if since.utcoffset() is None:
-            raise ValueError("since must be an aware datetime: give it a tzinfo")
-        self._number(sms.phone)
-        return earliest(await self.history(), sms, self._number, since=since)
+        deadline = partial(find_deadline, expires_in=expires_in, expires_at=expires_at)
+        return await self._sender.send(phone, message, CallState(), Priority(priority), deadline, key=key)
 
     def bulk(
         self,
@@ -205,7 +173,9 @@ class AsyncOcaSms:
         `ValueError` for `resend_unknown` without one.
         """
         self._dispatcher.check_open()
-        return BulkRun(self._send_sms, messages, concurrency, self._journal_run(journal, resend_unknown=resend_unknown))
+        return BulkRun(
+            self._sender.send_sms, messages, concurrency, self._journal_run(journal, resend_unknown=resend_unknown)
+        )
 
     async def send_many(
         self,
@@ -223,12 +193,15 @@ class AsyncOcaSms:
         """Look doubtful messages of the journal up in the gateway's history, and note as sent those that it finds.
 
         `messages` are those that the journal's runs were given, in the same order. One record settles one message, by
-        number, text and date (two minutes earlier to an hour later, because clocks differ). A message that is not
-        found stays in doubt: the history may lag or be incomplete. Errors as those of `history`, and `JournalError`;
-        they change nothing.
+        number, text and date (two minutes earlier to an hour later, because clocks differ). A record that may be the
+        second copy of a message settles no other. A message that is not found stays in doubt: the history may lag or be
+        incomplete. Errors as those of `history`, and `JournalError`; they change nothing. `UnsupportedError` comes
+        first, even if nothing is in doubt.
         """
-        self._check_history()
-        return await reconcile(JournalRun(journal, self._number), messages, self._number, self.history)
+        self._api.history()  # raises where there is none
+        return await reconcile(
+            JournalRun(journal, self._sender.normalize), messages, self._sender.normalize, self.history
+        )
 
     def statistics(self) -> Statistics:
         """Return counts of this client's sends, as a frozen value."""
@@ -236,43 +209,7 @@ class AsyncOcaSms:
 
     def _journal_run(self, journal: Journal | None, *, resend_unknown: bool) -> JournalRun | None:
         if journal is not None:
-            return JournalRun(journal, self._number, resend_unknown=resend_unknown)
+            return JournalRun(journal, self._sender.normalize, seconds=self._timeout, resend_unknown=resend_unknown)
         if resend_unknown:
             raise ValueError("resend_unknown needs a journal: it is about what an earlier run left in doubt")
         return None
-
-    async def _send_sms(self, sms: Sms, call: CallState) -> SendReceipt:
-        return await self._send(
-            sms.phone, sms.message, call, Priority.BULK, partial(find_deadline, expires_at=sms.expires_at)
-        )
-
-    async def _send(
-        self,
-        phone: str,
-        message: str,
-        call: CallState,
-        priority: Priority,
-        deadline: Callable[[], Deadline | None],
-    ) -> SendReceipt:
-        """Send one message; every send begins and ends here."""
-        number: str | None = None
-        try:
-            until = deadline()
-            number = self._number(phone)
-            check_text(message)
-            options = CallOptions(priority, self._timeout, until, number)
-            receipt = await self._dispatcher.request(self._api.send(number, message), options, call)
-        except BaseException as end:
-            self._dispatcher.counts.note_failed(call, end)
-            if isinstance(end, asyncio.CancelledError) and call.may_have_been_sent:
-                log("send.cancelled", phone=number, attempt=call.attempts)
-            raise
-        self._dispatcher.counts.note_sent(call)
-        return SendReceipt(receipt.msg_uid, receipt.status, call.attempts)
-
-    def _number(self, phone: str) -> str:
-        return check_number(phone, self._region)
-
-    def _check_history(self) -> None:
-        if not self._api.has_history:
-            raise UnsupportedError("this API has no history: SMS Regular has one")

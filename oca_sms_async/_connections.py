@@ -11,6 +11,7 @@ import httpx
 
 from oca_sms_async._httpx_internals import is_silent
 from oca_sms_async._proxies import EnvironmentProxies
+from oca_sms_async._tls import tls_context
 
 # Servers close an idle connection after 5 s at the earliest (the default of Node). A connection that is used again at
 # that moment dies under its request, and the message is in doubt. Ours end well before.
@@ -22,7 +23,7 @@ def own_client(base_url: httpx.URL) -> httpx.AsyncClient:
 
     It is an `httpx.AsyncClient` like any other, so mocks, hooks and tracing tools see its requests. It keeps no
     cookies, follows no redirect, adds no credentials, and reads nothing from the environment but the proxy for this
-    URL. `ValueError` if that proxy cannot be used.
+    URL. `ValueError` if that proxy cannot be used, `OSError` if `SSL_CERT_FILE` or `SSLKEYLOGFILE` cannot.
     """
     return _OwnClient(transport=Connections(base_url), trust_env=False, timeout=None)
 
@@ -43,7 +44,7 @@ class Connections(ExactConnectErrors):
         self._proxy = EnvironmentProxies().proxy_for(url)
         # Plain http reads no certificates, so an empty context saves the 40 ms of loading them.
         tls = url.scheme == "https" or self._proxy is not None
-        self._ssl_context = httpx.create_ssl_context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._ssl_context = tls_context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._idle = deque[tuple[httpx.AsyncHTTPTransport, float]]()
         self._busy = set[httpx.AsyncHTTPTransport]()
         self._closing = set[asyncio.Task[None]]()
@@ -61,13 +62,15 @@ class Connections(ExactConnectErrors):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Serve one request on the connection used last, or on a new one."""
-        connection = self._reusable()
+        connection, trace = self._reusable(), None
         if connection is None:
             connection = self._new()
-        else:  # it is connected already, and a trace of the rest costs 20 µs
-            request.extensions.pop("trace", None)
+        else:  # it is connected already, and a trace of the rest by httpcore costs 20 µs
+            trace = request.extensions.pop("trace", None)
         self._busy.add(connection)
         try:
+            if trace is not None:
+                await trace("connections.send_request_headers.started", {"request": request})
             response = await connection.handle_async_request(request)
         except BaseException:
             self.give_back(connection, reusable=False)

@@ -1,16 +1,16 @@
 """A request's way, always the same: slot, token, transport, parse; and round again where the retry policy says so."""
 
 import asyncio
-import contextlib
 import functools
 import sys
-from collections.abc import AsyncIterator
+from functools import partial
 from typing import Final, TypeVar
 
 import httpx
 
 from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._connections import own_client
+from oca_sms_async._endable import EndableWaits, WaitEndedError
 from oca_sms_async._errors import (
     ApiError,
     ClientClosedError,
@@ -75,7 +75,7 @@ class Dispatcher:
         self._headers = headers.raw
         self._url = functools.lru_cache(maxsize=8)(lambda path: httpx.URL(base_url + path))
         self._under_way = UnderWay()
-        self._waits = UnderWay()
+        self._waits = EndableWaits()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -89,9 +89,14 @@ class Dispatcher:
     async def aclose(self) -> None:
         """Close the connections, those under a request too, unless they were lent."""
         self._closed = True
-        _end(self._waits)  # they must not stand before another client's at a limiter that both use
+        self._waits.end()  # they must not stand before another client's at a limiter that both use
         if self._owned:
-            _end(self._under_way)  # a request that still connects has nothing yet that could be closed
+            now = asyncio.get_running_loop()
+            for bound, loop in self._under_way.items():
+                # A request that still connects has nothing yet that could be closed. A request whose time is up ends
+                # by itself.
+                if loop is now and not bound.expired():
+                    bound.reschedule(now.time())
             await self._client.aclose()
 
     async def request(self, request: Request[_T], options: CallOptions, call: CallState) -> _T:
@@ -119,11 +124,15 @@ class Dispatcher:
         The slot comes before the token. A request that waited for a connection after its token would start late, and
         a stall of the gateway would end in a burst above the limit.
         """
-        outer = sys.exception()
+        outer, clock = sys.exception(), asyncio.get_running_loop().time
         self.counts.under_way += 1
+        since = clock()
         try:
             async with self._slots.held(options.priority, options.until):
-                await self._token(options)
+                try:
+                    await self._token(options)
+                finally:
+                    call.waited += clock() - since
                 reply = await self._exchange(request, options, call)
         except TimeoutError as refusal:  # of a slot or a limiter; exchange raises errors of ours alone
             if isinstance(refusal, OcaSmsError):
@@ -143,10 +152,14 @@ class Dispatcher:
         """Wait for the limiter. An exception that its protocol does not know means that it is out of order."""
         clock, outer = asyncio.get_running_loop().time, sys.exception()
         since = clock()
+        self.check_open()  # it may have been closed while this waited for its slot
         try:
-            async with self._ends_by_closing():
+            async with self._waits.endable():
                 await self._limiter.acquire(priority=options.priority, deadline=options.until)
         except (OcaSmsError, TimeoutError):
+            raise
+        except WaitEndedError:
+            self.check_open()
             raise
         except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
             line = f"the limiter failed ({type(error).__name__}): nobody knows whether a request is within the limit"
@@ -155,24 +168,12 @@ class Dispatcher:
             self.counts.limiter_wait += clock() - since
 
     async def _back_off(self, seconds: float) -> None:
-        async with self._ends_by_closing():
-            await asyncio.sleep(seconds)
-
-    @contextlib.asynccontextmanager
-    async def _ends_by_closing(self) -> AsyncIterator[None]:
-        """Let `aclose` end the wait in this block, by a `ClientClosedError`."""
-        self.check_open()
-        bound = asyncio.timeout(None)
         try:
-            async with bound:
-                self._waits[bound] = asyncio.get_running_loop()
-                yield
-        except TimeoutError:
-            if bound.expired():
-                self.check_open()
+            async with self._waits.endable():
+                await asyncio.sleep(seconds)
+        except WaitEndedError:
+            self.check_open()
             raise
-        finally:
-            self._waits.pop(bound, None)
 
     async def _exchange(self, request: Request[_T], options: CallOptions, call: CallState) -> Reply:
         """Send the request and return the reply, unless something has changed while it waited."""
@@ -195,6 +196,7 @@ class Dispatcher:
                 deadline=options.until,
                 max_body=request.max_body,
                 under_way=self._under_way,
+                gate=partial(self._start, options),
             )
         finally:
             call.left_wire()
@@ -234,11 +236,3 @@ class Dispatcher:
         )
         http.read()  # else its content could not be looked at
         return http
-
-
-def _end(bounds: UnderWay) -> None:
-    """End the waits or requests of this loop now. One whose time is up ends by itself."""
-    now = asyncio.get_running_loop()
-    for bound, loop in bounds.items():
-        if loop is now and not bound.expired():
-            bound.reschedule(now.time())

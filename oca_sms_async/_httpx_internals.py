@@ -5,11 +5,14 @@ once in a process. `httpx` and `httpcore` are capped in pyproject.toml for the s
 """
 
 import functools
-from typing import Any
+from types import FunctionType
+from typing import Any, Final
 
 import httpx
 
 from oca_sms_async._log import log
+
+_HOME: Final = httpx.AsyncClient.aclose.__code__.co_filename
 
 
 @functools.cache
@@ -22,13 +25,30 @@ def transport_of(client: httpx.AsyncClient, url: httpx.URL) -> httpx.AsyncBaseTr
     """Return the transport with which a client requests this URL.
 
     It is asked after a failure only: httpx's own transport proves with `httpx.PoolTimeout` that nothing left.
-    When its name moves, such an error leaves the message in doubt unless the trace has the proof.
+    When its name moves, a full pool leaves the message in doubt.
     """
     try:
         return client._transport_for_url(url)  # noqa: SLF001 - a client has no public name for it
     except AttributeError:
         report_lost("transport of a request")
         return None
+
+
+def is_patched() -> bool:
+    """Tell whether a tool like Sentry or respx has replaced a method that each request of a client passes.
+
+    When a name moves, the answer is yes, and each request of `aiohttp_client()` goes the whole way through httpx.
+    """
+    try:
+        methods = (
+            httpx.AsyncClient.send,
+            httpx.AsyncClient._transport_for_url,  # noqa: SLF001 - respx replaces it
+            httpx.AsyncClient._send_single_request,  # noqa: SLF001 - some tracing tools replace it
+        )
+    except AttributeError:
+        report_lost("patches of httpx")
+        return True
+    return any(type(method) is not FunctionType or method.__code__.co_filename != _HOME for method in methods)
 
 
 def is_silent(transport: httpx.AsyncHTTPTransport) -> bool:

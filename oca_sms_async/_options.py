@@ -5,7 +5,9 @@ from typing import Any, TypedDict
 
 import httpx
 
+from oca_sms_async._journal import Journal
 from oca_sms_async._limiter import RateLimiter
+from oca_sms_async._observing import Observer
 from oca_sms_async._retry import RetryPolicy
 from oca_sms_async._settings import Environment, read_switch
 from oca_sms_async._wire import Api, api_from_env
@@ -21,6 +23,8 @@ class ClientOptions(TypedDict, total=False):
     http_client: httpx.AsyncClient | None
     allow_http: bool
     region: str
+    journal: Journal | None
+    observer: Observer | None
 
 
 class EnvironmentOptions(ClientOptions, total=False):

@@ -3,47 +3,23 @@
 import asyncio
 import bisect
 import math
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 from oca_sms_async._errors import LimiterUnavailableError
-from oca_sms_async._limiter import (
-    ROUNDING,
-    BucketState,
-    LimiterStatistics,
-    RateLimiter,
-    StartGate,
-    check_bucket,
-    check_pause,
-)
-from oca_sms_async._log import log
-from oca_sms_async._scrub import scrub
-from oca_sms_async._settings import positive_seconds
+from oca_sms_async._fallback import Fallback
+from oca_sms_async._limiter import ROUNDING, BucketState, LimiterStatistics, RateLimiter, StartGate, check_pause
+from oca_sms_async._reservation_store import ReservationStore, Reserver
 from oca_sms_async._waiting import Priority, PriorityWaitQueue
 
 _FOR_EVER: Final = 1e9  # seconds
 _STALE: Final = 0.5  # seconds for which a reservation may still be used after its time
-_PROBE: Final = 1.0  # seconds between two looks at a store that is away, while a fallback serves
+_FAR: Final = 10.0  # seconds: a reservation further away than this is looked at again
+_LOOK: Final = 1.0  # seconds between two looks
 _MOST_HELD: Final = 64
+_CLOSED: Final = "this limiter was closed"
 
-
-class ReservationStore(Protocol):
-    """The limit itself, kept on a server that all processes share; `redis` has one."""
-
-    async def reserve(self, pause: float, patience: float) -> tuple[bool, float]:
-        """Reserve the time of one request, and return whether that was done, and the seconds until then.
-
-        A time that is more than `patience` seconds away is returned, but not reserved. For `pause` seconds from now,
-        the store reserves no time for any process. Any exception means that the store is away.
-        """
-        ...
-
-    def reconnect(self) -> None:
-        """Forget all connections without touching them: they belong to another event loop."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close the connections, unless they were lent."""
-        ...
+_Asked: TypeAlias = asyncio.Task[tuple[bool, float]]  # whether a time was reserved, and the time
 
 
 class ReservedTokenBucket:
@@ -66,16 +42,16 @@ class ReservedTokenBucket:
         self.name: Final = name
         self.rate: Final = rate
         self.capacity: Final = capacity
-        self._store = store
-        self._timeout = timeout
-        self._fallback = fallback
+        self._reserver = Reserver(store, timeout=timeout)
+        self._fallback = None if fallback is None else Fallback(fallback, name=name, probe=self._probe, timeout=timeout)
         # A reservation may be used at its time. After a stall several are late, and go one after the other.
         self._state = BucketState(rate=rate * ROUNDING, capacity=capacity, tokens=capacity)
         self._queue = PriorityWaitQueue(self._take, self._ready_at)
         self._gate = StartGate(rate, capacity)
         self._reserved = list[float]()  # times of the loop, in order
-        self._asking = set[asyncio.Task[tuple[bool, float]]]()
-        self._away_until: float | None = None
+        self._asking = set[_Asked]()
+        self._looking = set[_Asked]()  # at most one
+        self._look_at = -math.inf
         self._round_trip = 0.0
         self._granted = 0
         self._refused = 0
@@ -85,20 +61,24 @@ class ReservedTokenBucket:
         """Return when one request may start.
 
         `deadline` is in the loop's time. `TimeoutError` comes as soon as it is known that the token would come after
-        the deadline, and at the deadline at the latest. `LimiterUnavailableError` if the server does not answer and
-        there is no fallback. `RuntimeError` after `aclose`.
+        the deadline, and at the deadline at the latest. `LimiterUnavailableError` if the server cannot be used and
+        there is no fallback, with the cause. `RuntimeError` after `aclose`.
         """
-        now = self._now()
-        if self._fallback is None:
-            await self._wait(now, priority, deadline)
-        elif self._away_until is not None:
-            self._probe(now)
-            await self._fallback.acquire(priority=priority, deadline=deadline)
-        else:
+        self._now()
+        while True:
+            if self._fallback is not None and self._fallback.is_serving:
+                granted = await self._fallback.acquire(priority, deadline)
+                if granted and self._fallback.is_outage:
+                    return
+            if self._closed:
+                raise LimiterUnavailableError(_CLOSED)
             try:
-                await self._wait(now, priority, deadline)
+                await self._wait(priority, deadline)
             except LimiterUnavailableError:
-                await self._fallback.acquire(priority=priority, deadline=deadline)
+                if self._fallback is None:
+                    raise
+            else:
+                return
 
     async def start(self) -> bool:
         """Return True when a request with a token may start; False if it is too late and needs another token."""
@@ -132,17 +112,23 @@ class ReservedTokenBucket:
     async def aclose(self) -> None:
         """Stop asking, and close the connections unless they were lent; an `acquire` is a `RuntimeError` then."""
         self._closed = True
-        for task in self._asking:
-            task.cancel()
-        self._queue.refuse(lambda: LimiterUnavailableError("this limiter was closed"))
-        await self._store.aclose()
+        loop = asyncio.get_running_loop()
+        if self._queue.loop is loop:  # the tasks and waiters of a dead loop are dead already
+            for task in (*self._asking, *self._looking):
+                task.cancel()
+            if self._fallback is not None:
+                self._fallback.stop()
+            self._queue.refuse(lambda: LimiterUnavailableError(_CLOSED))
+        await self._reserver.aclose()
 
     def __repr__(self) -> str:
         kind, waiting = type(self).__name__, len(self._queue)
         return f"<{kind} name={self.name!r} rate={self.rate} capacity={self.capacity} waiting={waiting}>"
 
-    async def _wait(self, now: float, priority: Priority, deadline: float | None) -> None:
-        first = max(self._reserved[0] if self._reserved else now, self._state.paused_until)
+    async def _wait(self, priority: Priority, deadline: float | None) -> None:
+        now = asyncio.get_running_loop().time()
+        near = bool(self._reserved) and self._reserved[0] - now <= _FAR  # a far one is looked at again first
+        first = max(self._reserved[0] if near else now, self._state.paused_until)
         behind = max(0.0, self._queue.count_ahead(priority) + 1 - self.capacity)
         if deadline is not None and first + behind / self.rate > deadline:
             self._refused += 1
@@ -159,12 +145,22 @@ class ReservedTokenBucket:
         before = self._queue.loop
         fresh = self._queue.enter_loop()
         now = asyncio.get_running_loop().time()
-        if fresh:  # connections, questions and clock of the loop before are of no use in this one
-            self._asking.clear()
-            self._reserved.clear()
-            self._state.rebase(now, before=None if before is None else before.time())
-            self._store.reconnect()
+        if fresh:
+            self._enter_loop(now, before=before)
         return now
+
+    def _enter_loop(self, now: float, *, before: asyncio.AbstractEventLoop | None) -> None:
+        """Drop connections, questions and clock of the loop before: they are of no use in this one."""
+        self._asking.clear()
+        self._looking.clear()
+        self._look_at = -math.inf
+        self._reserved.clear()
+        self._state.rebase(now, before=None if before is None else before.time())
+        if before is None:
+            return
+        self._reserver.suspect()
+        if self._fallback is not None:
+            self._fallback.enter_loop()
 
     def _take(self) -> bool:
         now = asyncio.get_running_loop().time()
@@ -180,66 +176,78 @@ class ReservedTokenBucket:
             del self._reserved[0]
         wanted = min(len(self._queue), max(1, math.ceil(self._round_trip * self.rate)), _MOST_HELD)
         for _ in range(wanted - len(self._reserved) - len(self._asking)):
-            self._ask()
-        return max(self._state.ready_at(now), self._reserved[0]) if self._reserved else None
+            patience = min(max(0.0, self._queue.latest_deadline() - now), _FOR_EVER)
+            self._ask(patience, self._asking, self._on_answer)
+        if not self._reserved:
+            return None
+        ready = max(self._state.ready_at(now), self._reserved[0])
+        if self._reserved[0] - now <= _FAR:
+            return ready
+        if now >= self._look_at:
+            self._look_at = now + _LOOK
+            if not self._looking:
+                # There is no earlier time, unless the server's clock jumped meanwhile, or the server has forgotten all.
+                self._ask(self._reserved[0] - now - _LOOK, self._looking, self._on_look)
+        return min(ready, self._look_at)
 
-    def _probe(self, now: float) -> None:
-        """Look from time to time whether the store is back, while requests go through the fallback."""
-        if self._away_until is not None and now >= self._away_until and not self._asking:
-            self._ask()
+    def _ask(self, patience: float, asking: set[_Asked], on_answer: Callable[[_Asked], None]) -> None:
+        """Ask for one reservation that is at most so many seconds away."""
+        task = asyncio.get_running_loop().create_task(self._reserve(patience))
+        asking.add(task)
+        task.add_done_callback(on_answer)
 
-    def _ask(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._reserve())
-        self._asking.add(task)
-        task.add_done_callback(self._on_answer)
-
-    async def _reserve(self) -> tuple[bool, float]:
-        """Reserve one time, unless it is too late for all waiters; return whether that was done, and the time."""
+    async def _reserve(self, patience: float) -> tuple[bool, float]:
+        """Return whether one time was reserved, and the time."""
         loop = asyncio.get_running_loop()
         asked = loop.time()
-        pause = max(0.0, self._state.paused_until - asked)
-        patience = min(max(0.0, self._queue.latest_deadline() - asked), _FOR_EVER)
-        async with asyncio.timeout(self._timeout):
-            taken, wait = await self._store.reserve(pause, patience)
+        taken, wait = await self._reserver.reserve(max(0.0, self._state.paused_until - asked), patience)
         now = loop.time()
         self._round_trip += 0.2 * (now - asked - self._round_trip)
         return taken, now + wait
 
-    def _on_answer(self, task: asyncio.Task[tuple[bool, float]]) -> None:
+    def _on_answer(self, task: _Asked) -> None:
         self._asking.discard(task)
-        if task.cancelled():
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or self._closed:
             return
-        error = task.exception()
         if error is not None:
-            self._fall_back(scrub(error))
+            self._fall_back(error)
             return
-        if self._fallback is not None and self._away_until is not None:
-            log("limiter.restored", limiter=self.name)
-        self._away_until = None
+        if self._fallback is not None:
+            self._fallback.end()
         taken, at = task.result()
         if taken and at >= self._state.paused_until:  # else a pause began after the question
             bisect.insort(self._reserved, at)
-        first = min([at, *self._reserved[:1]])
-        self._queue.refuse(lambda: TimeoutError("no token comes before the deadline"), before=first)
+        self._refuse_hopeless(at)
         self._queue.wake_next()
 
-    def _fall_back(self, cause: BaseException) -> None:
+    def _refuse_hopeless(self, at: float) -> None:
+        first = min([at, *self._reserved[:1]])
+        self._queue.refuse(lambda: TimeoutError("no token comes before the deadline"), before=first)
+
+    def _on_look(self, task: _Asked) -> None:
+        self._looking.discard(task)
+        # A look that fails changes nothing: the reservation is still there.
+        if task.cancelled() or task.exception() is not None:
+            return
+        taken, at = task.result()
+        if taken:
+            self._reserved = [at]  # the later ones were of a clock that is no more
+            self._queue.wake_next()
+        self._refuse_hopeless(at)
+
+    def _fall_back(self, failure: BaseException) -> None:
         """Raise `LimiterUnavailableError` in all waiters; those with a fallback go there."""
 
         def unavailable() -> LimiterUnavailableError:
-            error = LimiterUnavailableError("the limiter's Redis does not answer")
-            error.__cause__ = cause
+            error = LimiterUnavailableError(str(failure))
+            error.__cause__ = failure.__cause__
             return error
 
-        if self._fallback is not None and self._away_until is None:
-            log("limiter.fallback", limiter=self.name)
-        self._away_until = asyncio.get_running_loop().time() + _PROBE
+        if self._fallback is not None:
+            self._fallback.begin()
         self._queue.refuse(unavailable)
 
-
-def check_shared_bucket(name: str, rate: float, capacity: float, timeout: float) -> None:
-    """Raise `ValueError` that names the argument which no shared bucket can have."""
-    check_bucket(rate, capacity)
-    if not (isinstance(name, str) and name):
-        raise ValueError("name must be a str that is not empty: it tells one account's limit from another's")
-    positive_seconds("timeout", timeout)
+    def _probe(self) -> None:
+        """Look whether the store is back, without a reservation, during an outage."""
+        self._ask(-1.0, self._asking, self._on_answer)

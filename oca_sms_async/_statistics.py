@@ -45,20 +45,26 @@ class Counts:
     in_flight: int = 0
     limiter_wait: float = 0.0
 
-    def note_sent(self, call: CallState) -> None:
-        """Count a send that ended in a receipt."""
-        self.sent += 1
-        self.retried += call.attempts > 1
+    def note(self, call: CallState, end: BaseException | None) -> bool:
+        """Count a send that ended in a receipt or in an exception; return whether it counts.
 
-    def note_failed(self, call: CallState, end: BaseException) -> None:
-        """Count a send that failed. A send that a stopping run ended counts as the run reports it, or not at all."""
+        A send that a stopping run ended counts as the run reports it. A skipped one, and a receipt out of the journal,
+        do not count.
+        """
+        if call.is_replay:
+            return False
+        if end is None:
+            self.sent += 1
+            self.retried += call.attempts > 1
+            return True
         if call.is_cut and not isinstance(end, OcaSmsError):
             if call.last_error is not None:
                 end = call.last_error
             elif not call.may_have_been_sent:
-                return  # skipped
+                return False
         self.failed[type(end).__name__] += 1
         self.unknown += call.may_have_been_sent
+        return True
 
     def statistics(self) -> Statistics:
         """Return a frozen copy."""

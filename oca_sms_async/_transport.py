@@ -1,6 +1,7 @@
 """One request over httpx and its answer, bounded in time and size, or the one error that says whether it left."""
 
 import asyncio
+import functools
 import os
 import socket
 import ssl
@@ -8,7 +9,7 @@ import sys
 import zlib
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import httpx
 
@@ -16,8 +17,11 @@ from oca_sms_async._connections import ExactConnectErrors
 from oca_sms_async._errors import ConnectionFailedError, DeliveryUnknownError, ExpiredError, OcaSmsError
 from oca_sms_async._httpx_internals import transport_of
 from oca_sms_async._scrub import chain, scrub
+from oca_sms_async._trace import Gate, Trace
 
 _PROOF: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+# OpenSSL's words for an answer that is no TLS; the last one is that of OpenSSL 3.2 and later.
+_NO_TLS: Final = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 
 
 class Reply(NamedTuple):
@@ -41,13 +45,20 @@ async def exchange(
     deadline: float | None,
     max_body: int,
     under_way: UnderWay,
+    gate: Gate | None = None,
 ) -> Reply:
-    """Return the answer to a request, first byte to last within `seconds` and before `deadline` (the loop's time)."""
-    now = asyncio.get_running_loop().time()
-    until = now + seconds if deadline is None else min(now + seconds, deadline)
-    request.extensions["trace"] = trace = _Trace()
-    with _Verdict(client, request, trace, deadline) as verdict:
-        async with _Bound(until, under_way, trace) as verdict.bound:
+    """Return the answer to a request, first byte to last within `seconds` and before `deadline` (the loop's time).
+
+    `gate` is awaited right before the first byte if the request is late, for example because the name server stalled.
+    It needs a transport of ours or of httpx. Its time does not count, but the deadline holds. An `OcaSmsError` of the
+    gate comes out as it is.
+    """
+    until = asyncio.get_running_loop().time() + seconds
+    timeout = asyncio.timeout_at(until if deadline is None else min(until, deadline))
+    trace = Trace(None if gate is None else functools.partial(_pause, timeout, until, deadline, gate))
+    request.extensions["trace"] = trace
+    with _Verdict(client, request, trace, timeout, deadline):
+        async with timeout, _UnderWay(under_way, timeout, trace):
             response = await client.send(request, stream=True, auth=None, follow_redirects=False)
             trace.sent = True
             async with aclosing(response):
@@ -55,84 +66,67 @@ async def exchange(
     return Reply(response.status_code, response.headers, body)
 
 
-class _Trace:
-    """The `trace` extension of a request: httpcore calls it with each step, and so does our aiohttp transport.
-
-    `connecting` is True once the request waits for its connection, `sent` once part of it may have left. Other
-    transports do not call it.
-    """
-
-    def __init__(self) -> None:
-        self.connecting = False
-        self.sent = False
-        self._half_open: Any = None
-
-    async def __call__(self, event: str, info: dict[str, Any]) -> None:
-        if event.startswith("connection.connect_"):
-            self.connecting = True
-            self._half_open = info.get("return_value")
-        elif event.endswith(".send_request_headers.started") and info["request"].method != b"CONNECT":
-            self.sent = True
-            self._half_open = None
-
-    async def close_half_open(self) -> None:
-        """Close the socket of a connection that is not ready.
-
-        httpcore forgets it when it is cancelled during a TLS handshake.
-        """
-        if self._half_open is not None:
-            await self._half_open.aclose()
+async def _pause(bound: asyncio.Timeout, until: float, deadline: float | None, gate: Gate) -> None:
+    """Await the gate while only the deadline runs, and then let the time-out go on."""
+    loop = asyncio.get_running_loop()
+    since = loop.time()
+    bound.reschedule(deadline)
+    await gate()
+    if bound.when() == deadline:  # else closing the client has moved it, and the request ends at once
+        until += loop.time() - since
+        bound.reschedule(until if deadline is None else min(until, deadline))
 
 
-class _Bound:
-    """An async context manager: `asyncio.timeout_at`, kept in `under_way` so that closing the client can end it."""
+class _UnderWay:
+    """An async context manager that keeps a request's time-out where closing the client finds it."""
 
-    def __init__(self, until: float, under_way: UnderWay, trace: _Trace) -> None:
-        self._timeout = asyncio.timeout_at(until)
+    def __init__(self, under_way: UnderWay, timeout: asyncio.Timeout, trace: Trace) -> None:
         self._under_way = under_way
+        self._timeout = timeout
         self._trace = trace
 
-    async def __aenter__(self) -> asyncio.Timeout:
-        await self._timeout.__aenter__()
+    async def __aenter__(self) -> None:
         self._under_way[self._timeout] = asyncio.get_running_loop()
-        return self._timeout
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            if error is not None:
-                await self._trace.close_half_open()
-        finally:
-            del self._under_way[self._timeout]
-            await self._timeout.__aexit__(kind, error, traceback)
+        del self._under_way[self._timeout]
+        if error is not None:
+            await self._trace.close_half_open()
 
 
 class _Verdict:
     """A context manager that turns an exception of a request into the error that says whether it left."""
 
-    bound: asyncio.Timeout
-
     def __init__(
-        self, client: httpx.AsyncClient, request: httpx.Request, trace: _Trace, deadline: float | None
+        self,
+        client: httpx.AsyncClient,
+        request: httpx.Request,
+        trace: Trace,
+        timeout: asyncio.Timeout,
+        deadline: float | None,
     ) -> None:
         self._client = client
         self._request = request
         self._trace = trace
+        self._timeout = timeout
         self._deadline = deadline
         self._outer = sys.exception()
 
-    def __enter__(self) -> Self:
-        return self
+    def __enter__(self) -> None:
+        pass
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if not isinstance(error, Exception):
             return
-        unsent = self._is_unsent(error)
-        # Closing the client moves the bound nearer, and then it is not the deadline that ended the request.
-        if self.bound.expired() and self.bound.when() == self._deadline:
+        unsent = self._trace.is_cause(error) or self._is_exact(error)
+        if unsent and isinstance(error, OcaSmsError):  # the gate's
+            return
+        # Closing the client moves the time-out nearer, and then it is not the deadline that ended the request.
+        if self._timeout.expired() and self._timeout.when() == self._deadline:
             told: OcaSmsError = ExpiredError(
                 "the message expired while its request was under way", may_have_been_sent=not unsent
             )
@@ -142,30 +136,48 @@ class _Verdict:
             told = DeliveryUnknownError(f"the gateway's answer did not arrive ({type(error).__name__})")
         raise told from scrub(error, self._outer)
 
-    def _is_unsent(self, error: Exception) -> bool:
-        if self._trace.sent:
+    def _is_exact(self, error: Exception) -> bool:
+        """Tell whether an exception by itself proves that the request did not leave.
+
+        Only a transport of ours, or httpx's own, may say so, and only of this request: a hook may raise the same
+        exception about another connection. Other transports say «could not connect» of a reset after the request.
+        """
+        if self._trace.sent or not isinstance(error, _PROOF):
             return False
-        # Other transports say «could not connect» of a reset after the request, too.
+        try:
+            if error.request is not self._request:
+                return False
+        except RuntimeError:  # it is about no request
+            return False
         transport = transport_of(self._client, self._request.url)
-        if not isinstance(transport, httpx.AsyncHTTPTransport | ExactConnectErrors):
-            return False
-        return self._trace.connecting or isinstance(error, _PROOF)
+        return type(transport) is httpx.AsyncHTTPTransport or isinstance(transport, ExactConnectErrors)
 
 
 def _reason(error: Exception) -> str:
-    for link in chain(error):
-        match link:
-            case ssl.SSLCertVerificationError():
-                return f"the certificate is not trusted ({link.verify_message})"
-            case ssl.SSLError():
-                return "the TLS handshake failed"
-            case socket.gaierror():
-                return "the host's name was not found"
-            case TimeoutError() | httpx.TimeoutException():
-                return "it took too long"
-            case OSError(errno=int(number)):
-                return os.strerror(number)
-    return type(error).__name__
+    """Return why there was no connection, in words of ours or of the system."""
+    return next((reason for link in chain(error) if (reason := _describe(link))), type(error).__name__)
+
+
+def _describe(error: BaseException) -> str | None:
+    reason: str | None = None
+    match error:
+        case ssl.SSLCertVerificationError():
+            reason = f"the certificate is not trusted ({error.verify_message})"
+        case ssl.SSLError(reason=code) if code in _NO_TLS:
+            reason = "the other side does not speak TLS: is it an http port, or an http proxy given as https?"
+        case ssl.SSLError():
+            reason = "the TLS handshake failed"
+        case socket.gaierror(errno=socket.EAI_AGAIN):
+            reason = "the name server did not answer"
+        case socket.gaierror():
+            reason = "the host's name was not found"
+        case httpx.ProxyError():
+            reason = "the proxy refused"
+        case TimeoutError() | httpx.TimeoutException():
+            reason = "it took too long"
+        case OSError(errno=int(number)):
+            reason = os.strerror(number)
+    return reason
 
 
 async def _read(response: httpx.Response, limit: int) -> bytes | None:

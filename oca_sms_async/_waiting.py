@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import IntEnum
@@ -34,6 +35,7 @@ class PriorityWaitQueue:
         # Kept here, for not each loop's timer knows it: uvloop returns a plain handle for a delay below 0.5 ms.
         self._timer_at = math.inf
         self.loop: asyncio.AbstractEventLoop | None = None
+        self._pid: int | None = None  # the process of that loop
         # A waiter that gives up leaves from the middle. In an ordered dictionary that costs no search.
         self._queues = tuple(OrderedDict[object, _Waiter]() for _ in Priority)
         self._bounded = 0  # the number of waiters with a deadline: at 0, no search for a deadline is needed
@@ -48,14 +50,16 @@ class PriorityWaitQueue:
     def enter_loop(self) -> bool:
         """Return whether the running loop is new here; if so, drop the waiters of the loop before, which is dead.
 
-        `RuntimeError` if the loop before runs in another thread: its waiters cannot be woken from here.
+        `RuntimeError` if the loop before runs in another thread: its waiters cannot be woken from here. A loop of the
+        process before a fork seems to run for ever here, but is dead too.
         """
         loop = asyncio.get_running_loop()
         if loop is self.loop:
             return False
-        if self.loop is not None and self.loop.is_running():
+        pid = os.getpid()
+        if self.loop is not None and self.loop.is_running() and pid == self._pid:
             raise RuntimeError("a client or limiter serves one event loop at a time, and another thread's is running")
-        self.loop, self._timer, self._bounded = loop, None, 0
+        self.loop, self._pid, self._timer, self._bounded = loop, pid, None, 0
         for queue in self._queues:
             queue.clear()
         return True
@@ -81,7 +85,7 @@ class PriorityWaitQueue:
                     if self._first() is ticket and self._take():
                         return
         finally:
-            if queue.pop(ticket, None) is not None:  # a waiter of a dead loop was dropped already
+            if queue.pop(ticket, None) is not None:  # a refused waiter and one of a dead loop are out already
                 self._bounded -= deadline is not None
                 self.wake_next()
 
@@ -112,12 +116,16 @@ class PriorityWaitQueue:
         if before < math.inf and not self._bounded:
             return
         for queue in self._queues:
-            for waiter in queue.values():
+            for ticket, waiter in list(queue.items()):
                 hopeless = before == math.inf or (waiter.deadline is not None and waiter.deadline < before)
                 if hopeless and not waiter.woken.done():
+                    del queue[ticket]  # at once, or `ready_at` would look for items for it
+                    self._bounded -= waiter.deadline is not None
                     waiter.woken.set_exception(error())
                     # A waiter that was just cancelled never reads the exception, and asyncio would complain of that.
                     waiter.woken.exception()
+        if not self:
+            self._set_timer(None)
 
     def _set_timer(self, timer: asyncio.Handle | None) -> None:
         if self._timer is not None:

@@ -8,23 +8,26 @@ import contextlib
 import functools
 import ssl
 from collections.abc import AsyncIterator, Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import httpx
 
 from oca_sms_async._connections import KEEPALIVE, ExactConnectErrors
+from oca_sms_async._httpx_internals import is_patched
 from oca_sms_async._proxies import EnvironmentProxies
+from oca_sms_async._tls import tls_context
 
 try:
     import aiohttp
     from httpx_aiohttp import AiohttpTransport
 
-    from oca_sms_async._aiohttp_internals import TRACE, open_session
+    from oca_sms_async._aiohttp_internals import STEPS, Steps, open_session
 except ModuleNotFoundError as missing:
     raise ImportError('The aiohttp transport needs its extra: pip install "oca-sms-async[aiohttp]"') from missing
 
 __all__ = ["aiohttp_client"]
 
+_CREDENTIALS: Final = "Proxy-Authorization"
 _Choose = Callable[[httpx.URL], httpx.Proxy | None]
 
 
@@ -41,20 +44,20 @@ def aiohttp_client(
     Certificates and proxies come from the environment as with httpx. There is no time-out unless you give `timeout`,
     and no limit on connections: `AsyncOcaSms` bounds both.
 
-    A request of `AsyncOcaSms` goes straight to aiohttp unless the client has event hooks or mounts. So respx,
-    pytest-httpx and vcrpy do not see it, and a test that uses one of them would send for real. Test against the
-    sandbox, or lend `httpx.AsyncClient(transport=httpx.MockTransport(…))` instead. Sentry and other tools that patch
-    `httpx.AsyncClient` do not see it either; event hooks do.
+    The requests do not pass through httpx's own transport. So pytest-httpx, vcrpy and respx in its default mode do not
+    see them, and a test that uses one of these would send for real. Test against the sandbox instead, or lend
+    `httpx.AsyncClient(transport=httpx.MockTransport(…))`. Event hooks, mounts, Sentry, ddtrace and respx with
+    `using="httpx"` see each request; without any of them it goes straight to aiohttp.
 
     `ValueError` for a proxy that aiohttp cannot use. `TypeError` for `cert`, `limits`, `http1` and `http2`, which would
-    have no effect.
+    have no effect. `OSError` for certificates of the environment that cannot be read.
     """
     if unknown := {"cert", "limits", "http1", "http2"} & options.keys():
         raise TypeError(
             f"aiohttp_client takes no {min(unknown)}: a certificate belongs into the SSLContext given as verify, the "
             "slots of AsyncOcaSms bound the connections, and they speak HTTP/1.1"
         )
-    context = httpx.create_ssl_context(verify=verify, trust_env=trust_env)
+    context = tls_context(verify, trust_env=trust_env)
     defaults: dict[str, Any] = {
         "timeout": None,
         "transport": _Transport(context, _chooser(proxy, trust_env=trust_env)),
@@ -84,7 +87,10 @@ def _parse(proxy: httpx.Proxy | str) -> httpx.Proxy:
     with contextlib.suppress(ValueError, httpx.InvalidURL):  # their texts may quote its password
         parsed = httpx.Proxy(proxy) if isinstance(proxy, str) else proxy
         if parsed.url.scheme in {"http", "https"}:
-            return parsed
+            headers = httpx.Headers(parsed.headers)
+            if parsed.auth:  # as a header, because aiohttp's own option takes Latin-1 only, and is deprecated
+                headers[_CREDENTIALS] = aiohttp.encode_basic_auth(*parsed.auth)
+            return httpx.Proxy(parsed.url, ssl_context=parsed.ssl_context, headers=headers)
     raise ValueError("proxy, or the one that the environment names, cannot be used: it must be an http or https URL")
 
 
@@ -109,7 +115,7 @@ class _Client(httpx.AsyncClient):
     ) -> httpx.Response:
         """Send a request as it is."""
         plain = stream and auth is None and follow_redirects is False
-        if self._direct is None or not plain or self.is_closed or any(self.event_hooks.values()):
+        if self._direct is None or not plain or self.is_closed or any(self.event_hooks.values()) or is_patched():
             return await super().send(request, stream=stream, auth=auth, follow_redirects=follow_redirects)
         request.extensions.setdefault("timeout", self.timeout.as_dict())
         return await self._direct.handle_async_request(request)
@@ -129,12 +135,19 @@ class _Transport(AiohttpTransport, ExactConnectErrors):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self._loop is not (loop := asyncio.get_running_loop()):  # a session lives and dies with its loop
             self._loop, self.client = loop, open_session(self.ssl_context, keepalive=KEEPALIVE)
-        TRACE.set(request.extensions.get("trace"))  # this task sends one request at a time
-        self.proxy = self._choose(request.url)  # read at once below, before another task can set it
+        steps = Steps(request.extensions.get("trace"))
+        STEPS.set(steps)  # this task sends one request at a time
+        self.proxy = proxy = self._choose(request.url)  # read at once below, before another task can set it
+        if proxy is not None and request.url.scheme == "http" and _CREDENTIALS in proxy.headers:
+            request.headers[_CREDENTIALS] = proxy.headers[_CREDENTIALS]  # aiohttp adds the proxy's headers to a CONNECT
         try:
             response = await super().handle_async_request(request)
-        except Exception as error:  # noqa: BLE001 - no exception of aiohttp's may come out
-            mapped = _map(error, request)
+        except Exception as error:
+            if error is steps.interruption:
+                raise
+            mapped = _map(error, request)  # no exception of aiohttp's may come out
+            if steps.failure is not None:  # the trace heard aiohttp's, and would not know this one
+                await steps.report("connection.connect_tcp.failed", exception=mapped)
         else:
             response.stream = _Stream(cast(httpx.AsyncByteStream, response.stream), request)
             return response
@@ -169,6 +182,8 @@ def _map(error: Exception, request: httpx.Request) -> httpx.TransportError:
     kind: type[httpx.TransportError] = httpx.ReadError
     if isinstance(origin, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         kind = httpx.ConnectError
+    elif isinstance(origin, aiohttp.ClientHttpProxyError):
+        kind = httpx.ProxyError
     elif isinstance(origin, TimeoutError):
         kind = httpx.ReadTimeout
     mapped = kind(type(origin).__name__, request=request)

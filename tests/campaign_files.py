@@ -12,6 +12,7 @@ from oca_sms_async.sandbox import Sandbox
 
 USERNAME: Final = "user-marker@example.com"
 PASSWORD: Final = "s3cret-marker"
+TOKEN: Final = "t0ken-marker"
 SUBSCRIBERS: Final = "8138147"  # the digits that all numbers have
 KEYS: Final = ["row", "key", "outcome", "msg_uid", "attempts", "error", "code"]
 
@@ -50,7 +51,8 @@ def write_campaign(path: Path, count: int) -> Path:
 def assert_no_secret(output: str, *, texts: bool = True) -> None:
     """Fail if an output holds a number in any spelling, a part of the account, or, with `texts`, of a text."""
     plain = re.sub(r"[ .()-]", "", output)
-    found = [it for it in (USERNAME, PASSWORD, SUBSCRIBERS, *["marker"] * texts) if it in output or it in plain]
+    secrets = (USERNAME, PASSWORD, TOKEN, SUBSCRIBERS, *["marker"] * texts)
+    found = [it for it in secrets if it in output or it in plain]
     assert not found, output
 
 

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from campaign_files import PASSWORD, USERNAME, assert_no_secret, list_recipients, spell_e164, write_campaign
+from campaign_files import PASSWORD, TOKEN, USERNAME, assert_no_secret, list_recipients, spell_e164, write_campaign
 
 from oca_sms_async.cli._app import run
 from oca_sms_async.sandbox import Sandbox
@@ -74,13 +74,9 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"TERM": "xterm", "PYTHONIOENCODING": "utf-8", "PYTHONWARNINGS": "error"} | more
 
 
-def account(sandbox: Sandbox) -> dict[str, str]:
-    """Return the variables of the sandbox's account."""
-    return {
-        "OCA_SMS_USERNAME": sandbox.username,
-        "OCA_SMS_PASSWORD": sandbox.password,
-        "OCA_SMS_BASE_URL": sandbox.base_url,
-    }
+def account(sandbox: Sandbox, api: str = "regular-v1") -> dict[str, str]:
+    """Return the variables of the sandbox's account, for one API."""
+    return sandbox.environment(api)
 
 
 def read_pairs(text: str) -> dict[str, str]:
@@ -141,16 +137,18 @@ def portal() -> Iterator[BlockingPortal]:
 @pytest.fixture
 def served(portal: BlockingPortal) -> Iterator[Sandbox]:
     """A sandbox in that thread, with an account that no output may show."""
-    with portal.wrap_async_context_manager(Sandbox(username=USERNAME, password=PASSWORD).serve()) as sandbox:
+    with portal.wrap_async_context_manager(
+        Sandbox(username=USERNAME, password=PASSWORD, token=TOKEN).serve()
+    ) as sandbox:
         yield sandbox
 
 
 @pytest.fixture
-def command(served: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """A function that runs `oca-sms` in this process, with the account of `served`."""
+def command(served: Sandbox, api: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """A function that runs `oca-sms` in this process, with the account of `served` for `api`."""
     for name in os.environ.keys() - environment().keys():
         monkeypatch.delenv(name)
-    for name, value in account(served).items():
+    for name, value in account(served, api).items():
         monkeypatch.setenv(name, value)
     return Command(monkeypatch, capsys)
 

@@ -1,4 +1,4 @@
-"""A real event loop whose clock a test moves on, for time-outs beside real sockets and servers."""
+"""A real event loop with a clock that a test moves on, for time-outs beside real sockets and servers."""
 
 import asyncio
 from collections.abc import Callable, Coroutine

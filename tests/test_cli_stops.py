@@ -467,10 +467,10 @@ def test_stop_by_the_journal_is_a_stop(
     """A journal that fails during the run ends it with a 3 that names it, and nothing more is sent."""
     intend, journal = SqliteJournal.intend, tmp_path / "journal"
 
-    async def fail_later(self: SqliteJournal, message: Any) -> bool:
+    async def fail_later(self: SqliteJournal, message: Any, **options: Any) -> bool:
         if served.inbox:
             raise JournalError("the disk of the journal is full")
-        return await intend(self, message)
+        return await intend(self, message, **options)
 
     monkeypatch.setattr(SqliteJournal, "intend", fail_later)
     ended = bulk(write_campaign(tmp_path / "rows.csv", 4), "--journal", journal, "--concurrency", "1")

@@ -66,9 +66,8 @@ class Process:
         if self._steps != self._crash.at:
             return
         self.dead = True
-        for suffix in ("", "-wal"):
-            with contextlib.suppress(FileNotFoundError):
-                shutil.copyfile(f"{self.path}{suffix}", f"{self.copy}{suffix}")
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(self.path, self.copy)
         if self.main is not None:
             self.main.cancel()
 
@@ -81,7 +80,7 @@ class Process:
                 self.main.cancel()
             journal = SqliteJournal(self.path)
             journal._thread.shutdown()
-            journal._thread = AtOnce(self)  # type: ignore[assignment] # it is used as an executor alone
+            journal._thread = AtOnce(self)
             async with journal:
                 await main(journal)
 
@@ -104,11 +103,11 @@ class SteppingLoop(VirtualTimeLoop):
     ) -> asyncio.Handle:
         """Count the callback as a step."""
 
-        def counted() -> None:
+        def count_step() -> None:
             self._process.step()
             callback(*args)
 
-        return super().call_soon(counted, context=context)
+        return super().call_soon(count_step, context=context)
 
 
 class AtOnce(Executor):

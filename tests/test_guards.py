@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
+from on_sockets import PHONE, TEXT, client_of, free_port, tls
 from raw_gateway import RawGateway
-from test_transport import PHONE, TEXT, client_of, free_port, tls
 
 import oca_sms_async.aiohttp
 from oca_sms_async import (
@@ -102,11 +102,31 @@ async def test_without_a_guard_no_connection_of_aiohttp_serves_twice(
         assert await connections_of_three_sends(None, http_client=lent) == 1
     assert lost_guards(caplog) == []
     room = without(name, _aiohttp_internals)
-    for kept in ("open_session", "TRACE"):
+    for kept in ("open_session", "STEPS", "Steps"):
         monkeypatch.setattr(oca_sms_async.aiohttp, kept, room[kept])
     async with aiohttp_client() as lent:
         assert await connections_of_three_sends(None, http_client=lent) == 3
     assert lost_guards(caplog) == [guard]
+
+
+@pytest.mark.parametrize("name", ["_transport_for_url", "_send_single_request"])
+async def test_without_a_look_at_patches_each_request_goes_through_httpx(
+    name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tool that replaces a method of the client sees it, at the price of some speed."""
+    seen = list[httpx.URL]()
+
+    def see(client: httpx.AsyncClient, url: httpx.URL) -> httpx.AsyncBaseTransport:
+        seen.append(url)
+        return look_up(client, url)
+
+    look_up = httpx.AsyncClient._transport_for_url
+    monkeypatch.setattr(oca_sms_async.aiohttp, "is_patched", without(name, _httpx_internals)["is_patched"])
+    monkeypatch.setattr(httpx.AsyncClient, "_transport_for_url", see)
+    async with aiohttp_client() as lent:
+        await connections_of_three_sends(None, http_client=lent)
+    assert len(seen) == 3
+    assert lost_guards(caplog) == ["patches of httpx"]
 
 
 class Exact(ExactConnectErrors):

@@ -1,5 +1,6 @@
 """A tool that patches httpx sees each request of the default client, and a mocked test does not send for real."""
 
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,17 +10,28 @@ import respx
 from raw_gateway import RawGateway
 
 from oca_sms_async import AsyncOcaSms, DeliveryUnknownError, OcaSmsError, RetryPolicy, Unlimited
+from oca_sms_async.aiohttp import aiohttp_client
 
 PHONE = "+6281381475159"
 TEXT = "Acme: 482913 is your code"
 MOCKED = {"status": "sent", "msg_uid": "mocked"}
 
 
-def client_of(base_url: str) -> AsyncOcaSms:
+def client_of(base_url: str, **options: Any) -> AsyncOcaSms:
     """Return a default client without limit and without waits."""
-    return AsyncOcaSms(
-        "user@example.com", "secret", base_url=base_url, limiter=Unlimited(), retry=RetryPolicy(initial_wait=0)
-    )
+    retry = RetryPolicy(initial_wait=0)
+    return AsyncOcaSms("user@example.com", "secret", base_url=base_url, limiter=Unlimited(), retry=retry, **options)
+
+
+class Wrapped:
+    """A method of wrapt's, which ddtrace uses."""
+
+    def __init__(self, send: Callable[..., Any], real: Any) -> None:
+        self._send = send
+        self.__code__ = real.__code__
+
+    def __get__(self, client: httpx.AsyncClient | None, owner: type) -> Any:
+        return self if client is None else functools.partial(self._send, client)
 
 
 @pytest.mark.parametrize("mode", ["httpcore", "httpx"])
@@ -36,6 +48,20 @@ async def test_respx_catches_each_request_in_each_of_its_modes(mode: str) -> Non
             router.post(f"{gateway.base_url}/sms").respond(json=MOCKED)
             assert (await client.send(PHONE, TEXT)).msg_uid == "mocked"
         assert len(gateway.requests) == 1
+
+
+async def test_respx_catches_requests_of_aiohttp_in_one_mode() -> None:
+    """`using="httpx"` replaces a method of the client, which our fast client then calls."""
+    async with (
+        RawGateway().serve() as gateway,
+        aiohttp_client() as lent,
+        client_of(gateway.base_url, http_client=lent) as client,
+    ):
+        with respx.mock(using="httpx") as router:
+            router.post(f"{gateway.base_url}/sms").respond(json=MOCKED)
+            assert (await client.send(PHONE, TEXT)).msg_uid == "mocked"
+        assert gateway.accepted == 0
+        assert (await client.send(PHONE, TEXT)).msg_uid != "mocked"
 
 
 @pytest.mark.parametrize("mode", ["httpcore", "httpx"])
@@ -75,8 +101,13 @@ async def test_a_patch_of_httpx_transport_catches_each_request(monkeypatch: pyte
         assert len(gateway.requests) == 2
 
 
-async def test_a_patch_of_the_clients_send_sees_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sentry and ddtrace wrap `httpx.AsyncClient.send`; a wrapper may add headers, and reads the status."""
+@pytest.mark.usefixtures("transport")
+@pytest.mark.parametrize("bound", [False, True])
+async def test_a_patch_of_the_clients_send_sees_each_request(bound: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sentry and ddtrace wrap `httpx.AsyncClient.send`. A wrapper may add headers, and reads the status.
+
+    The one is a function, the other an object that binds itself and passes for the method.
+    """
     real: Callable[..., Awaitable[httpx.Response]] = httpx.AsyncClient.send
     seen = list[tuple[str, int]]()
 
@@ -86,7 +117,7 @@ async def test_a_patch_of_the_clients_send_sees_each_request(monkeypatch: pytest
         seen.append((request.method, response.status_code))
         return response
 
-    monkeypatch.setattr(httpx.AsyncClient, "send", send)
+    monkeypatch.setattr(httpx.AsyncClient, "send", Wrapped(send, real) if bound else functools.wraps(real)(send))
     async with RawGateway().serve() as gateway, client_of(gateway.base_url) as client:
         for _ in range(2):
             await client.send(PHONE, TEXT)

@@ -1,4 +1,4 @@
-"""What is handed out: the wheel holds the package and nothing else, the source archive all that a check of it needs."""
+"""The archives: the wheel holds the package alone, and the source archive all files that its checks need."""
 
 import importlib.metadata
 import re
@@ -25,7 +25,7 @@ INFO = f"{STEM}.dist-info"
 
 @frozen
 class Archives:
-    """What a build makes; the names in the source archive are those within its one folder."""
+    """The archives of a build. The names in the source archive are relative to its one folder."""
 
     wheel: Path
     wheel_names: set[str]
@@ -37,13 +37,13 @@ class Archives:
             return wheel.read(name).decode()
 
     def metadata(self) -> Message:
-        """Return what the wheel says of itself."""
+        """Return the metadata of the wheel."""
         return Parser().parsestr(self.text(f"{INFO}/METADATA"))
 
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
-    """Build both."""
+    """Build both archives."""
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-d", str(folder)], cwd=ROOT, check=True)
     wheel, source = folder / f"{STEM}-py3-none-any.whl", folder / f"{STEM}.tar.gz"
@@ -55,13 +55,13 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
 
 
 def files_of(*folders: str) -> set[str]:
-    """Return the files of the working copy below some folders, without what Python leaves there."""
+    """Return the files of the working copy below some folders, without Python's caches."""
     found = (path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file())
     return {path.relative_to(ROOT).as_posix() for path in found if "__pycache__" not in path.parts}
 
 
 def needs_of(extra: str) -> set[str]:
-    """Return what an extra needs, with what the extras need that it refers to."""
+    """Return the requirements of an extra, and of the extras that it refers to."""
     needs = set[str]()
     for need in PROJECT["optional-dependencies"][extra]:
         other = re.fullmatch(rf"{PROJECT['name']}\[(\w+)\]", need)
@@ -70,16 +70,17 @@ def needs_of(extra: str) -> set[str]:
 
 
 def test_wheel_holds_the_package_alone(archives: Archives) -> None:
-    """Every module is in it, with the page, the types' marker and the licence, and no test, cache or left-over."""
+    """The wheel has each module, the page, the types' marker and the licence, and no test, cache or left-over."""
     package = files_of("oca_sms_async")
     page = {f"oca_sms_async/sandbox/page/inbox.{kind}" for kind in ("html", "css", "js")}
+    page |= {f"oca_sms_async/sandbox/page/{script}.js" for script in ("access", "faults", "list")}
     assert {name for name in package if not name.endswith(".py")} == {"oca_sms_async/py.typed"} | page
     beside = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
     assert archives.wheel_names == package | {f"{INFO}/{name}" for name in beside}
 
 
-def test_source_archive_holds_what_checks_it(archives: Archives) -> None:
-    """Package, tests, benchmarks and what runs them are in it, and nothing that somebody left beside them."""
+def test_source_archive_can_be_checked(archives: Archives) -> None:
+    """The source archive has package, tests, benchmarks and the files that run them, and no other file."""
     top = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "PKG-INFO", "README.md", "SECURITY.md"}
     top |= {"noxfile.py", "pyproject.toml"}
     assert archives.source_names - {".gitignore"} == top | files_of("oca_sms_async", "tests", "benchmarks")
@@ -91,7 +92,7 @@ def test_source_archive_holds_what_checks_it(archives: Archives) -> None:
 
 
 def test_metadata_is_the_projects(archives: Archives) -> None:
-    """Name, version, Pythons, licence, README, and each dependency with its extra are as pyproject.toml says."""
+    """Name, version, Pythons, licence, README and all dependencies agree with pyproject.toml."""
     metadata = archives.metadata()
     assert (metadata["Name"], metadata["Version"]) == (PROJECT["name"], oca_sms_async.__version__)
     assert metadata["Requires-Python"] == PROJECT["requires-python"]
@@ -109,7 +110,7 @@ def test_metadata_is_the_projects(archives: Archives) -> None:
 
 
 def test_entry_points_lead_somewhere(archives: Archives) -> None:
-    """Each command and each plugin that an installation announces can be imported."""
+    """Each command and plugin of an installation can be imported."""
     announced = ConfigParser()
     announced.read_string(archives.text(f"{INFO}/entry_points.txt"))
     assert dict(announced["console_scripts"]) == PROJECT["scripts"]

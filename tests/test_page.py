@@ -6,9 +6,10 @@ import re
 import shutil
 import struct
 from collections.abc import AsyncIterator, Callable
+from importlib.resources import files
 from pathlib import Path
 from time import monotonic
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from playwright.async_api import Page, Route, async_playwright, expect
@@ -22,6 +23,11 @@ CHROMIUM = os.environ.get("OCA_SMS_TEST_CHROMIUM") or shutil.which("chromium") o
 PHONE = "+6281381475159"
 TEXT = "Acme: 482913 adalah kode OTP Anda."
 WAIT = 20_000  # milliseconds until a page that does not change fails its test
+
+
+def deliver(sandbox: Sandbox, text: str = TEXT, phone: str = PHONE, **other: Any) -> None:
+    """Put a message into the inbox."""
+    sandbox.inbox.deliver(phone, text, segments=1, stages=[(0.0, "sent")], **other)
 
 
 def origin(sandbox: Sandbox) -> str:
@@ -77,12 +83,13 @@ async def test_a_message_appears_without_reload(page: Page, client: AsyncOcaSms,
     first = page.locator("#messages li").first
     await expect(first.locator(".phone")).to_have_text(PHONE)
     await expect(first.locator(".text")).to_have_text(TEXT)
-    await expect(first.locator(".facts")).to_have_text(re.compile(r"sent\s*1 segment\s*2 attempts\s*internal-error"))
+    facts = r"sent\s*1 segment, GSM-7\s*2 attempts\s*by Regular V1\s*internal-error"
+    await expect(first.locator(".facts")).to_have_text(re.compile(facts))
     await expect(first.locator("time")).to_have_attribute("datetime", re.compile(r"^\d{4}-\d\d-\d\dT"))
     await expect(page.locator("#nothing")).to_be_hidden()
     await client.send(PHONE, "x" * 161)
-    await expect(page.locator("#messages li")).to_have_count(2)
-    await expect(first.locator(".facts")).to_have_text(re.compile(r"2 segments\s*1 attempt"))
+    await expect(page.locator("#messages li")).to_have_count(3)  # the refused attempt, too
+    await expect(first.locator(".facts")).to_have_text(re.compile(r"2 segments, GSM-7\s*1 attempt"))
     await expect(page.locator("#accepted")).to_have_text("2")
     await expect(page.locator("#refused")).to_have_text("1")
     await expect(page.locator("#refusals")).to_have_text("1 × internal-error")
@@ -114,7 +121,7 @@ async def test_search_filters(page: Page, client: AsyncOcaSms) -> None:
 async def test_a_number_is_found_however_it_is_written(page: Page, sandbox: Sandbox) -> None:
     """Digits are compared with digits, of the number as of the code, and a leading 0 is Indonesia's 62."""
     for phone, text in [(PHONE, "482 913 is your code"), ("+6281381475158", "hello")]:
-        sandbox.inbox.deliver(phone, text, segments=1, stages=[(0.0, "sent")])
+        deliver(sandbox, text, phone)
     await expect(page.locator("#messages li")).to_have_count(2)
     for spelling in [
         "081381475159",
@@ -134,18 +141,179 @@ async def test_a_number_is_found_however_it_is_written(page: Page, sandbox: Sand
         await expect(page.locator("#messages li:visible")).to_have_count(0)
 
 
-async def test_older_messages_are_not_passed_over_in_silence(page: Page, sandbox: Sandbox) -> None:
-    """Where some messages are not shown, the page gives the numbers, and so does a search in vain."""
-    for n in range(500):
-        sandbox.inbox.deliver(f"+62813{n:08}", TEXT, segments=1, stages=[(0.0, "sent")])
-    await expect(page.locator("#messages li")).to_have_count(500)
-    await expect(page.locator("#part")).to_have_text("")
-    for n in range(500, 1003):
-        sandbox.inbox.deliver(f"+62813{n:08}", TEXT, segments=1, stages=[(0.0, "sent")])
-    await expect(page.locator("#accepted")).to_have_text("1,003")
-    await expect(page.locator("#part")).to_have_text("The newest 500 of 1,003 messages are shown and searched.")
-    await page.locator("#search").fill("+6281300000001")
-    await expect(page.locator("#nothing")).to_have_text("None of the newest 500 of 1,003 messages has this in it.")
+async def test_a_long_list_has_pages(page: Page, sandbox: Sandbox) -> None:
+    """A page shows 25 entries. Older ones stay in place while messages arrive, and a search finds the very oldest."""
+    for n in range(60):
+        deliver(sandbox, f"text {n}", f"+62813{n:08}")
+    rows, part = page.locator("#messages li"), page.locator("#part")
+    newer, older = page.get_by_role("button", name="Newer"), page.get_by_role("button", name="Older")
+    await expect(rows).to_have_count(25)
+    await expect(part).to_have_text("1–25 of 60")
+    await expect(newer).to_be_disabled()
+    await older.click()
+    await expect(part).to_have_text("26–50 of 60")
+    await expect(rows.first.locator(".text")).to_have_text("text 34")
+    deliver(sandbox, "the newest")
+    await expect(part).to_have_text("26–50 of 60, 1 newer")
+    await expect(rows.first.locator(".text")).to_have_text("text 34")
+    await older.click()
+    await expect(part).to_have_text("51–60 of 60, 1 newer")
+    await expect(older).to_be_disabled()
+    await newer.click()
+    await newer.click()
+    await expect(part).to_have_text("1–25 of 61")
+    await expect(rows.first.locator(".text")).to_have_text("the newest")
+    await page.locator("#search").fill("+6281300000000")
+    await expect(rows.locator(".text")).to_have_text(["text 0"])
+    await expect(page.locator("#pages")).to_be_hidden()
+
+
+async def test_pages_that_are_gone_are_left(page: Page, sandbox: Sandbox) -> None:
+    """If the messages are forgotten elsewhere while an old page is shown, the first page takes its place."""
+    for n in range(30):
+        deliver(sandbox, f"text {n}")
+    await page.get_by_role("button", name="Older").click()
+    await expect(page.locator("#part")).to_have_text("26–30 of 30")
+    sandbox.inbox.clear()
+    await expect(page.locator("#messages li")).to_have_count(0)
+    await expect(page.locator("#nothing")).to_be_visible()
+    deliver(sandbox, "after")
+    await expect(page.locator("#messages .text")).to_have_text(["after"])
+
+
+async def test_refused_requests_are_rows(page: Page, client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """«Why did mine not arrive?» is answered by a row with a reason, a code and a masked number."""
+    await client.send(PHONE, TEXT)
+    sandbox.quota = 0
+    with pytest.raises(OcaSmsError):
+        await client.send(PHONE, TEXT)
+    row = page.locator("#messages li.refused")
+    await expect(row.locator(".phone")).to_have_text("***********159")
+    await expect(row.locator(".outcome")).to_have_text("refused")
+    await expect(row.locator(".text")).to_have_text("The message needs more segments than the quota has left.")
+    await expect(row.locator(".facts")).to_have_text(
+        re.compile(r"HTTP 401, code 55\s*send by Regular V1\s*quota-exhausted")
+    )
+    await expect(row.locator("time")).to_have_attribute("datetime", re.compile(r"^\d{4}-\d\d-\d\dT"))
+    await expect(row.locator(".copy")).to_be_hidden()
+    quota = re.compile("quota")
+    choices: dict[str, list[str | re.Pattern[str]]] = {"Refused": [quota], "Accepted": [TEXT], "All": [quota, TEXT]}
+    for choice, texts in choices.items():
+        await page.get_by_role("radio", name=choice).check()
+        await expect(page.locator("#messages .text")).to_have_text(texts)
+    await page.get_by_role("radio", name="Refused").check()
+    await page.locator("#search").fill("081381475159")
+    await expect(page.locator("#messages li")).to_have_count(1)
+    await page.locator("#search").fill("nowhere")
+    await expect(page.locator("#nothing")).to_have_text("No refused request has this in it.")
+    await page.locator("#search").fill("")
+    await page.get_by_role("button", name="Forget all").click()
+    await page.get_by_role("button", name="Forget", exact=True).click()
+    await expect(page.locator("#nothing")).to_have_text("There is no refused request.")
+
+
+async def test_api_sender_and_encoding_are_shown(page: Page, sandbox: Sandbox) -> None:
+    """Each message has its API, its sender if it has one, its encoding and its date."""
+    deliver(sandbox, "Acme: 482913")
+    deliver(sandbox, "Acme: 482913 😀", api="premium-v2", sender_id="Acme")
+    facts = page.locator("#messages .facts")
+    await expect(facts.first).to_have_text(re.compile(r"1 segment, UCS-2.*by Premium V2 from Acme", re.DOTALL))
+    await expect(facts.last).to_have_text(re.compile(r"1 segment, GSM-7.*by Regular V1", re.DOTALL))
+    year = str(sandbox.inbox[0].created_at.astimezone().year)
+    await expect(page.locator("#messages time").first).to_contain_text(year)
+
+
+async def test_an_empty_page_says_how_to_connect(page: Page, client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """URL, credentials and lines to paste are there to be copied, for each API, until a message has arrived."""
+    access = page.locator("#access")
+    await expect(access).to_have_attribute("open", "")
+    lines = ["unset OCA_SMS_API OCA_SMS_TOKEN OCA_SMS_SENDER_ID"]
+    lines += [f"export {name}={value}" for name, value in sandbox.environment().items()]
+    assert len(lines) == 4
+    await expect(page.locator("#lines")).to_have_text("\n".join(lines))
+    for button, text, name in [
+        ("Copy the lines", "\n".join(lines), "The lines"),
+        ("Copy: Base URL", sandbox.base_url, "Base URL"),
+        ("Copy: Username", sandbox.username, "Username"),
+        ("Copy: Password", sandbox.password, "Password"),
+    ]:
+        await page.get_by_role("button", name=button).click()
+        await expect(page.locator("#said")).to_have_text(f"{name} is copied.")
+        assert await page.evaluate("navigator.clipboard.readText()") == text
+    await page.get_by_label("API").select_option("Premium V2")
+    await expect(page.locator("#credentials dt")).to_have_text(["Base URL", "Token", "Sender"])
+    await expect(page.locator("#credentials code")).to_have_text(
+        [sandbox.url_of("premium-v2"), "sandbox-token", "Sandbox"]
+    )
+    await expect(page.locator("#lines")).to_contain_text("export OCA_SMS_API=premium-v2")
+    await client.send(PHONE, TEXT)
+    await expect(access).not_to_have_attribute("open", "")
+    await access.locator("summary").click()
+    await expect(page.locator("#lines")).to_be_visible()
+
+
+async def test_disconnected_is_loud(page: Page, sandbox: Sandbox, wrong: list[str]) -> None:
+    """When the sandbox is gone the page says so in a banner that stays in view, and in its title, until it is back."""
+    for n in range(10):
+        deliver(sandbox, f"text {n}")
+    await expect(page.locator("#messages li")).to_have_count(10)
+    lost = page.get_by_role("alert").filter(has_text="Disconnected")
+    await expect(lost).to_be_hidden()
+    await page.clock.install()
+    await page.route("**/sandbox/events", lambda route: route.fulfill(status=503))
+    await page.evaluate("watch()")
+    await expect(lost).to_have_text(
+        re.compile(r"Disconnected: the sandbox does not answer. This page shows its state at .+\.")
+    )
+    await page.mouse.wheel(0, 5000)
+    await expect(lost).to_be_in_viewport(ratio=1)
+    await expect(page).to_have_title("Disconnected – SMS sandbox")
+    await page.unroute("**/sandbox/events")
+    await page.clock.fast_forward(2000)
+    await expect(lost).to_be_hidden()
+    await expect(page).to_have_title("SMS sandbox")
+    assert all("503" in line for line in wrong)
+    wrong.clear()
+
+
+AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1280])
+async def test_axe_finds_nothing(
+    page: Page, client: AsyncOcaSms, sandbox: Sandbox, scheme: Literal["light", "dark"], width: int
+) -> None:
+    """In each state of the page, axe-core has no complaint: names, roles, contrasts, order."""
+    await page.emulate_media(color_scheme=scheme)
+    await page.set_viewport_size({"width": width, "height": 800})
+    await page.evaluate(AXE)
+
+    async def check(state: str) -> None:
+        result = await page.evaluate("axe.run()")
+        assert [(state, it["id"], it["nodes"][0]["html"]) for it in result["violations"]] == []
+        assert len(result["passes"]) > 10
+
+    await expect(page.locator("#lines")).to_be_visible()
+    await check("empty")
+    sandbox.rate_limit, sandbox.failing_attempts = 25, 1
+    await client.send(PHONE, TEXT)
+    for n in range(30):
+        deliver(sandbox, f"text {n} 482913")
+    await expect(page.locator("#part")).to_have_text("1–25 of 32")
+    await page.get_by_role("button", name="Older").click()
+    await expect(page.locator("#messages li.refused")).to_have_count(1)
+    await check("rows")
+    await page.locator("#faults summary").click()
+    await page.get_by_role("switch", name="reset").check()
+    await expect(page.locator("#playing")).to_contain_text("reset")
+    await check("faults")
+    await page.get_by_role("button", name="Forget all").click()
+    await check("question")
+    await page.get_by_role("button", name="Keep").click()
+    await page.evaluate("events.dispatchEvent(new Event('error'))")
+    await expect(page.locator("#lost")).to_be_visible()
+    await check("disconnected")
 
 
 async def test_a_fault_switched_on_is_played(page: Page, client: AsyncOcaSms, sandbox: Sandbox) -> None:
@@ -167,10 +335,12 @@ async def test_faults_are_set_in_percent_and_by_attempts(page: Page, sandbox: Sa
     """A percentage is a probability. An impossible one is not set, and the failing attempts stay."""
     await page.locator("#faults summary").click()
     percent = page.get_by_label("reset: percent of the sends")
+    await expect(percent).to_be_disabled()
+    await page.get_by_role("switch", name="reset").check()
+    await until(lambda: sandbox.faults == {"reset": 1.0})
     await percent.fill("12.5")
     await percent.press("Enter")
-    await expect(page.locator("#playing")).to_have_text("(reset)")
-    assert sandbox.faults == {"reset": 0.125}
+    await until(lambda: sandbox.faults == {"reset": 0.125})
     await page.locator("#failing").fill("2")
     await page.locator("#failing").press("Enter")
     await expect(page.locator("#playing")).to_have_text("(reset, failing-attempts)")
@@ -193,42 +363,72 @@ async def test_faults_set_elsewhere_are_shown(page: Page, sandbox: Sandbox) -> N
     await expect(page.get_by_label("html: percent of the sends")).to_have_value("25")
 
 
-async def test_a_switch_without_a_percentage_means_always(page: Page, sandbox: Sandbox) -> None:
-    """Switching on from 0 or from an empty field is 100 percent."""
+async def test_a_percentage_is_inactive_while_its_fault_is_off(page: Page, sandbox: Sandbox) -> None:
+    """A fault has a sentence, and a percentage that can be set only while the fault is on. It is kept meanwhile."""
     await page.locator("#faults summary").click()
     switch, percent = page.get_by_role("switch", name="reset"), page.get_by_label("reset: percent of the sends")
-    for nothing in ["0", ""]:
-        await percent.fill(nothing)
-        await percent.press("Enter")
-        await switch.check()
-        await until(lambda: sandbox.faults == {"reset": 1.0})
-        await expect(percent).to_have_value("100")
-        await expect(switch).to_be_checked()
-        await switch.uncheck()
-        await until(lambda: sandbox.faults == {})
+    row = page.locator(".switch").filter(has=switch)
+    await expect(row.locator(".sentence")).to_have_text(
+        "The connection is reset before an answer. Nothing is delivered."
+    )
+    await expect(row.locator(".share")).to_contain_text("%")
+    await expect(page.locator(".sentence:empty")).to_have_count(0)
+    await expect(page.locator(".percent:disabled")).to_have_count(len(FAULTS))
+    await switch.check()
+    await expect(percent).to_be_enabled()
+    await until(lambda: sandbox.faults == {"reset": 1.0})
+    await percent.fill("25")
+    await percent.press("Enter")
+    await until(lambda: sandbox.faults == {"reset": 0.25})
+    await switch.uncheck()
+    await expect(percent).to_be_disabled()
+    await until(lambda: sandbox.faults == {})
+    await switch.check()
+    await until(lambda: sandbox.faults == {"reset": 0.25})
 
 
-async def test_an_impossible_percentage_is_its_own_switchs_alone(page: Page, sandbox: Sandbox) -> None:
-    """Other faults can be set beside one, and the switch next to it does not stay on."""
+async def test_a_percentage_of_nothing_is_off(page: Page, sandbox: Sandbox) -> None:
+    """0 percent switches the fault off, with the focus on its switch, and the switch then means always."""
+    await page.locator("#faults summary").click()
+    switch, percent = page.get_by_role("switch", name="reset"), page.get_by_label("reset: percent of the sends")
+    await switch.check()
+    await until(lambda: sandbox.faults == {"reset": 1.0})
+    await percent.fill("0")
+    await percent.press("Enter")
+    await until(lambda: sandbox.faults == {})
+    await expect(switch).not_to_be_checked()
+    await expect(switch).to_be_focused()
+    await switch.check()
+    await until(lambda: sandbox.faults == {"reset": 1.0})
+    await expect(percent).to_have_value("100")
+
+
+async def test_an_impossible_percentage_is_its_own_fault_s_alone(page: Page, sandbox: Sandbox) -> None:
+    """An impossible or empty percentage is not set. Other faults can be set beside it."""
     await page.locator("#faults summary").click()
     percent = page.get_by_label("reset: percent of the sends")
-    await percent.fill("101")
-    await percent.press("Enter")
-    await page.get_by_role("switch", name="html").check()
-    await expect(page.locator("#playing")).to_have_text("(html)")
-    assert await page.get_by_role("switch", name="reset").evaluate("it => { it.click(); return it.checked; }") is False
-    await expect(percent).to_be_focused()
-    await page.get_by_role("switch", name="html").uncheck()
-    await until(lambda: sandbox.faults == {})
+    await page.get_by_role("switch", name="reset").check()
+    await until(lambda: sandbox.faults == {"reset": 1.0})
+    for impossible in ("101", ""):
+        await percent.fill(impossible)
+        await percent.press("Enter")
+        await expect(page.locator(".percent:invalid")).to_have_count(1)
+        await page.get_by_role("switch", name="html").check()
+        await until(lambda: sandbox.faults == {"reset": 1.0, "html": 1.0})
+        await expect(percent).to_have_value("100")
+        await page.get_by_role("switch", name="html").uncheck()
+        await until(lambda: sandbox.faults == {"reset": 1.0})
 
 
 async def test_only_the_field_that_is_typed_in_is_left_alone(page: Page, sandbox: Sandbox) -> None:
     """Its switch follows a change from elsewhere, the field follows when left, and no later switch sets it back."""
     await page.locator("#faults summary").click()
     switch, percent = page.get_by_role("switch", name="reset"), page.get_by_label("reset: percent of the sends")
+    await switch.check()
+    await until(lambda: sandbox.faults == {"reset": 1.0})
     await percent.fill("50")
     await percent.press("Enter")
-    await expect(switch).to_be_checked()
+    await until(lambda: sandbox.faults == {"reset": 0.5})
     sandbox.faults = {}
     await expect(switch).not_to_be_checked()
     sandbox.faults = {"reset": 0.25}
@@ -298,8 +498,10 @@ async def test_a_switch_that_the_sandbox_refuses_goes_back(page: Page, sandbox: 
         await expect(complaint).to_have_text("")
         await switch.uncheck()
         await until(lambda: sandbox.faults == {})
-    await page.route("**/sandbox/messages", lambda route: route.fulfill(status=503))
+    deliver(sandbox)
+    await page.route("**/sandbox/entries", lambda route: route.fulfill(status=503))
     await page.get_by_role("button", name="Forget all").click()
+    await page.get_by_role("button", name="Forget", exact=True).click()
     await expect(complaint).not_to_have_text("")
     await page.evaluate("watch()")
     await expect(complaint).to_have_text("")
@@ -316,7 +518,7 @@ async def test_a_refused_connection_is_tried_again(page: Page, sandbox: Sandbox,
     await page.unroute("**/sandbox/events")
     await page.clock.fast_forward(2000)
     await expect(page.locator("#connection")).to_contain_text("watching")
-    sandbox.inbox.deliver(PHONE, TEXT, segments=1, stages=[(0.0, "sent")])
+    deliver(sandbox)
     await expect(page.locator("#messages .text")).to_have_text(TEXT)
     assert all("503" in line for line in wrong)
     wrong.clear()
@@ -329,11 +531,11 @@ async def test_a_hidden_page_holds_no_connection(page: Page, sandbox: Sandbox, m
     hide = "it => { Object.defineProperty(document, 'hidden', {value: it, configurable: true}); "
     hide += "document.dispatchEvent(new Event('visibilitychange')); }"
     for text in ["forgotten 111111", TEXT]:
-        sandbox.inbox.deliver(PHONE, text, segments=1, stages=[(0.0, "sent")])
+        deliver(sandbox, text)
     await page.get_by_role("button", name="Copy 482913").focus()
     await page.evaluate(hide, True)
     await until(lambda: not watches.open)
-    sandbox.inbox.deliver(PHONE, "in the meantime", segments=1, stages=[(0.0, "sent")])
+    deliver(sandbox, "in the meantime")
     await page.evaluate(hide, False)
     await expect(page.locator("#messages .text")).to_have_text(["in the meantime", TEXT, "forgotten 111111"])
     await expect(page.get_by_role("button", name="Copy 482913")).to_be_focused()
@@ -358,7 +560,7 @@ async def test_the_code_is_copied(page: Page, client: AsyncOcaSms) -> None:
 async def test_copying_without_a_clipboard_keeps_the_focus(page: Page, sandbox: Sandbox) -> None:
     """On a page that was not loaded securely the code is copied too, or the page says that it failed."""
     await page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
-    sandbox.inbox.deliver(PHONE, TEXT, segments=1, stages=[(0.0, "sent")])
+    deliver(sandbox)
     button = page.get_by_role("button", name="Copy 482913")
     await button.press("Enter")
     await expect(page.locator("#said")).to_have_text("482913 is copied.")
@@ -373,7 +575,7 @@ async def test_copying_without_a_clipboard_keeps_the_focus(page: Page, sandbox: 
 async def test_what_became_of_copying_is_in_sight(page: Page, sandbox: Sandbox) -> None:
     """With a list of any length, the line about copying is in view."""
     for _ in range(20):
-        sandbox.inbox.deliver(PHONE, TEXT, segments=1, stages=[(0.0, "sent")])
+        deliver(sandbox)
     await page.locator(".copy").first.click()
     await expect(page.locator("#said")).to_have_text("482913 is copied.")
     await expect(page.locator("#said")).to_be_in_viewport(ratio=1)
@@ -388,15 +590,29 @@ async def test_markup_is_text(page: Page, client: AsyncOcaSms) -> None:
     assert await page.title() == "SMS sandbox"
 
 
-async def test_forgetting_empties_every_page(page: Page, client: AsyncOcaSms, sandbox: Sandbox) -> None:
-    """The button forgets all messages, and later messages are shown."""
+async def test_forgetting_asks_first(page: Page, client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """The button asks, then forgets messages and refusals and says how many. Later messages are shown."""
+    button = page.get_by_role("button", name="Forget all")
+    await expect(button).to_be_disabled()
+    sandbox.failing_attempts = 1
     await client.send(PHONE, TEXT)
-    await expect(page.locator("#messages li")).to_have_count(1)
-    await page.get_by_role("button", name="Forget all").click()
+    await expect(page.locator("#messages li")).to_have_count(2)
+    await button.click()
+    await expect(page.get_by_role("dialog", name="Forget 1 message and 1 refused request?")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(button).to_be_focused()
+    await button.click()
+    await page.get_by_role("button", name="Keep").click()
+    await expect(page.locator("#messages li")).to_have_count(2)
+    assert len(sandbox.inbox) == 1
+    await button.click()
+    await page.get_by_role("button", name="Forget", exact=True).click()
     await expect(page.locator("#messages li")).to_have_count(0)
+    await expect(page.locator("#said")).to_have_text("Forgotten: 1 message and 1 refused request.")
+    await expect(page.locator("#refused")).to_have_text("0")
     assert len(sandbox.inbox) == 0
     await client.send(PHONE, "the next")
-    await expect(page.locator("#messages .text")).to_have_text("the next")
+    await expect(page.locator("#messages .text")).to_have_text(["the next", re.compile("Played on purpose")])
 
 
 async def test_the_rate_is_shown_against_the_limit(page: Page, client: AsyncOcaSms, sandbox: Sandbox) -> None:
@@ -420,7 +636,8 @@ async def test_nothing_overflows(page: Page, client: AsyncOcaSms, sandbox: Sandb
     sandbox.when(PHONE).respond("internal-error", times=3)
     await client.send(PHONE, "https://example.com/" + "x" * 120 + " 482913")
     await page.locator("#faults summary").click()
-    await expect(page.locator("#messages li")).to_have_count(1)
+    await expect(page.locator("#messages li")).to_have_count(4)
+    await page.locator("#access summary").click()
     overflowing = await page.evaluate(
         "[...document.querySelectorAll('body *')].filter(it => it.getBoundingClientRect().right > innerWidth + 1)"
         ".map(it => it.outerHTML)"
@@ -435,15 +652,21 @@ async def test_the_keyboard_reaches_everything(page: Page, client: AsyncOcaSms) 
     await expect(page.locator("#messages li")).to_have_count(1)
     await page.locator("#faults summary").focus()
     await page.keyboard.press("Enter")
-    await expect(page.get_by_role("switch").first).to_be_visible()
+    await page.get_by_role("switch").first.check()
+    await expect(page.locator(".percent:enabled")).to_have_count(1)
+    await page.locator("#faults summary").focus()
     reached = []
-    for _ in range(2 * len(FAULTS) + 6):
+    for _ in range(len(FAULTS) + 8):
         await page.keyboard.press("Tab")
-        reached.append(await page.evaluate("document.activeElement.className || document.activeElement.id"))
+        reached.append(
+            await page.evaluate(
+                "document.activeElement.className || document.activeElement.id || document.activeElement.value"
+            )
+        )
         assert await page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
         if reached[-1] == "copy":
             break
-    assert {"percent", "failing", "search", "clear", "copy"} <= set(reached)
+    assert {"percent", "failing", "search", "all", "clear", "copy"} <= set(reached)
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
@@ -477,9 +700,11 @@ async def test_controls_and_hints_stand_out(page: Page, sandbox: Sandbox, scheme
     """Borders of controls have a contrast of 3 to both their sides, and the search's hint has 4.5."""
     await page.emulate_media(color_scheme=scheme)
     await page.locator("#faults summary").click()
-    sandbox.inbox.deliver(PHONE, TEXT, segments=1, stages=[(0.0, "sent")])
+    deliver(sandbox)
     await expect(page.locator(".copy")).to_be_visible()
-    for name in ["#search", "#clear", "#failing", ".percent", ".copy"]:
+    await page.get_by_role("switch", name="reset").check()
+    await expect(page.locator(".percent:enabled")).to_have_count(1)
+    for name in ["#search", "#clear", "#failing", ".percent:enabled", ".copy"]:
         border, inside, card, ground = await page.locator(name).first.evaluate(
             "it => [getComputedStyle(it).borderTopColor, getComputedStyle(it).backgroundColor,"
             "getComputedStyle(document.querySelector('li')).backgroundColor,"
@@ -505,7 +730,7 @@ async def test_a_picture_of_it_is_in_the_readme(
         await client.send(f"+628138147515{n}", f"{brand}: {code} adalah kode OTP Anda. Jangan berikan ke siapa pun.")
     monkeypatch.setattr(_inbox, "monotonic", lambda: monotonic() + 60)
     await expect(page.locator(".status[data-status=delivered]")).to_have_count(3)
-    size = {"width": 800, "height": 560}
+    size = {"width": 800, "height": 740}
     await page.set_viewport_size({"width": size["width"], "height": size["height"]})
     drawn = await page.screenshot(path=os.environ.get("OCA_SMS_TEST_SCREENSHOT"))
     assert struct.unpack(">II", drawn[16:24]) == (size["width"], size["height"])

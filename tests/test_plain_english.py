@@ -1,6 +1,6 @@
 """Plain English: docstrings, comments and documents have short sentences and few clause heads.
 
-Many readers are not native speakers, and some read at night. A clause that begins with «what» or «whoever» hides the
+Many readers are not native speakers, and some read at night. A clause that begins with `what` or `whoever` hides the
 subject of its sentence.
 """
 
@@ -82,9 +82,9 @@ def markdown_texts(source: str) -> Iterator[str]:
     yield from re.split(r"\n\s*\n|\n(?=\s*[-*] |\s*\d+\. )", prose)
 
 
-def package_texts() -> Iterator[str]:
-    """Yield every docstring and comment of the package."""
-    for path in sorted((ROOT / "oca_sms_async").rglob("*.py")):
+def folder_texts(folder: str) -> Iterator[str]:
+    """Yield every docstring and comment below a folder."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
         yield from python_texts(path.read_text(encoding="utf-8"))
 
 
@@ -153,9 +153,10 @@ def test_paragraphs_of_a_document_are_found() -> None:
     ]
 
 
-def test_the_package_is_plain_english() -> None:
-    """Docstrings and comments of the package keep to both limits."""
-    found = measure(package_texts())
+@pytest.mark.parametrize("folder", ["oca_sms_async", "tests", "benchmarks"])
+def test_the_code_is_plain_english(folder: str) -> None:
+    """Docstrings and comments of package, tests and benchmarks keep to both limits."""
+    found = measure(folder_texts(folder))
     assert found.words > 1000
     assert found.heads_per_thousand <= MOST_HEADS
     assert found.words_per_sentence <= MOST_WORDS

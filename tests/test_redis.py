@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -12,11 +13,13 @@ from typing import Any, Self
 import pytest
 from limiter_contract import SLACK, LimiterContract, Make, most_in_a_window
 from moved_clock import HANG, Clock, turns, until
+from redis import Redis as BlockingRedis
+from redis import exceptions
 from redis.asyncio import Redis
-from redis_server import RedisServer, serving
+from redis_server import Address, RedisServer, serving
 
 from oca_sms_async import AsyncOcaSms, LimiterUnavailableError, Priority, RateLimiter, TokenBucket, Unlimited
-from oca_sms_async.redis import RedisTokenBucket
+from oca_sms_async.redis import RedisTokenBucket, _reason
 from oca_sms_async.sandbox import Sandbox
 
 
@@ -81,7 +84,7 @@ class TestRedisTokenBucket(LimiterContract):
 WORKER = """
 import asyncio, json, sys, time
 from oca_sms_async import LimiterUnavailableError, Priority
-from oca_sms_async.redis import RedisTokenBucket
+from oca_sms_async.redis import RedisTokenBucket, _reason
 
 url, name, rate, waiters, skew = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
 real = time.time
@@ -424,6 +427,122 @@ async def test_a_fallback_serves_while_redis_is_away(server: RedisServer, caplog
     assert told == [("WARNING", "limiter.fallback", "outage"), ("INFO", "limiter.restored", "outage")] * 2
 
 
+# --- a server in trouble --------------------------------------------------------------------------------------------
+
+
+async def run_command(client: Any, *words: str | int) -> Any:
+    """Run a command for which redis-py has no typed method."""
+    return await client.execute_command(*words)
+
+
+@pytest.mark.parametrize("lent", [False, True])
+async def test_a_fail_over_behind_one_address_goes_unnoticed(
+    shared_server: RedisServer, server: RedisServer, watcher: Redis, lent: bool
+) -> None:
+    """The old primary answers over the old connections as a replica, and fresh ones lead to the new primary."""
+    async with Address(server) as address, Redis.from_url(server.url) as old, Redis.from_url(address.url) as client:
+        bucket = RedisTokenBucket(client if lent else address.url, name=f"fail-over {lent}", rate=1000.0)
+        await bucket.acquire()
+        address.server = shared_server
+        await run_command(old, "REPLICAOF", "127.0.0.1", shared_server.port)
+        for _ in range(3):
+            await bucket.acquire()
+        assert await watcher.exists(f"oca-sms:fail-over {lent}")
+        assert bucket.statistics().granted == 4
+        await bucket.aclose()
+
+
+@pytest.mark.parametrize("lent", [False, True])
+async def test_a_connection_that_died_without_a_word_is_replaced(shared_server: RedisServer, lent: bool) -> None:
+    """A second try over a fresh connection answers within the time-out."""
+    async with Address(shared_server) as address, Redis.from_url(address.url) as client:
+        bucket = RedisTokenBucket(client if lent else address.url, name=f"dead {lent}", rate=1000.0, timeout=0.4)
+        await bucket.acquire()
+        address.mute()
+        await bucket.acquire()
+        assert bucket.statistics().granted == 2
+        await bucket.aclose()
+
+
+async def test_a_server_in_trouble_is_named_and_comes_back(server: RedisServer) -> None:
+    """The error says why Redis refuses, and names no user and no key; when the trouble is over, requests pass."""
+    async with Redis.from_url(server.url) as admin:
+        bucket = RedisTokenBucket(server.url, name="in trouble", rate=1000.0)
+        for trouble, mended, reason in (
+            (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "is a read-only replica"),
+            (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "is out of memory"),
+            (
+                ("ACL", "SETUSER", "default", "-evalsha", "-eval"),
+                ("ACL", "SETUSER", "default", "+@all"),
+                "gives no permission for the limiter's script or key",
+            ),
+            (
+                ("ACL", "SETUSER", "default", "resetkeys", "~other"),
+                ("ACL", "SETUSER", "default", "allkeys"),
+                "gives no permission for the limiter's script or key",
+            ),
+        ):
+            await bucket.acquire()
+            await run_command(admin, *trouble)
+            with pytest.raises(LimiterUnavailableError) as caught:
+                await bucket.acquire()
+            assert str(caught.value) == f"the limiter's Redis {reason}"
+            assert caught.value.__cause__ is not None
+            await run_command(admin, *mended)
+        await bucket.acquire()
+        await admin.delete("oca-sms:in trouble")
+        await admin.set("oca-sms:in trouble", "a string")
+        with pytest.raises(LimiterUnavailableError, match="holds something else under the limiter's key"):
+            await bucket.acquire()
+        await bucket.aclose()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (exceptions.ReadOnlyError("You can't write against a read only replica."), "is a read-only replica"),
+        (
+            exceptions.ResponseError(
+                "Error running script (call to f_0): @user_script:1: -READONLY You can't write against a read only"
+            ),
+            "is a read-only replica",
+        ),
+        (exceptions.BusyLoadingError("Redis is loading the dataset in memory"), "is still loading its data"),
+        (exceptions.ResponseError("MASTERDOWN Link with MASTER is down"), "is a replica that has lost its primary"),
+        (exceptions.ResponseError("Error: -OOM command not allowed when used memory"), "is out of memory"),
+        (exceptions.ResponseError("MISCONF Redis is configured to save"), "cannot save its data and takes no writes"),
+        (exceptions.ResponseError("NOREPLICAS Not enough good replicas"), "has too few replicas to take writes"),
+        (exceptions.AuthenticationError("invalid username-password pair"), "refuses the username or the password"),
+        (exceptions.ResponseError("BUSY Redis is busy running a script"), "is busy with another script"),
+        (exceptions.ResponseError("MOVED 1 127.0.0.1:1"), "is a cluster whose node does not hold the limiter's key"),
+        (exceptions.TimeoutError("Timeout reading from socket"), "did not answer in time"),
+        (exceptions.ConnectionError("Error 111 connecting to redis:1"), "cannot be reached"),
+        (ConnectionResetError(104, "Connection reset by peer"), "cannot be reached"),
+        (exceptions.ResponseError("ERR something new"), "answers with an error"),
+    ],
+    ids=str,
+)
+def test_each_cause_has_a_sentence(error: Exception, reason: str) -> None:
+    """The sentence is ours, and holds nothing of what Redis wrote."""
+    assert _reason(error) == reason
+
+
+async def test_a_clock_that_jumped_blocks_only_as_long_as_it_is_wrong(
+    shared_server: RedisServer, watcher: Redis
+) -> None:
+    """A reservation an hour away is asked for again, and soon served once Redis is right."""
+    bucket = RedisTokenBucket(shared_server.url, name="jumped", rate=100.0)
+    await bucket.acquire()
+    hour_ahead = float(await run_command(watcher, "HGET", "oca-sms:jumped", "tat")) + 3600e6
+    await watcher.hset("oca-sms:jumped", "tat", f"{hour_ahead:.3f}")
+    waiting = asyncio.create_task(bucket.acquire())
+    await until(lambda: bucket.statistics().tokens)
+    await watcher.delete("oca-sms:jumped")
+    async with asyncio.timeout(HANG):
+        await waiting
+    await bucket.aclose()
+
+
 async def test_a_fallback_is_paused_too(shared_server: RedisServer) -> None:
     """A 429 pauses the fallback too."""
     fallback = TokenBucket()
@@ -466,7 +585,7 @@ def test_it_is_used_in_one_loop_after_another(shared_server: RedisServer) -> Non
 
     async def use() -> None:
         await bucket.acquire()
-        await bucket._store.aclose()
+        await bucket._reserver.aclose()
 
     async def pause() -> None:
         bucket.pause(30.0)
@@ -478,6 +597,62 @@ def test_it_is_used_in_one_loop_after_another(shared_server: RedisServer) -> Non
 
     for main in (use, use, pause, refused):
         asyncio.run(main())
+
+
+FORKED = """
+import asyncio, gc, os, sys
+from redis.asyncio import Redis
+from oca_sms_async.redis import RedisTokenBucket
+
+url, lent = sys.argv[1], sys.argv[2] == "lent"
+
+async def parent():
+    client = Redis.from_url(url)
+    bucket = RedisTokenBucket(client if lent else url, name=f"forked {lent}", rate=1000.0)
+
+    async def in_child():
+        await bucket.acquire()
+        gc.collect()
+        await bucket.aclose()
+
+    await bucket.acquire()
+    if not (child := os.fork()):
+        try:
+            asyncio.run(in_child())
+            print("child", flush=True)
+        except Exception as error:
+            print(type(error).__name__, error, flush=True)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    for _ in range(5):
+        await bucket.acquire()
+    print("parent", bucket.statistics().granted, flush=True)
+    await bucket.aclose()
+    await client.aclose()
+
+asyncio.run(parent())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize(
+    ("redis", "child", "connections"),
+    [
+        ("own", "child", 2),
+        ("lent", "LimiterUnavailableError the lent Redis client was used before a fork: lend each process its own", 1),
+    ],
+)
+def test_a_bucket_that_was_used_before_a_fork(
+    shared_server: RedisServer, redis: str, child: str, connections: int
+) -> None:
+    """The child connects anew, or says why it cannot, and the parent's connection is not broken by it."""
+    command = [sys.executable, "-c", FORKED, shared_server.url, redis]
+    with BlockingRedis.from_url(shared_server.url) as watcher:
+        before = watcher.info("stats")["total_connections_received"]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert ended.stdout.splitlines() == [child, "parent 6"], ended.stderr
+        assert watcher.info("stats")["total_connections_received"] == before + connections
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ async def test_messages_are_told_whole(control: httpx.AsyncClient, client: Async
         "text": TEXT,
         "code": "482913",
         "segments": 1,
+        "encoding": "GSM-7",
         "status": "sent",
         "attempts": 2,
         "faults": ["internal-error"],
@@ -287,7 +288,11 @@ async def test_watchers_do_not_outlive_the_sandbox(caplog: pytest.LogCaptureFixt
     assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
 
 
-PATHS = ["/", "/inbox.css", "/inbox.js", "/sandbox/messages", "/sandbox/faults", "/sandbox/statistics"]
+SCRIPTS = ["/inbox.js", "/access.js", "/faults.js", "/list.js"]
+PATHS = [
+    *("/", "/inbox.css", *SCRIPTS, "/sandbox/messages", "/sandbox/entries", "/sandbox/access"),
+    *("/sandbox/faults", "/sandbox/statistics"),
+]
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/sandbox/messages/latest", "/sandbox/events"])
@@ -352,12 +357,14 @@ async def test_the_page_may_load_nothing_from_elsewhere(control: httpx.AsyncClie
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
     assert response.headers["x-content-type-options"] == "nosniff"
-    assert "innerHTML" not in (await control.get("/inbox.js")).text
-    for path, kind in [("/", "html"), ("/inbox.css", "css"), ("/inbox.js", "javascript")]:
+    for path, kind in [("/", "html"), ("/inbox.css", "css"), *((script, "javascript") for script in SCRIPTS)]:
         response = await control.get(path)
         assert kind in response.headers["content-type"]
-        assert "http:" not in response.text.replace("http from", "")
+        assert "http:" not in response.text
         assert "https:" not in response.text
+        assert "innerHTML" not in response.text
+        if path in SCRIPTS:
+            assert f'<script src="{path[1:]}" defer>' in (await control.get("/")).text
 
 
 @settings(deadline=None, database=None)

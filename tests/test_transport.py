@@ -1,25 +1,28 @@
 """Requests over real sockets: each kind of trouble ends in its own error and does not harm the next request."""
 
 import asyncio
+import base64
+import errno
+import functools
 import gc
 import gzip
 import json
 import random
 import socket
-import ssl
 import tracemalloc
 import zlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
 import respx
-import trustme
 import virtual_time
 from misbehaviours import say_nothing
 from moved_clock import HANG, Clock, until
+from on_sockets import PHONE, QUICK, TEXT, client_of, free_port, tls
 from raw_gateway import RECEIPT, Behaviour, Connection, RawGateway, http, receipt
 
 import oca_sms_async.aiohttp
@@ -33,23 +36,12 @@ from oca_sms_async import (
     RetryPolicy,
     TokenBucket,
     UnexpectedResponseError,
-    Unlimited,
     _connections,
 )
 from oca_sms_async._connections import Connections
 
 pytestmark = pytest.mark.usefixtures("transport")
 of_httpx = pytest.mark.parametrize("transport", ["httpx"], indirect=True)
-
-PHONE = "+6281381475159"
-TEXT = "Acme: 482913 is your code"
-QUICK = RetryPolicy(initial_wait=0, max_wait=0)
-
-
-def client_of(base_url: str, **options: Any) -> AsyncOcaSms:
-    """Return a client without limit and without waits."""
-    defaults: dict[str, Any] = {"limiter": Unlimited(), "retry": QUICK, "allow_http": True}
-    return AsyncOcaSms("user@example.com", "secret", base_url=base_url, **(defaults | options))
 
 
 async def drop(connection: Connection) -> None:
@@ -124,12 +116,6 @@ async def test_a_reset_before_the_request_was_read_is_doubt_all_the_same() -> No
         await client.send(PHONE, TEXT)
 
 
-def free_port() -> int:
-    """Return a port without a listener."""
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        return int(unused.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     ("base_url", "reason"),
     [("http://localhost:{port}/", "refused"), ("http://no-such-host.invalid/", "name was not found")],
@@ -140,6 +126,57 @@ async def test_no_connection_is_proof_that_nothing_was_sent(base_url: str, reaso
         with pytest.raises(ConnectionFailedError, match=reason) as caught:
             await client.send(PHONE, TEXT)
         assert (caught.value.may_have_been_sent, caught.value.attempts) == (False, 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(socket.EAI_AGAIN, "name server did not answer"), (socket.EAI_NONAME, "name was not found")],
+)
+async def test_a_name_server_in_trouble_is_not_an_unknown_host(
+    number: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EAI_AGAIN may pass by itself, a wrong host in the configuration does not."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(number, "the system's words")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    async with client_of("https://sms.example") as client:
+        with pytest.raises(ConnectionFailedError, match=reason):
+            await client.send(PHONE, TEXT)
+
+
+async def test_https_to_an_http_port_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is no TLS. The gateway's port or the proxy's scheme is wrong, not a certificate."""
+    async with RawGateway(on_connect=says(HTML)).serve() as gateway:
+        async with client_of(f"https://localhost:{gateway.port}") as client:
+            with pytest.raises(ConnectionFailedError, match="does not speak TLS"):
+                await client.send(PHONE, TEXT)
+        monkeypatch.setenv("HTTPS_PROXY", f"https://localhost:{gateway.port}")
+        async with client_of("https://sms.example") as client:
+            with pytest.raises(ConnectionFailedError, match="does not speak TLS"):
+                await client.send(PHONE, TEXT)
+
+
+@pytest.mark.parametrize(
+    ("variable", "reason"),
+    [
+        ("SSL_CERT_FILE", "the certificates that SSL_CERT_FILE names cannot be read: No such file"),
+        ("SSLKEYLOGFILE", "the file that SSLKEYLOGFILE names cannot be written: No such file"),
+    ],
+)
+def test_a_tls_variable_that_cannot_be_used_is_named(
+    variable: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client cannot be made, and the error names the variable that is to blame."""
+    monkeypatch.setenv(variable, "/nowhere/marker")
+    with pytest.raises(OSError, match=reason) as caught:
+        client_of("https://sms.example")
+    assert caught.value.errno == errno.ENOENT
+    monkeypatch.setattr(httpx, "create_ssl_context", functools.partial(raise_one, OSError(errno.EMFILE, "too many")))
+    monkeypatch.delenv(variable)
+    with pytest.raises(OSError, match="too many"):
+        client_of("https://sms.example")
 
 
 async def test_only_on_request_is_a_failed_connection_tried_again() -> None:
@@ -158,7 +195,7 @@ class CallerError(Exception):
     response = "an answer of 12345678 bytes"
 
 
-def fail(error: Exception) -> None:
+def raise_one(error: Exception, **_: object) -> None:
     """Raise this."""
     raise error
 
@@ -171,7 +208,7 @@ async def test_the_exception_that_the_caller_handles_stays_as_it_is(behaviour: B
         url = gateway.base_url if behaviour else f"http://localhost:{free_port()}"
         async with client_of(url) as client:
             try:
-                fail(own)
+                raise_one(own)
             except CallerError:
                 own.response = "kept"
                 with pytest.raises(OcaSmsError):
@@ -251,7 +288,7 @@ async def test_a_proxy_that_makes_no_tunnel_is_proof(status: str, monkeypatch: p
     async with RawGateway(on_connect=refuse).serve() as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://localhost:{proxy.port}")
         async with client_of("https://sms.example/api/v1") as client:
-            with pytest.raises(ConnectionFailedError) as caught:
+            with pytest.raises(ConnectionFailedError, match="the proxy refused") as caught:
                 await client.send(PHONE, TEXT)
     assert not caught.value.may_have_been_sent
 
@@ -312,14 +349,6 @@ async def test_expiry_ends_a_request_that_is_under_way(monkeypatch: pytest.Monke
         with pytest.raises(ExpiredError) as caught:
             await call
         assert (caught.value.may_have_been_sent, caught.value.attempts) == (True, 1)
-
-
-def tls(host: str) -> tuple[trustme.CA, ssl.SSLContext]:
-    """Return a private authority and a server's context with a certificate for `host`."""
-    authority = trustme.CA()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert(host).configure_cert(context)
-    return authority, context
 
 
 async def test_tls_with_an_untrusted_certificate_fails_and_says_why() -> None:
@@ -643,6 +672,43 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
         async with client_of(gateway.base_url) as client:
             await client.send(PHONE, TEXT)
         assert (len(proxy.requests), len(gateway.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize("no_proxy", ["127.0.0.0/8", "[::1], fe80::/10, 127.0.0.1", "*"])
+@pytest.mark.parametrize("proxied", [True, False])
+async def test_no_proxy_may_name_networks(no_proxy: str, proxied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installers of Docker and Kubernetes write such entries, with a proxy or without one."""
+    async with RawGateway().serve() as proxy, RawGateway().serve() as gateway:
+        if proxied:
+            monkeypatch.setenv("HTTP_PROXY", f"http://localhost:{proxy.port}")
+        monkeypatch.setenv("NO_PROXY", no_proxy)
+        async with client_of(f"http://127.0.0.1:{gateway.port}") as client:
+            await client.send(PHONE, TEXT)
+        assert (len(proxy.requests), len(gateway.requests)) == (0, 1)
+
+
+@pytest.mark.parametrize("password", ["p%40ss", "p:ss", "pä", "%D0%BF%D1%8C"])
+async def test_a_proxys_password_may_have_any_letter(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is sent in UTF-8, and percent escapes are decoded."""
+    async with RawGateway().serve() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://user:{password}@localhost:{proxy.port}")
+        async with client_of("http://sms.example") as client:
+            await client.send(PHONE, TEXT)
+        credentials = base64.b64encode(f"user:{unquote(password)}".encode())
+        assert b"\r\nproxy-authorization: basic " + credentials.lower() in proxy.requests[0].lower()
+        tunnels = list[bytes]()
+
+        async def refuse(connection: Connection) -> None:
+            tunnels.append(await connection.reader.readuntil(b"\r\n\r\n"))
+            await connection.write(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n")
+
+        proxy.on_connect = refuse
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:{password}@localhost:{proxy.port}")
+        async with client_of("https://sms.example") as client:
+            with pytest.raises(ConnectionFailedError, match="the proxy refused"):
+                await client.send(PHONE, TEXT)
+        assert [credentials.lower() in tunnel.lower() for tunnel in tunnels] == [True]
+        assert b"dXNlckBleGFtcGxlLmNvbTpzZWNyZXQ=" not in tunnels[0]
 
 
 @pytest.mark.parametrize("proxy", ["foo://user:marker@localhost:1", "socks5://user:marker@localhost:1"])

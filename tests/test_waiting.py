@@ -648,12 +648,14 @@ async def test_the_latest_deadline_is_that_of_the_most_patient_waiter() -> None:
 @in_virtual_time
 async def test_refusing_raises_the_error_in_every_waiter() -> None:
     """The error is raised at once in waiters of both priorities, with or without a deadline, and the queue is empty."""
-    queue = PriorityWaitQueue(lambda: False, lambda _: None)
+    queue = PriorityWaitQueue(lambda: False, lambda at: at + 5000)
     tasks = [*waiters_of(queue, None, 2000.0), *waiters_of(queue, None, priority=INTERACTIVE)]
     await settle()
     errors = [KeyError(number) for number in range(3)]
     left = iter(errors)
     queue.refuse(lambda: next(left))
+    assert len(queue) == 0
+    assert queue._timer is None
     assert {id(error) for error in await asyncio.gather(*tasks, return_exceptions=True)} == {id(e) for e in errors}
     assert now() == 1000
     assert len(queue) == 0
@@ -680,6 +682,7 @@ async def test_refusing_the_hopeless_leaves_the_others_in_their_order() -> None:
     queue.refuse(TimeoutError, before=1005.0)
     await settle()
     assert [task.done() for task in tasks] == [False, True, False, False, True]
+    assert queue.latest_deadline() == math.inf
     open_ = True
     queue.wake_next()
     await asyncio.gather(*tasks, return_exceptions=True)

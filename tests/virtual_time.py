@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next timer instead of waiting for it, for tests without sockets."""
+"""An event loop with a clock that jumps to the next timer instead of waiting for it, for tests without sockets."""
 
 import asyncio
 import functools
@@ -49,7 +49,7 @@ def now() -> float:
 
 
 def run(main: Coroutine[Any, Any, _T], *, start: float = 1000.0) -> _T:
-    """Run a coroutine to its end in a new loop whose clock begins at `start`."""
+    """Run a coroutine to its end in a new loop with its clock at `start`."""
     with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(start)) as runner:
         return runner.run(main)
 

@@ -1,231 +1,305 @@
-"""The journal's file: a SQLite database with one row a message, for one writer at a time.
+"""The state of every message: each change goes into the journal's file, and an index answers for the file.
+
+The index is a temporary SQLite database. Each opening makes it anew from the file, and it ends with the process, so
+nothing in it need be durable. It lies on a disk, so memory stays flat however long the list of messages is.
 
 Every call here blocks, so it belongs in a thread of its own. `_sqlite` calls it from asyncio.
 """
 
 import contextlib
 import hashlib
+import json
 import os
-import secrets
 import sqlite3
-import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from oca_sms_async._errors import JournalError
+from attrs import field, frozen
+
+from oca_sms_async._journal._file import JournalFile
+from oca_sms_async._journal._records import Record, join, split
 from oca_sms_async._journal._values import Answer, JournalEntry, Lookup, Status
 from oca_sms_async._models import SendReceipt
 
-_APPLICATION: Final = 0x0CA515A5  # SQLite's field for the program that owns a database
-_VERSION: Final = 1
-_SCHEMA: Final = f"""
-CREATE TABLE journal (salt BLOB NOT NULL, run INTEGER NOT NULL);
+_TABLES: Final = """
+PRAGMA journal_mode = MEMORY;
+PRAGMA synchronous = OFF;
 CREATE TABLE message (
-    identity BLOB PRIMARY KEY, content BLOB NOT NULL, run INTEGER NOT NULL, standing INTEGER NOT NULL,
-    attempts INTEGER NOT NULL, began REAL NOT NULL, ended REAL NOT NULL, msg_uid BLOB, status BLOB
+    identity TEXT PRIMARY KEY, status TEXT, uid TEXT, run INTEGER, ended REAL, record TEXT
 ) WITHOUT ROWID;
-CREATE INDEX message_by_uid ON message (msg_uid) WHERE msg_uid IS NOT NULL;
-CREATE TABLE occurrence (content BLOB PRIMARY KEY, run INTEGER NOT NULL, seen INTEGER NOT NULL) WITHOUT ROWID;
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {_VERSION};
+CREATE TABLE occurrence (content TEXT PRIMARY KEY, run INTEGER, seen INTEGER) WITHOUT ROWID;
 """
-_STATUSES: Final = (Status.UNSENT, Status.DOUBTFUL, Status.SENT)  # the column `standing` holds the place in this list
-_UNSENT, _DOUBTFUL, _SENT = range(3)
-_REASONS: Final = {
-    sqlite3.SQLITE_BUSY: "another run uses it: wait for its end, or give this one a journal of its own",
-    sqlite3.SQLITE_LOCKED: "another run uses it: wait for its end, or give this one a journal of its own",
-    sqlite3.SQLITE_FULL: "the disk is full",
-    sqlite3.SQLITE_CORRUPT: "it is damaged",
-    sqlite3.SQLITE_NOTADB: "it is damaged, or is no journal",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: is there such a directory, and may you write to it?",
-    sqlite3.SQLITE_READONLY: "it cannot be written to",
-    sqlite3.SQLITE_PERM: "it cannot be written to",
-}
+_BY_UID: Final = "CREATE INDEX message_by_uid ON message (uid) WHERE uid IS NOT NULL"
+_PUT: Final = "INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?, ?)"
+_FORGOTTEN: Final = "forgotten"  # the status of a record that removes its message
+_PAGE: Final = 5000
 
 Operation = Callable[["Store"], Any]
 
 
-class Store:
-    """The open file, locked until `close` or until the process dies. Each trouble with it is a `JournalError`.
+@frozen
+class Claimable(Lookup):
+    """A lookup of this store, with what it takes to claim the message. `run` is 0 outside of any run."""
 
-    The file holds salted digests of numbers, texts and keys, besides statuses, ids and times. Only its owner may read
-    it. `doubtful` counts the messages in doubt at the time of opening.
+    content: str = field(default="", eq=False)
+    run: int = field(default=0, eq=False)
+
+
+class Store:
+    """The open journal, for one writer. Each trouble with it is a `JournalError`.
+
+    `doubtful` counts the messages in doubt at the time of opening. A `broken` store refuses everything: its file and
+    its index may differ, and only a new opening can tell.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        with self._explained():
-            _create(path)
-            self._db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-            try:
-                self._open()
-            except BaseException:
-                self._db.close()
-                raise
+        self._file = JournalFile(path)
+        self._changes = list[str]()
+        self._run = 0
+        # By identity, the claimed message, and the end of the time in which its sender may be at work.
+        self._claims = dict[str, tuple[Lookup, float]]()
+        self.broken = False
+        with contextlib.ExitStack() as undo, self._explained():
+            undo.callback(self._file.close)
+            self._index = sqlite3.connect(_index_name(), isolation_level=None, check_same_thread=False)
+            undo.callback(self._index.close)
+            self._fill_index()
+            undo.pop_all()
 
-    def _open(self) -> None:
-        # The exclusive mode keeps the lock between transactions. The operating system drops it with the process.
-        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        if self._value("SELECT count(*) FROM sqlite_master"):
-            if self._value("PRAGMA application_id") != _APPLICATION:
-                raise self._error("it is some other program's database")
-            version = self._value("PRAGMA user_version")
-            if version != _VERSION:
-                raise self._error(f"its version is {version}, and this library's is {_VERSION}")
-            if self._value("PRAGMA quick_check(1)") != "ok":
-                raise self._error(_REASONS[sqlite3.SQLITE_CORRUPT])
-        if stat.S_IMODE(self._path.stat().st_mode) & 0o077:
-            self._path.chmod(0o600)
-        # A commit is durable after fsync. Each commit makes one fsync, of the write-ahead log beside the file.
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute("PRAGMA fullfsync = ON")
-        self._db.execute("BEGIN EXCLUSIVE")
-        if not self._value("SELECT count(*) FROM sqlite_master"):
-            for statement in _SCHEMA.split(";\n"):
-                self._db.execute(statement)
-            self._db.execute("INSERT INTO journal VALUES (?, 0)", (secrets.token_bytes(16),))
-        self._salt, self._run = self._db.execute("SELECT salt, run FROM journal").fetchone()
-        self._db.execute("COMMIT")
-        self.doubtful = int(self._value("SELECT count(*) FROM message WHERE standing = ?", _DOUBTFUL))
+    def _fill_index(self) -> None:
+        self._index.executescript(_TABLES)
+        self._index.execute("BEGIN")
+        rows = (_row(record, text, run=0) for commit in self._file.commits() for record, text in split(commit))
+        self._index.executemany(_PUT, rows)
+        self._index.execute("DELETE FROM message WHERE status = ?", (_FORGOTTEN,))
+        self._index.execute(_BY_UID)
+        self._index.execute("COMMIT")
+        count = self._index.execute("SELECT count(*) FROM message WHERE status = ?", (Status.DOUBTFUL,))
+        self.doubtful = int(count.fetchone()[0])
 
     def close(self) -> None:
-        """Fold the write-ahead log into the file, and unlock the file."""
-        with self._explained():
-            try:
-                if self._db.in_transaction:
-                    self._db.execute("COMMIT")
-            finally:
-                self._db.close()
+        """Close the file and unlock it."""
+        self._index.close()
+        self._file.close()
 
-    def perform(self, operations: Sequence[Operation], *, durable: bool) -> list[Any]:
+    def is_in_place(self) -> bool:
+        """Tell whether a new opening would find the same file."""
+        with self._file.explained():
+            return self._file.is_in_place()
+
+    def perform(self, operations: Sequence[Operation]) -> list[Any]:
         """Run all operations in one transaction, and return their results; an error undoes all of them.
 
-        A change that is not durable yet becomes durable together with the next one that is.
+        Their changes are on the disk when this returns.
         """
+        if self.broken:
+            raise self._file.error("an earlier write has failed: begin a new run")
         with self._explained():
+            self._index.execute("BEGIN")
             try:
-                if not self._db.in_transaction:
-                    self._db.execute("BEGIN")
                 results = [operation(self) for operation in operations]
-                if durable:
-                    self._db.execute("COMMIT")
+                if self._changes:
+                    self._file.append(join(self._changes))
+                    self.broken = True  # the file is ahead of the index
+                self._index.execute("COMMIT")
+                self.broken = False
             except BaseException:
+                self.broken = self.broken or self._file.broken
                 with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
-                    self._db.execute("ROLLBACK")
+                    self._index.execute("ROLLBACK")
                 raise
+            finally:
+                self._changes.clear()
         return results
 
     def begin_run(self) -> None:
         """Count equal messages from the start again."""
         self._run += 1
-        self._db.execute("UPDATE journal SET run = ?", (self._run,))
+
+    def lookup(self, key: str) -> JournalEntry | None:
+        """Return the entry of a key, or None for one that was never about to be sent."""
+        found = self._get(self._digest(b"key", key))
+        return None if found is None or not found[0].ended else _entry(found[0])
+
+    def lookup_key(self, key: str, number: str, text: str) -> Lookup:
+        """Return the entry of a message with a key, outside of any run."""
+        content, identity = self._digest(b"content", number, text), self._digest(b"key", key)
+        record, _ = self._get(identity) or (Record(identity, content, Status.UNSENT), 0)
+        differs = record.content != content and record.status != Status.UNSENT
+        return self._answer(record, Answer.KEY_CONFLICT if differs else Answer.STORED, content, run=0)
+
+    def forget(self, before: float, *, doubtful: bool) -> int:
+        """Forget at most a page of messages without news since a time, and return how many they are.
+
+        Messages that are being sent stay. In the file the forgotten ones are marked; their lines stay.
+        """
+        query = """
+        SELECT record FROM message WHERE ended > 0 AND ended < ?
+        AND (status != ? OR ? AND identity NOT IN (SELECT value FROM json_each(?))) LIMIT ?
+        """
+        busy = json.dumps([identity for identity in self._claims if self._busy_for(identity)])
+        rows = self._index.execute(query, (before, Status.DOUBTFUL, doubtful, busy, _PAGE)).fetchall()
+        for record in (Record.decode(row[0]) for row in rows):
+            self._index.execute("DELETE FROM message WHERE identity = ?", (record.identity,))
+            self._changes.append(Record(record.identity, "", _FORGOTTEN).encode())
+        return len(rows)
 
     def lookup_next(self, key: str | None, number: str, text: str) -> Lookup:
         """Return the entry of the run's next message; counting tells messages without a key from their equals."""
         content = self._digest(b"content", number, text)
         identity = (
-            self._digest(b"nth", content.hex(), str(self._count(content))) if key is None else self._digest(b"key", key)
+            self._digest(b"nth", content, str(self._occurrence(content))) if key is None else self._digest(b"key", key)
         )
-        row = self._db.execute(
-            "SELECT content, run, standing, attempts, began, ended, msg_uid, status FROM message WHERE identity = ?",
-            (identity,),
-        ).fetchone()
-        if row is None:
-            self._db.execute(
-                "INSERT INTO message VALUES (?, ?, ?, ?, 0, 0, 0, NULL, NULL)",
-                (identity, content, self._run, _UNSENT),
-            )
-            return Lookup(identity, JournalEntry(Status.UNSENT))
-        known_content, run, standing, attempts, began, ended, msg_uid, status = row
-        receipt = SendReceipt(_text(msg_uid), _text(status), attempts) if standing == _SENT else None
-        entry = JournalEntry(_STATUSES[standing], receipt, attempts)
+        record, run = self._get(identity) or (Record(identity, content, Status.UNSENT), 0)
+        answer = Answer.STORED
         # A message that certainly was not sent may be corrected in a later run, and keeps its key.
-        if content != known_content and (run == self._run or standing != _UNSENT):
-            return Lookup(identity, entry, Answer.KEY_CONFLICT, began, ended)
-        if run == self._run:
-            return Lookup(identity, entry, Answer.REPEATED, began, ended)
-        self._db.execute("UPDATE message SET run = ?, content = ? WHERE identity = ?", (self._run, content, identity))
-        return Lookup(identity, entry, Answer.STORED, began, ended)
+        if record.content != content and (run == self._run or record.status != Status.UNSENT):
+            answer = Answer.KEY_CONFLICT
+        elif run == self._run:
+            answer = Answer.REPEATED
+        else:
+            self._put(record._replace(content=content), self._run)
+        return self._answer(record, answer, content, run=self._run)
 
-    def intend(self, message: Lookup) -> bool:
-        """Put the message in doubt unless it was sent, or another run took it; return whether that happened."""
+    def intend(self, message: Lookup, seconds: float) -> bool:
+        """Put the message in doubt, if its entry is still the one of the lookup; return whether that happened."""
+        if not isinstance(message, Claimable):
+            raise self._file.error("this message was not looked up in it: begin a new run")
+        identity = message.identity.hex()
+        record, run = self._get(identity) or (Record(identity, message.content, Status.UNSENT), 0)
+        is_same = (record.status, record.attempts, record.ended) == (
+            message.entry.status,
+            message.entry.attempts,
+            message.ended,
+        )
+        if not is_same or record.status == Status.SENT or (message.run and message.run != run):
+            return False
+        if record.status == Status.DOUBTFUL and self._busy_for(identity):
+            return False
         now = time.time()
-        changed = self._db.execute(
-            "UPDATE message SET standing = ?, attempts = ?, began = ?, ended = ?"
-            " WHERE identity = ? AND run = ? AND standing <> ?",
-            (_DOUBTFUL, message.entry.attempts + 1, message.began or now, now, message.identity, self._run, _SENT),
-        ).rowcount
-        if not changed and not self._value("SELECT count(*) FROM message WHERE identity = ?", message.identity):
-            raise self._lost()
-        return changed == 1
+        attempts, began = message.entry.attempts + 1, message.began or now
+        claimed = record._replace(
+            content=message.content,
+            status=Status.DOUBTFUL,
+            attempts=attempts,
+            began=began,
+            ended=now,
+            error=None,
+            code=None,
+        )
+        self._change(claimed, run)
+        self._claims[identity] = message, time.monotonic() + seconds
+        return True
 
     def settle(self, message: Lookup, entry: JournalEntry) -> None:
-        """Store the outcome of an intended message."""
-        uid, status = (
-            (None, None) if entry.receipt is None else (_bytes(entry.receipt.msg_uid), _bytes(entry.receipt.status))
+        """Store the outcome of an intended message. One that was found sent meanwhile stays sent."""
+        identity = message.identity.hex()
+        claimer, _ = self._claims.get(identity, (None, 0.0))
+        known = self._get(identity)
+        if known is None or claimer is not message:
+            if entry.status is Status.UNSENT:  # a claim that failed leaves nothing to settle
+                return
+            raise self._file.error("another sender took the message meanwhile, or it was forgotten")
+        del self._claims[identity]
+        if known[0].status != Status.SENT or entry.status is Status.SENT:
+            self._store_outcome(known, entry)
+
+    def _store_outcome(self, known: tuple[Record, int], entry: JournalEntry) -> None:
+        (record, run), receipt = known, entry.receipt
+        self._change(
+            record._replace(
+                status=entry.status,
+                attempts=entry.attempts,
+                began=0.0 if entry.status is Status.UNSENT else record.began,  # no request is in doubt any more
+                ended=time.time(),
+                msg_uid=None if receipt is None else receipt.msg_uid,
+                word=None if receipt is None else receipt.status,
+                error=entry.error,
+                code=entry.code,
+            ),
+            run,
         )
-        changed = self._db.execute(
-            "UPDATE message SET standing = ?, attempts = ?, ended = ?, msg_uid = ?, status = ? WHERE identity = ?",
-            (_STATUSES.index(entry.status), entry.attempts, time.time(), uid, status, message.identity),
-        ).rowcount
-        if changed != 1:
-            raise self._lost()
 
     def find(self, message: Lookup, receipt: SendReceipt) -> bool:
         """Store that a doubtful message was found sent, unless another message has this id; return whether it was."""
-        if self._db.execute("SELECT 1 FROM message WHERE msg_uid = ?", (_bytes(receipt.msg_uid),)).fetchone():
+        if self._index.execute("SELECT 1 FROM message WHERE uid = ?", (_ascii(receipt.msg_uid),)).fetchone():
             return False
-        self.settle(message, JournalEntry(Status.SENT, receipt, receipt.attempts))
+        self._store_outcome(self._known(message), JournalEntry(Status.SENT, receipt, receipt.attempts))
         return True
 
-    def _count(self, content: bytes) -> int:
-        row = self._db.execute("SELECT run, seen FROM occurrence WHERE content = ?", (content,)).fetchone()
+    def _get(self, identity: str) -> tuple[Record, int] | None:
+        row = self._index.execute("SELECT record, run FROM message WHERE identity = ?", (identity,)).fetchone()
+        return None if row is None else (Record.decode(row[0]), row[1])
+
+    def _known(self, message: Lookup) -> tuple[Record, int]:
+        known = self._get(message.identity.hex())
+        if known is None:
+            raise self._file.error("this message was not looked up in it: begin a new run")
+        return known
+
+    def _put(self, record: Record, run: int) -> str:
+        text = record.encode()
+        self._index.execute(_PUT, _row(record, text, run=run))
+        return text
+
+    def _change(self, record: Record, run: int) -> None:
+        self._changes.append(self._put(record, run))
+
+    def _answer(self, record: Record, answer: Answer, content: str, *, run: int) -> Claimable:
+        busy_for, entry = self._busy_for(record.identity), _entry(record)
+        identity = bytes.fromhex(record.identity)
+        return Claimable(identity, entry, answer, record.began, record.ended, busy_for, content, run)
+
+    def _busy_for(self, identity: str) -> float:
+        """Return the seconds for which the sender of a message may still be at work."""
+        _, until = self._claims.get(identity, (None, 0.0))
+        return max(0.0, until - time.monotonic())
+
+    def _occurrence(self, content: str) -> int:
+        row = self._index.execute("SELECT run, seen FROM occurrence WHERE content = ?", (content,)).fetchone()
         seen = row[1] + 1 if row is not None and row[0] == self._run else 1
-        self._db.execute("INSERT OR REPLACE INTO occurrence VALUES (?, ?, ?)", (content, self._run, seen))
+        self._index.execute("INSERT OR REPLACE INTO occurrence VALUES (?, ?, ?)", (content, self._run, seen))
         return int(seen)
 
-    def _digest(self, kind: bytes, *parts: str) -> bytes:
-        digest = hashlib.blake2b(key=self._salt, person=kind, digest_size=16)
+    def _digest(self, kind: bytes, *parts: str) -> str:
+        digest = hashlib.blake2b(key=self._file.salt, person=kind, digest_size=16)
         for part in parts:
             data = part.encode("utf-8", "surrogatepass")
             digest.update(len(data).to_bytes(8, "big") + data)
-        return digest.digest()
-
-    def _value(self, query: str, *parameters: Any) -> Any:
-        return self._db.execute(query, parameters).fetchone()[0]
+        return digest.hexdigest()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", 0)
-            reason = _REASONS.get(code & 0xFF) or f"SQLite says {getattr(error, 'sqlite_errorname', 'no more')}"
-            raise self._error(reason) from error
-        except OSError as error:
-            raise self._error(error.strerror or type(error).__name__) from error
-
-    def _error(self, reason: str) -> JournalError:
-        return JournalError(f"the journal {self._path} cannot be used: {reason}")
-
-    def _lost(self) -> JournalError:
-        return self._error("a failed write has undone a message's entry: begin a new run")
+            name = getattr(error, "sqlite_errorname", "an error")
+            reason = f"its temporary index failed with {name}: is there room in the folder for temporary files?"
+            raise self._file.error(reason) from error
 
 
-def _create(path: Path) -> None:
-    """Make sure that the file exists. Only its owner may read a new one, and SQLite's log copies that permission."""
-    with contextlib.suppress(FileExistsError):
-        # An existing file is not opened here: closing it would drop the lock of a run in this process.
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+def _row(record: Record, text: str, *, run: int) -> tuple[str, str, str | None, int, float, str]:
+    uid = None if record.msg_uid is None else _ascii(record.msg_uid)
+    return record.identity, record.status, uid, run, record.ended, text
 
 
-def _bytes(text: str) -> bytes:
-    """Return a text as bytes: the gateway's words may hold half a surrogate pair, and SQLite's texts may not."""
-    return text.encode("utf-8", "surrogatepass")
+def _ascii(text: str) -> str:
+    """Return a text in ASCII: the gateway's words may hold half a surrogate pair, and SQLite's texts may not."""
+    return json.dumps(text)
 
 
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")
+def _entry(record: Record) -> JournalEntry:
+    receipt = None
+    if record.msg_uid is not None and record.word is not None:
+        receipt = SendReceipt(record.msg_uid, record.word, record.attempts)
+    return JournalEntry(Status(record.status), receipt, record.attempts, record.error, record.code)
+
+
+def _index_name() -> str:
+    """Return SQLite's name of a temporary database: on a disk, or in memory if there is no folder to write to."""
+    if os.name == "nt":  # the system names a folder
+        return ""
+    folders = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"), "/var/tmp", "/usr/tmp", "/tmp", ".")  # noqa: S108 - SQLite's own list
+    return "" if any(folder and os.access(folder, os.W_OK | os.X_OK) for folder in folders) else ":memory:"

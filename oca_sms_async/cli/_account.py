@@ -38,7 +38,7 @@ def client_of_account(**options: Unpack[ClientOptions]) -> AsyncOcaSms:
     except ValueError as error:
         reason = str(error).replace("base_url", "OCA_SMS_BASE_URL").replace("allow_http", "OCA_SMS_ALLOW_HTTP")
     except OSError as error:
-        reason = f"the certificates that SSL_CERT_FILE names cannot be read: {error.strerror}"
+        reason = str(error.strerror)
     raise CommandError(reason, ExitStatus.USAGE)
 
 

@@ -28,7 +28,9 @@ from oca_sms_async.cli._signals import find_signal, raise_signals
 
 _HELP: Final = """Send SMS through OCA, Telkom Indonesia's gateway. Each error says if the message may have been sent.
 
-The account comes from `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` in the environment. On a terminal, the command asks.
+The account comes from `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` in the environment. For the vendor's other APIs,
+`OCA_SMS_API` is `regular-v2`, `premium-v1` or `premium-v2`; V2 needs `OCA_SMS_TOKEN` in place of the two, and Premium
+`OCA_SMS_SENDER_ID` beside them. On a terminal, the command asks.
 
 | exit status | meaning |
 | --- | --- |

@@ -75,6 +75,9 @@ def _open_journal(options: Options) -> Journal:
 async def _bulk(stream: BinaryIO, client: AsyncOcaSms | None, session: Session) -> None:
     before, options = stamp(stream), session.options
     async with contextlib.aclosing(_open_journal(options)) as journal, client or contextlib.nullcontext():
+        if client is not None and options.reconcile and not client.has_history:
+            with while_asking():
+                await client.reconcile(journal, ())  # refused, before any row is looked at
         campaign = Campaign(stream, options.layout, journal)
         with while_asking():
             survey = await survey_rows(campaign, session)

@@ -51,7 +51,7 @@ async def send_rows(campaign: Campaign, client: AsyncOcaSms, survey: Survey, ses
     _summarise(tally, survey, session.screen, resent=ending.resent, seconds=time.monotonic() - started)
     for line in out.unwritten:
         complain(f"not in {options.out}: {line.rstrip()}")
-    _conclude(ending, tally, survey, session)
+    _conclude(ending, tally, survey, session, has_history=client.has_history)
 
 
 def _summarise(tally: Tally, survey: Survey, screen: TextIO, *, resent: int, seconds: float) -> None:
@@ -72,7 +72,7 @@ def _summarise(tally: Tally, survey: Survey, screen: TextIO, *, resent: int, sec
     )
 
 
-def _conclude(ending: Ending, tally: Tally, survey: Survey, session: Session) -> None:
+def _conclude(ending: Ending, tally: Tally, survey: Survey, session: Session, *, has_history: bool) -> None:
     """Say in one line which rows are left, and how to go on with them."""
     options, lost = session.options, session.out.error
     unsent = f"{tally.unsent} of {tally.total} rows not sent"
@@ -86,12 +86,16 @@ def _conclude(ending: Ending, tally: Tally, survey: Survey, session: Session) ->
         reason = f"--out {options.out} could not be written: {lost.strerror}"
         raise CommandError(f"stopped: {reason}; {unsent}; {_advise(options)}", ExitStatus.FAILED)
     if tally.failed or survey.bad:
-        unknown = f", {tally.unknown} may have been sent: {_advise_on_doubt(options)}" if tally.unknown else ""
+        advice = _advise_on_doubt(options, has_history=has_history)
+        unknown = f", {tally.unknown} may have been sent: {advice}" if tally.unknown else ""
         raise CommandError(f"{tally.failed + survey.bad} of {survey.rows} rows failed{unknown}", ExitStatus.FAILED)
 
 
-def _advise_on_doubt(options: Options) -> str:
+def _advise_on_doubt(options: Options, *, has_history: bool) -> str:
     """Return how to settle the messages that may have been sent."""
+    if not has_history:
+        again = "" if options.journal is None else ", or send them again with --resend-unknown"
+        return f"this API has no history, so ask the vendor{again}"
     if options.journal is None:
         return "`oca-sms history` shows them"
     if options.reconcile:

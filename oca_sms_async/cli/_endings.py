@@ -21,6 +21,7 @@ from oca_sms_async import (
 from oca_sms_async.cli._signals import describe_signal, find_signal
 
 _LOOK_IT_UP: Final = "look it up with `oca-sms history` before you send it again"
+_ASK_THE_VENDOR: Final = "this API has no history, so ask the vendor before you send it again"
 _NAME_LENGTH: Final = 40
 # The library proposes arguments of its own. And a second journal for the same file would send every message twice.
 _COMMAND_WORDS: Final = {
@@ -64,15 +65,16 @@ def before_sending() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def while_sending() -> Iterator[None]:
-    """Add to each error of this block whether the message may have been sent."""
+def while_sending(*, has_history: bool = True) -> Iterator[None]:
+    """Add to each error of this block whether the message may have been sent, and how to find out."""
+    advice = _LOOK_IT_UP if has_history else _ASK_THE_VENDOR
     try:
         yield
     except OcaSmsError as error:
-        raise _describe(error) from error
+        raise _describe(error, advice) from error
     except KeyboardInterrupt as interruption:
         # A cancelled send gives no answer, so no more exact sentence is possible.
-        line = f": if a request was under way, the message may have been sent; {_LOOK_IT_UP}"
+        line = f": if a request was under way, the message may have been sent; {advice}"
         raise end_by_signal(find_signal(interruption), after=line) from None
 
 
@@ -107,12 +109,12 @@ def explain(error: Exception) -> str:
     return f"{sentence}; is base_url complete? It comes from OCA_SMS_BASE_URL" if is_elsewhere else sentence
 
 
-def _describe(error: OcaSmsError) -> CommandError:
+def _describe(error: OcaSmsError, advice: str) -> CommandError:
     reason = (
         f"{explain(error)}{_name_fields(error)}{f', after {error.attempts} attempts' if error.attempts > 1 else ''}"
     )
     if error.may_have_been_sent:
-        return CommandError(f"may have been sent: {reason}; {_LOOK_IT_UP}", ExitStatus.FAILED)
+        return CommandError(f"may have been sent: {reason}; {advice}", ExitStatus.FAILED)
     return CommandError(f"not sent: {reason}", _find_status(error))
 
 

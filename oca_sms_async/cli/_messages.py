@@ -35,7 +35,7 @@ def send(
     """
     with before_sending():
         client = client_of_account()
-    with while_sending():
+    with while_sending(has_history=client.has_history):
         receipt = run_in_loop(lambda _: _ask(client, lambda: client.send(phone, message, expires_in=expires_in)))
     _show_receipt(receipt)
 

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
@@ -20,6 +21,8 @@ from oca_sms_async.cli._endings import CommandError, ExitStatus
 from oca_sms_async.sandbox import FAULTS, Sandbox
 
 _SUBMITTED_FOR: Final = 1.0  # seconds: a status that moves teaches more than a constant one
+_EVERY_ADDRESS: Final = {"0.0.0.0", "::"}  # noqa: S104 - compared with, not bound to
+_DEFAULT_API: Final = "regular-v1"
 _OTHER_APIS: Final = ("regular-v2", "premium-v1", "premium-v2")
 _DURATION: Final = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ms|s)|0")
 _UNITS: Final = {"ms": 1e-3, "s": 1.0}  # seconds
@@ -44,6 +47,10 @@ _WholeOrNone = Annotated[int | None, Parameter(converter=_read_whole)]
 def sandbox(
     *,
     host: Annotated[str, Parameter(help="The address or name to listen at.")] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        Parameter(negative=(), help="A name by which others reach it, several times: a compose service's name, say."),
+    ] = None,
     port: Annotated[
         _Whole, Parameter(validator=validators.Number(gte=0, lte=65535), help="The port; 0 is any free one.")
     ] = 8025,
@@ -77,6 +84,7 @@ def sandbox(
             quota=quota,
             latency=latency,
             seed=seed,
+            allowed_hosts=allow_host or (),
             submitted_for=_SUBMITTED_FOR,
         )
         gateway.play(_read_faults(fault))
@@ -113,7 +121,7 @@ async def _serve(gateway: Sandbox, host: str, port: int) -> None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
         if _is_beyond_loopback(f"http://[{host}]" if ":" in host else f"http://{host}"):
             complain("warning: others can reach this sandbox, and it has no encryption; use no real numbers")
-        show(*_welcome(gateway))
+        show(*_welcome(gateway), *_name_machine(gateway, host))
         await terminated.wait()
     raise CommandError("terminated", ExitStatus.TERMINATED)
 
@@ -126,22 +134,48 @@ def _explain(error: OSError) -> str:
 
 
 def _welcome(gateway: Sandbox) -> list[str]:
-    """Return the lines to print. All can be pasted into a shell, and the other APIs' are comments to choose from."""
-    variables = gateway.environment()
-    if _is_beyond_loopback(gateway.base_url):
+    """Return the lines to print. Those for one API can be pasted into a shell, also after those for another one."""
+    variables = _read_environment(gateway)
+    url = variables["OCA_SMS_BASE_URL"]
+    if _is_beyond_loopback(url):
         variables["OCA_SMS_ALLOW_HTTP"] = "1"
-    if host := _find_proxied_host(gateway.base_url):
+    if host := _find_proxied_host(url):
         variables["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), host]))
-    inbox = urlsplit(gateway.base_url)._replace(path="/").geturl()
+    inbox = urlsplit(url)._replace(path="/").geturl()
     account = f"user {gateway.username}, password {gateway.password}"
     return [
-        f"Sandbox at {gateway.base_url}, {account}; its inbox is {inbox} and Ctrl-C ends it.",
+        f"Sandbox at {url}, {account}; its inbox is {inbox} and Ctrl-C ends it.",
         "",
+        _unset(gateway, _DEFAULT_API),
         *(_export({name: value}) for name, value in variables.items()),
         "",
-        "# The other APIs, one line each:",
-        *(f"# {_export(gateway.environment(api))}" for api in _OTHER_APIS),
+        "# For another API, its line after those above:",
+        *(f"{_unset(gateway, api)}; {_export(_read_environment(gateway, api))}" for api in _OTHER_APIS),
     ]
+
+
+def _name_machine(gateway: Sandbox, host: str) -> list[str]:
+    """Return a line about the machine's or container's own name, if the sandbox listens at every address."""
+    if gateway.allowed_hosts or host not in _EVERY_ADDRESS:
+        return []
+    url = urlsplit(gateway.base_url)
+    own = url._replace(netloc=f"{socket.gethostname().lower()}:{url.port}").geturl()
+    return ["", f"# From other machines: export OCA_SMS_BASE_URL={own} OCA_SMS_ALLOW_HTTP=1"]
+
+
+def _unset(gateway: Sandbox, api: str) -> str:
+    """Return the command that removes the variables of other APIs: with one of them, a client refuses the account."""
+    known = {name: None for other in (_DEFAULT_API, *_OTHER_APIS) for name in gateway.environment(other)}
+    return " ".join(["unset", *(name for name in known if name not in gateway.environment(api))])
+
+
+def _read_environment(gateway: Sandbox, api: str = _DEFAULT_API) -> dict[str, str]:
+    """Return a client's variables. The URL has the first of the allowed names: others reach the sandbox by it."""
+    variables = gateway.environment(api)
+    for name in [*gateway.allowed_hosts][:1]:
+        url = urlsplit(variables["OCA_SMS_BASE_URL"])
+        variables["OCA_SMS_BASE_URL"] = url._replace(netloc=f"{name}:{url.port}").geturl()
+    return variables
 
 
 def _export(variables: Mapping[str, str]) -> str:

@@ -1,9 +1,10 @@
-"""The paths that control a sandbox: its messages, its faults, its counts, and a stream of all three."""
+"""The paths that control a sandbox: its messages, its refusals, its faults, its counts, and a stream of them."""
 
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import attrs
@@ -11,27 +12,31 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from oca_sms_async.sandbox._answers import write_timestamp
+from oca_sms_async.sandbox._api import Api
 from oca_sms_async.sandbox._bodies import read_body
+from oca_sms_async.sandbox._descriptions import describe, describe_access, describe_counts, describe_listing
 from oca_sms_async.sandbox._gateway import Gateway
-from oca_sms_async.sandbox._inbox import Message
-from oca_sms_async.sandbox._same_site import Endpoint, complaint, same_site
+from oca_sms_async.sandbox._listing import OUTCOMES, Query, list_entries
+from oca_sms_async.sandbox._same_site import Endpoint, complaint, hostname, same_site
 from oca_sms_async.sandbox._wiring import wait_for_client
 
 _LONGEST_WAIT: Final = 60.0  # seconds
+_LONGEST_PAGE: Final = 100  # entries
 _TICK: Final = 1.0  # seconds; statuses and the last second's requests change with time alone
 _PAUSE: Final = 0.05  # seconds; changes within it go out together
 _SHOWN: Final = 500  # messages in the stream, the newest
 
 
-def routes(gateway: Gateway) -> list[Route]:
+def routes(gateway: Gateway, apis: Sequence[Api]) -> list[Route]:
     """Return the routes below `/sandbox`. Each refuses requests from another site."""
-    control = _Control(gateway)
+    control = _Control(gateway, apis)
     table: list[tuple[str, Endpoint, list[str]]] = [
         ("messages", control.messages, ["GET", "DELETE"]),
         ("messages/latest", control.latest, ["GET"]),
+        ("entries", control.entries, ["GET", "DELETE"]),
         ("faults", control.faults, ["GET", "PUT"]),
         ("statistics", control.statistics, ["GET"]),
+        ("access", control.access, ["GET"]),
         ("events", control.events, ["GET"]),
     ]
     return [Route(f"/sandbox/{path}", same_site(endpoint), methods=methods) for path, endpoint, methods in table]
@@ -42,6 +47,7 @@ class _Control:
     """The endpoints: each reads its request, asks the gateway, and answers."""
 
     _gateway: Gateway
+    _apis: Sequence[Api]
     _puts: int = 0
 
     async def messages(self, request: Request) -> Response:
@@ -72,6 +78,19 @@ class _Control:
             arrival.cancel()
             leaving.cancel()
 
+    async def entries(self, request: Request) -> Response:
+        gateway = self._gateway
+        if request.method == "DELETE":
+            forgotten = {"accepted": len(gateway.inbox), "refused": gateway.traffic.refusals.total()}
+            gateway.inbox.clear()
+            gateway.traffic.clear()
+            return JSONResponse(forgotten)
+        try:
+            query = _read_query(request)
+        except ValueError as error:
+            return complaint(400, str(error))
+        return JSONResponse(describe_listing(await list_entries(gateway, query)))
+
     async def faults(self, request: Request) -> Response:
         if request.method == "PUT":
             try:
@@ -82,13 +101,17 @@ class _Control:
         return JSONResponse(self._gateway.played)
 
     async def statistics(self, _: Request) -> Response:
-        return JSONResponse(_count(self._gateway))
+        return JSONResponse(describe_counts(self._gateway))
+
+    async def access(self, request: Request) -> Response:
+        origin = f"{request.url.scheme}://{request.headers['host']}"
+        return JSONResponse(describe_access(self._gateway, self._apis, origin, hostname(request)))
 
     async def events(self, _: Request) -> Response:
         return StreamingResponse(self._stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})
 
     async def _stream(self) -> AsyncIterator[str]:
-        """Yield server-sent events: `state` after each change, at once for a new message.
+        """Yield server-sent events: `state` after each change, at once for a new message or a refusal.
 
         Its data has `statistics`, `faults`, the `messages` that are new or have a new status, and `cleared`: True if
         all the earlier messages are gone.
@@ -97,12 +120,12 @@ class _Control:
         known: dict[str, str] = {}  # to the page: status by id
         last: object = None
         while True:
-            change = gateway.inbox.change()
+            changes = gateway.inbox.change(), gateway.traffic.change()
             newest = gateway.inbox[-_SHOWN:]
             statuses = {message.msg_uid: message.status for message in newest}  # once: they change with time
             changed = [it for it in newest if known.get(it.msg_uid) != statuses[it.msg_uid]]
             cleared = bool(known) and not any(gateway.inbox.find(uid) for uid in known)
-            state = {"statistics": _count(gateway), "faults": gateway.played}
+            state = {"statistics": describe_counts(gateway), "faults": gateway.played}
             # A page that set faults got them as its answer. If they were changed back meanwhile, it must hear of that.
             this = (repr(state), self._puts)
             if changed or cleared or last != this:
@@ -112,26 +135,29 @@ class _Control:
                 yield f"event: state\ndata: {data}\n\n"
             try:
                 await asyncio.sleep(_PAUSE)
-                await asyncio.wait({asyncio.wrap_future(change)}, timeout=_TICK)
+                waiting = {asyncio.wrap_future(change) for change in changes}
+                await asyncio.wait(waiting, timeout=_TICK, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                change.cancel()
+                for change in changes:
+                    change.cancel()
 
 
-def describe(message: Message) -> dict[str, Any]:
-    """Return all fields of a message as JSON values."""
-    return {
-        "msg_uid": message.msg_uid,
-        "created_at": write_timestamp(message.created_at),
-        "api": message.api,
-        "sender_id": message.sender_id,
-        "phone": message.phone,
-        "text": message.text,
-        "code": message.code,
-        "segments": message.segments,
-        "status": message.status,
-        "attempts": message.attempts,
-        "faults": list(message.faults),
-    }
+def _read_query(request: Request) -> Query:
+    given = request.query_params
+    outcome = given.get("outcome", "all")
+    if outcome not in OUTCOMES:
+        raise ValueError(f"outcome must be one of {', '.join(OUTCOMES)}")
+    until = given.get("until")
+    try:
+        moment = datetime.fromisoformat(until) if until else None
+        skip, limit = int(given.get("skip", "0")), int(given.get("limit", "25"))
+    except ValueError:
+        raise ValueError("until must be a time, and skip and limit whole numbers") from None
+    if moment is not None and moment.tzinfo is None:
+        raise ValueError("until must have an offset from UTC")
+    if skip < 0 or not 1 <= limit <= _LONGEST_PAGE:
+        raise ValueError(f"skip must be 0 or more, and limit from 1 to {_LONGEST_PAGE}")
+    return Query(words=given.get("search", ""), outcome=outcome, until=moment, skip=skip, limit=limit)
 
 
 def _read_seconds(text: str) -> float:
@@ -151,13 +177,3 @@ def _read_object(body: bytes | None) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError('the body must be a JSON object, such as {"reset": 0.05}')  # noqa: TRY004 - bad input is a ValueError
     return values
-
-
-def _count(gateway: Gateway) -> dict[str, Any]:
-    return {
-        "accepted": len(gateway.inbox),
-        "refused": dict(gateway.traffic.refusals),
-        "last_second": gateway.traffic.last_second,
-        "rate_limit": gateway.rate_limit,
-        "quota": gateway.quota,
-    }

@@ -52,6 +52,9 @@ class Gateway:
     submitted_for: float = attrs.field(default=0.0, validator=_knobs.DURATION)  # a message's time as `submited`
     sent_for: float = attrs.field(default=5.0, validator=_knobs.DURATION)  # and as `sent`, before its end
     failed_share: float = attrs.field(default=0.0, validator=_knobs.SHARE)  # of the messages; the others are delivered
+    allowed_hosts: Collection[str] = attrs.field(  # names beside the sandbox's own that are answered
+        default=(), converter=_knobs.read_hosts
+    )
     inbox: Inbox = attrs.field(init=False, factory=Inbox, on_setattr=attrs.setters.frozen)
     traffic: Traffic = attrs.field(init=False, factory=Traffic, on_setattr=attrs.setters.frozen, repr=False)
     _scripts: Scripts = attrs.field(init=False, factory=Scripts, repr=False)

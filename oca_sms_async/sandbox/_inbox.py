@@ -42,6 +42,12 @@ class Message:
     sender_id: str | None = attrs.field(default=None, kw_only=True)
     _accepted_at: float = attrs.field(init=False, repr=False, eq=False)
 
+    _code: str | None = attrs.field(init=False, repr=False, eq=False)  # found once: searches ask every message for it
+
+    @_code.default
+    def _find_code(self) -> str | None:
+        return find_code(self.text)
+
     @_accepted_at.default
     def _now(self) -> float:
         return monotonic()
@@ -59,7 +65,7 @@ class Message:
     @property
     def code(self) -> str | None:
         """The one-time password in the text, or `None`."""
-        return find_code(self.text)
+        return self._code
 
     def _stage(self) -> tuple[float, str]:
         age = monotonic() - self._accepted_at

@@ -61,6 +61,25 @@ DURATION: Final = _require(lambda it: it >= 0, "be 0 or more seconds")
 SHARE: Final = _require(lambda it: 0 <= it <= 1, "be a share between 0 and 1")
 
 
+def read_hosts(allowed_hosts: Collection[str]) -> tuple[str, ...]:
+    """Return names as they are in `Host` headers."""
+    try:
+        return tuple(encode_host(name) for name in allowed_hosts)
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError("allowed_hosts must hold names such as sandbox.example, without a port") from None
+
+
+def encode_host(host: str) -> str:
+    """Return a host as it is in URLs and `Host` headers; `ValueError` for an impossible one. An empty one is every."""
+    try:
+        name = host.encode("idna").decode().lower()
+    except UnicodeError:
+        name = ""
+    if not name or set(name) & set("/?#@\\ "):
+        raise ValueError("host must be an address or a name to listen at, such as 127.0.0.1")
+    return name
+
+
 def read_numbers(refused_numbers: Collection[str]) -> frozenset[str]:
     """Return numbers in any spelling as E.164."""
     try:

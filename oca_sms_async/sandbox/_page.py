@@ -1,4 +1,4 @@
-"""The inbox as a page: three files that load nothing from another site, and may not."""
+"""The inbox as a page: files that load nothing from another site, and may not."""
 
 from functools import cache
 from importlib.resources import files
@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from oca_sms_async.sandbox._same_site import Endpoint, same_site
 
+_SCRIPTS: Final = ("inbox.js", "access.js", "faults.js", "list.js")
 _HEADERS: Final = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -20,11 +21,11 @@ _HEADERS: Final = {
 
 
 def routes() -> list[Route]:
-    """Return the routes of the page, `/`, and of its style and script."""
+    """Return the routes of the page, `/`, and of its style and scripts."""
     return [
         Route("/", _serve("inbox.html", "text/html")),
         Route("/inbox.css", _serve("inbox.css", "text/css")),
-        Route("/inbox.js", _serve("inbox.js", "text/javascript")),
+        *(Route(f"/{name}", _serve(name, "text/javascript")) for name in _SCRIPTS),
     ]
 
 

@@ -25,6 +25,8 @@ _FOREIGN_HOST: Final = error(
     kind="foreign-host",
     reason="The Host is not a name of this sandbox. Name it with --allow-host, or set credentials of your own.",
 )
+_UNKNOWN_PATH: Final = "No API has this path for a POST. Is the base URL complete?"
+_SHOWN_PATH: Final = 100  # characters
 _TOO_LONG: Final = error(413, "Payload Too Large", kind="too-long", reason="The body is longer than any send.")
 
 
@@ -43,7 +45,10 @@ def build_application(gateway: Gateway, services: Sequence[Service]) -> Starlett
 
     async def refuse_path(request: Request, problem: Exception) -> Response:
         assert isinstance(problem, HTTPException)  # noqa: S101 - narrows what starlette's signature leaves open
-        return await respond(request, error(problem.status_code, problem.detail), problem.headers)
+        answer = error(problem.status_code, problem.detail, kind="unknown-path", reason=_UNKNOWN_PATH)
+        if request.method == "POST":  # a send to a wrong base URL; browsers ask for paths of their own by GET
+            gateway.traffic.note(answer, api="", operation=f"POST {request.url.path[:_SHOWN_PATH]}")
+        return await respond(request, answer, problem.headers)
 
     async def respond(request: Request, answer: Answer, headers: Mapping[str, str] | None = None) -> Response:
         if gateway.latency:
@@ -57,11 +62,12 @@ def build_application(gateway: Gateway, services: Sequence[Service]) -> Starlett
                 for service in services
                 for path, operations in service.api.paths.items()
             ),
-            *_control.routes(gateway),
+            *_control.routes(gateway, [service.api for service in services]),
             *_page.routes(),
         ],
         exception_handlers={HTTPException: refuse_path, ClientDisconnect: _answer_nobody},
     )
+    app.state.gateway = gateway
     app.router.redirect_slashes = False  # an unknown path is a 404
     return app
 

@@ -12,7 +12,7 @@ from oca_sms_async._settings import is_loopback
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-SERVED_AS: Final = "oca_sms_host"  # the name in a request's state of the host that the sandbox is served at
+SERVED_AS: Final = "oca_sms_host"  # the name in a request's state of the names that the sandbox is served at
 FOREIGN_HOST: Final = (
     "Host must be an address, localhost or the name that the sandbox is served at: this may be another site's request"
 )
@@ -49,7 +49,9 @@ def is_own_host(request: Request) -> bool:
     """
     name = hostname(request)
     top = name.rpartition(".")[2]
-    if _is_address(name) or top in _UNREGISTRABLE or name == request.scope.get("state", {}).get(SERVED_AS):
+    if _is_address(name) or top in _UNREGISTRABLE or name in request.app.state.gateway.allowed_hosts:
+        return True
+    if name in request.scope.get("state", {}).get(SERVED_AS, ()):
         return True
     server, _ = request.scope.get("server") or ("", None)
     return top in {name, "local"} and name != "" and not is_loopback(server)

@@ -46,6 +46,8 @@ class Sandbox(Gateway):
     - Time: `latency` (seconds before each answer; a message is delivered before they begin), `submitted_for` and
       `sent_for` (seconds of a message's life as `submited`, as the vendor spells it, and as `sent`), `failed_share`
       (of the messages; the others are `delivered` in the end).
+    - The network: `allowed_hosts` (names that a request's `Host` may have beside addresses, localhost and the name of
+      the served sandbox).
 
     The kinds, all in `FAULTS`. Refused as the gateway documents: `internal-error` (500 with code 13),
     `invalid-credentials` (17), `missing-authorization` (19), `invalid-request` (39), `unknown-user` (41),

@@ -10,6 +10,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from oca_sms_async._settings import is_loopback
+from oca_sms_async.sandbox._knobs import encode_host
 from oca_sms_async.sandbox._same_site import SERVED_AS
 from oca_sms_async.sandbox._wiring import TRANSPORT
 
@@ -25,7 +27,7 @@ async def listen(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
     Port 0 is any free one. `OSError` if the address cannot be had, `ValueError` for an impossible host. A client that
     still waits for an answer at the end of the block finds its connection closed.
     """
-    host = _encode_host(host)
+    host = encode_host(host)
     server = _Server(
         uvicorn.Config(
             app,
@@ -51,17 +53,6 @@ async def listen(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
             await _wait_for_end(serving)
 
 
-def _encode_host(host: str) -> str:
-    """Return a host as it is in URLs and `Host` headers; "" is refused, for it would be every address."""
-    try:
-        name = host.encode("idna").decode().lower()
-    except UnicodeError:
-        name = ""
-    if not name:
-        raise ValueError("host must be an address or a name to listen at, such as 127.0.0.1")
-    return name
-
-
 def _open_listener(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     unspecific = socket.create_server((host, port), family=family, backlog=_BACKLOG)
@@ -69,12 +60,17 @@ def _open_listener(host: str, port: int) -> socket.socket:
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=unspecific.detach())
 
 
+def _find_names(host: str) -> frozenset[str]:
+    """Return the names that lead here: the host's, and beyond the loopback the machine's or container's own."""
+    return frozenset({host} if is_loopback(host) else {host, socket.gethostname().lower()})
+
+
 class _Protocol(H11Protocol):
     """HTTP by h11. Each request knows its connection, for some answers end it, and the host that it is served at."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self.app_state = {**self.app_state, TRANSPORT: transport, SERVED_AS: self.config.host}
+        self.app_state = {**self.app_state, TRANSPORT: transport, SERVED_AS: _find_names(self.config.host)}
 
 
 class _Server(uvicorn.Server):

@@ -35,6 +35,8 @@ from oca_sms_async import (
     InvalidMessageError,
     InvalidRequestError,
     Journal,
+    JournalClosedError,
+    JournalEntry,
     JournalError,
     LimiterStatistics,
     LimiterUnavailableError,
@@ -53,6 +55,7 @@ from oca_sms_async import (
     RegularV2,
     RetryPolicy,
     Segments,
+    SendEvent,
     SendReceipt,
     Sent,
     Skipped,
@@ -72,6 +75,7 @@ from oca_sms_async import (
 )
 from oca_sms_async.aiohttp import aiohttp_client
 from oca_sms_async.cli import main
+from oca_sms_async.postgres import SCHEMA, PostgresJournal
 from oca_sms_async.redis import RedisTokenBucket
 from oca_sms_async.sandbox import FAULTS, Inbox, Message, Sandbox
 from oca_sms_async.testing import oca_sms_client, oca_sms_sandbox
@@ -153,7 +157,7 @@ async def send(client: AsyncOcaSms) -> None:
     await client.send(PHONE, TEXT, expires_in=None)
     await client.send(PHONE)  # type: ignore[call-arg] # no text
     await client.send(6281381475159, TEXT)  # type: ignore[arg-type] # a number is text
-    await client.send(PHONE, TEXT, 30)  # type: ignore[call-arg] # options are named
+    await client.send(PHONE, TEXT, 30)  # type: ignore[arg-type, call-arg] # options are named
     await client.send(PHONE, TEXT, expires_in=datetime.now(UTC))  # type: ignore[arg-type] # a duration, no moment
     await client.send(PHONE, TEXT, priority=1)  # type: ignore[arg-type] # a lane has a name
     receipt.status = "read"  # type: ignore[misc] # frozen
@@ -190,6 +194,13 @@ async def messages_in_time() -> AsyncIterator[Sms]:
     yield Sms(PHONE, TEXT)
 
 
+def observe(event: SendEvent) -> None:
+    """Observe a send."""
+    assert_type((event.sent, event.error, event.may_have_been_sent), tuple[bool, OcaSmsError | None, bool])
+    assert_type((event.attempts, event.priority, event.waited, event.took), tuple[int, Priority, float, float])
+    AsyncOcaSms("user", "secret", observer=observe)
+
+
 async def send_them(client: AsyncOcaSms, path: Path) -> None:
     """Send many messages."""
     run = client.bulk(messages())
@@ -222,6 +233,33 @@ async def send_them(client: AsyncOcaSms, path: Path) -> None:
         pass
     for _ in run:  # type: ignore[attr-defined] # it is entered first
         pass
+
+
+async def send_by_key(journal: Journal) -> None:
+    """Send a message with a key, and ask what a journal knows of it."""
+    client = AsyncOcaSms("user", "secret", journal=journal)
+    assert_type(client.journal, Journal | None)
+    assert_type(await client.send(PHONE, TEXT, key="login 17", expires_at=datetime.now(UTC)), SendReceipt)
+    assert_type(client.has_history, bool)
+    entry = await journal.lookup("login 17")
+    assert_type(entry, JournalEntry | None)
+    if entry is not None:
+        assert_type((entry.receipt, entry.attempts), tuple[SendReceipt | None, int])
+        assert_type((entry.error, entry.code), tuple[str | None, int | None])
+        status: str = entry.status
+        assert status != "unsent"
+    assert_type(await journal.forget(datetime.now(UTC), doubtful=True), int)
+    await client.send(PHONE, TEXT, key=17)  # type: ignore[arg-type] # a key is text
+
+
+async def share() -> None:
+    """Share a journal between machines."""
+    async with PostgresJournal("postgresql://localhost/sms", name="acme", timeout=2) as shared:
+        assert_type(await shared.setup(), None)
+        await send_by_key(shared)
+    PostgresJournal("postgresql://localhost/sms")  # type: ignore[call-arg] # a journal has a name
+    tables: str = SCHEMA
+    assert tables
 
 
 def told(outcome: Outcome) -> str:
@@ -257,7 +295,7 @@ class Kinds:
     values: type[ValueError] = InvalidMessageError
     times: type[TimeoutError] = ExpiredError
     unsent: type[ConnectionFailedError] = ClientClosedError
-    misused: type[RuntimeError] = ClientClosedError
+    misused: tuple[type[RuntimeError], ...] = (ClientClosedError, JournalClosedError)
     ours: tuple[type[OcaSmsError], ...] = (
         ApiError,
         ConnectionFailedError,
@@ -350,6 +388,7 @@ async def practise() -> None:
         sandbox.when(PHONE).respond("reset", times=2).respond(status=503, body="away", headers={"Retry-After": "1"})
         sandbox.when().respond(status="503")  # type: ignore[arg-type] # a number
         sandbox.latency = 0.5
+        sandbox.allowed_hosts = ["sms.acme.example"]
         sandbox.base_url = "http://localhost"  # type: ignore[misc] # it is where it is served
     assert_type(sandbox.asgi(), Starlette)
     assert_type(aiohttp_client(verify=True, trust_env=False), httpx.AsyncClient)

@@ -1,199 +1,115 @@
-// The inbox: the messages of /sandbox/events are shown as they come, as text and never as markup.
+// The page: it is told of changes by /sandbox/events, and says so when it is told no more.
 "use strict";
 
-const SHOWN = 500;  // messages, the newest
-const byId = (id) => document.getElementById(id);
-const items = new Map();  // of the list, by msg_uid
-const switches = new Map();  // by kind of fault
-let played = {"failing-attempts": 0};  // the faults in the last event
-let asked = Promise.resolve();  // changes of faults are sent one after the other
-let setting = 0;  // the number of changes without an answer yet
-let accepted = 0;  // messages, shown or not
+const moments = new Intl.DateTimeFormat(undefined, {dateStyle: "medium", timeStyle: "medium"});
+let counts = {accepted: 0, refused: 0};
 let events, again;  // the stream, and the timer of the next try
+let heard = null;  // the time of the last event
+let loading = null;  // the access that is being asked for, anew with each connection
 
-function show(message) {
-  let item = items.get(message.msg_uid);
-  if (item === undefined) {
-    item = byId("message").content.firstElementChild.cloneNode(true);
-    items.set(message.msg_uid, item);
-    byId("messages").prepend(item);
-    item.querySelector(".phone").textContent = message.phone;
-    item.querySelector(".text").textContent = message.text;
-    const time = item.querySelector("time");
-    time.dateTime = message.created_at;
-    time.textContent = new Date(message.created_at).toLocaleTimeString();
-    item.querySelector(".segments").textContent = plural(message.segments, "segment");
-    item.querySelector(".attempts").textContent = plural(message.attempts, "attempt");
-    item.querySelector(".played").textContent = message.faults.join(", ");
-    if (message.code !== null) {
-      const button = item.querySelector(".copy");
-      button.hidden = false;
-      button.textContent = `Copy ${message.code}`;
-      button.addEventListener("click", () => copy(message.code));
-    }
-  }
-  const status = item.querySelector(".status");
-  status.textContent = status.dataset.status = message.status;
-  item.dataset.words = [message.phone, message.text, message.code, message.status, ...message.faults].join("\n").toLowerCase();
-  item.dataset.numbers = `${digits(message.phone)} ${message.code ?? ""}`;
+function byId(id) {
+  return document.getElementById(id);
 }
 
 function plural(count, noun) {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+  return `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 }
 
-function digits(text) {
-  return text.replace(/\D/g, "");
-}
-
-async function copy(code) {
-  let copied = true;
+async function fetchJson(path, request) {
   try {
-    await navigator.clipboard.writeText(code);
-  } catch {  // a page that came by plain http from another machine has no clipboard
-    const focused = document.activeElement, field = document.createElement("textarea");
-    field.value = code;
-    document.body.append(field);
-    field.select();
-    copied = document.execCommand("copy");
-    field.remove();
-    focused.focus({preventScroll: true});
+    const response = await fetch(path, request);
+    return response.ok ? await response.json() : null;
+  } catch {  // no answer, or another server's
+    return null;
   }
-  byId("said").textContent = copied ? `${code} is copied.` : `${code} could not be copied.`;
 }
 
-function forgetAllBut(messages) {
-  const kept = new Set(messages.map((message) => message.msg_uid));
-  for (const uid of items.keys()) if (!kept.has(uid)) forget(uid);
-}
-
-function forget(uid) {
-  items.get(uid).remove();
-  items.delete(uid);
-}
-
-function filter() {
-  const wanted = byId("search").value.trim().toLowerCase();
-  const number = /^[\d\s()+./\p{Pd}\p{Cf}]*$/u.test(wanted) ? digits(wanted) : "";  // in any spacing
-  let found = 0;
-  for (const item of items.values()) {
-    const {words, numbers} = item.dataset;
-    const called = numbers.includes(number) || (number[0] === "0" && numbers.startsWith(`62${number.slice(1)}`));
-    item.hidden = !((number && called) || words.includes(wanted));
-    found += item.hidden ? 0 : 1;
-  }
-  const part = accepted > items.size ? `newest ${items.size} of ${accepted.toLocaleString("en")} messages` : "";
-  byId("part").textContent = part && `The ${part} are shown and searched.`;
-  byId("nothing").hidden = found > 0;
-  byId("nothing").textContent = !items.size ? "No message has arrived yet."
-    : part ? `None of the ${part} has this in it.` : "No message has this in it.";
+async function ask(path, request) {
+  const answer = await fetchJson(path, request);
+  byId("complaint").textContent = answer === null ? "The sandbox did not do as it was asked." : "";
+  return answer;
 }
 
 function count(statistics) {
   const {refused, last_second: lastSecond, rate_limit: limit, quota} = statistics;
-  accepted = statistics.accepted;
-  byId("accepted").textContent = accepted.toLocaleString("en");
-  byId("refused").textContent = Object.values(refused).reduce((sum, each) => sum + each, 0);
+  const wasEmpty = counts.accepted + counts.refused === 0;
+  counts = {accepted: statistics.accepted, refused: Object.values(refused).reduce((sum, each) => sum + each, 0)};
+  const isEmpty = counts.accepted + counts.refused === 0;
+  if (heard === null || wasEmpty !== isEmpty) byId("access").open = isEmpty;
+  byId("clear").disabled = isEmpty;
+  byId("accepted").textContent = counts.accepted.toLocaleString("en");
+  byId("refused").textContent = counts.refused.toLocaleString("en");
   byId("refusals").textContent = Object.entries(refused).map(([kind, times]) => `${times} × ${kind}`).join(", ");
   byId("rate").textContent = limit === null ? lastSecond : `${lastSecond} of ${limit}`;
   byId("meter").hidden = limit === null;
   byId("meter").max = limit ?? 1;
   byId("meter").value = lastSecond;
-  byId("quota").textContent = quota ?? "–";
+  byId("quota").textContent = quota?.toLocaleString("en") ?? "–";
 }
 
-function showFaults(faults) {
-  played = faults;
-  if (setting > 0) return;  // the answer will be shown
-  for (const [kind, value] of Object.entries(faults)) {
-    if (kind === "failing-attempts") continue;
-    const [box, percent] = switches.get(kind) ?? addSwitch(kind);
-    box.checked = value > 0;
-    if (value > 0 && percent !== document.activeElement)  // while it is being typed in
-      percent.value = +(value * 100).toFixed(3);
-  }
-  if (byId("failing") !== document.activeElement) byId("failing").value = faults["failing-attempts"];
-  const playing = Object.entries(faults).filter(([, value]) => value > 0).map(([kind]) => kind);
-  byId("playing").textContent = playing.length ? `(${playing.join(", ")})` : "";
+function tally({accepted, refused}) {
+  return `${plural(accepted, "message")} and ${plural(refused, "refused request")}`;
 }
 
-function addSwitch(kind) {
-  const row = byId("switch").content.firstElementChild.cloneNode(true);
-  const box = row.querySelector("[role=switch]"), percent = row.querySelector(".percent");
-  row.querySelector(".kind").textContent = kind;
-  box.name = kind;
-  percent.setAttribute("aria-label", `${kind}: percent of the sends`);
-  const set = () => setFault(kind, percent, percent.value / 100);
-  box.addEventListener("change", () => {
-    if (!(percent.value > 0)) percent.value = 100;
-    if (box.checked) set(); else setFault(kind, box, 0);
-  });
-  percent.addEventListener("change", set);
-  percent.addEventListener("blur", () => showFaults(played));
-  byId("switches").append(row);
-  switches.set(kind, [box, percent]);
-  return [box, percent];
+async function forget() {
+  byId("forget").close();
+  const forgotten = await ask("sandbox/entries", {method: "DELETE"});
+  if (forgotten === null) return;
+  byId("said").textContent = `Forgotten: ${tally(forgotten)}.`;
+  byId("search").focus();  // «Forget all» has nothing to forget, and holds no focus
+  goTo(0);
 }
 
-async function ask(path, request) {
-  let answer = null;
-  try {
-    const response = await fetch(path, request);
-    if (response.ok) answer = response.status === 204 ? {} : await response.json();
-  } catch {}  // no answer, or another server's
-  byId("complaint").textContent = answer === null ? "The sandbox did not do as it was asked." : "";
-  return answer;
+function lose() {
+  if (!byId("lost").hidden) return;  // it has been said
+  const since = heard === null ? "" : ` This page shows its state at ${moments.format(heard)}.`;
+  byId("lost").textContent = `Disconnected: the sandbox does not answer.${since}`;
+  byId("lost").hidden = false;
+  byId("connection").textContent = "trying again…";
+  document.title = "Disconnected – SMS sandbox";
 }
 
-function setFault(kind, field, value) {
-  if (!field.reportValidity()) return showFaults(played);
-  setting += 1;
-  asked = asked.then(async () => {
-    let faults = await ask("sandbox/faults");  // a PUT sets all of them, and another page may have set some
-    if (faults !== null) {
-      const attempts = Math.min(faults["failing-attempts"], byId("failing").max);  // Python may set more than the page may
-      const body = JSON.stringify({...faults, "failing-attempts": attempts, [kind]: value});
-      faults = await ask("sandbox/faults", {method: "PUT", body});
-    }
-    setting -= 1;
-    showFaults(faults ?? played);
-  });
+function find() {
+  loading = null;
+  byId("complaint").textContent = "";
+  byId("lost").hidden = true;
+  byId("connection").textContent = "watching: messages appear as they arrive";
+  document.title = "SMS sandbox";
+}
+
+async function load() {
+  const found = await fetchJson("sandbox/access");
+  if (found === null) return void (loading = null);
+  access = found;
+  showAccess();
 }
 
 function watch() {
   clearTimeout(again);
   events?.close();
   if (document.hidden) return;  // each page that watches takes one of the browser's few connections to a host
-  let first = true;  // the first state of a connection has all messages
-  events = new EventSource("sandbox/events");
-  events.addEventListener("open", () => {
-    first = true;
-    byId("complaint").textContent = "";
-    byId("connection").textContent = "watching: messages appear as they arrive";
+  const connection = events = new EventSource("sandbox/events");
+  connection.addEventListener("open", find);
+  connection.addEventListener("error", () => {
+    lose();
+    if (connection.readyState === EventSource.CLOSED) again = setTimeout(watch, 2000);  // after a refusal the browser gives up
   });
-  events.addEventListener("error", () => {
-    byId("connection").textContent = "the sandbox does not answer; trying again…";
-    if (events.readyState === EventSource.CLOSED) again = setTimeout(watch, 2000);  // after a refusal the browser gives up
-  });
-  events.addEventListener("state", (event) => {
-    const {messages, statistics, faults, cleared} = JSON.parse(event.data);
-    if (first || cleared) forgetAllBut(messages);  // the items that stay keep focus and place
-    first = false;
-    messages.forEach(show);
-    for (const uid of items.keys()) {  // in the order of arrival
-      if (items.size <= SHOWN) break;
-      forget(uid);
-    }
+  connection.addEventListener("state", async (event) => {
+    await (loading ??= load());  // the list and the switches need its names and sentences
+    if (access.apis.length === 0) return;
+    const {statistics, faults} = JSON.parse(event.data);
     count(statistics);
+    heard = new Date();
     showFaults(faults);
-    filter();
+    list();
   });
 }
 
-byId("failing").addEventListener("change", () => setFault("failing-attempts", byId("failing"), +byId("failing").value));
-byId("failing").addEventListener("blur", () => showFaults(played));
-byId("search").addEventListener("input", filter);
-byId("faults").querySelector("form").addEventListener("submit", (event) => event.preventDefault());
-byId("clear").addEventListener("click", () => ask("sandbox/messages", {method: "DELETE"}));
+byId("clear").addEventListener("click", () => {
+  byId("question").textContent = `Forget ${tally(counts)}?`;
+  byId("forget").showModal();
+});
+byId("keep").addEventListener("click", () => byId("forget").close());
+byId("sure").addEventListener("click", forget);
 document.addEventListener("visibilitychange", watch);
-watch();
+document.addEventListener("DOMContentLoaded", watch);  // when the other scripts are there

@@ -2,6 +2,8 @@
 
 import asyncio
 import functools
+import inspect
+import os
 import sys
 from functools import partial
 from typing import Final, TypeVar
@@ -9,7 +11,7 @@ from typing import Final, TypeVar
 import httpx
 
 from oca_sms_async._call import CallOptions, CallState
-from oca_sms_async._connections import own_client
+from oca_sms_async._connections import ExactConnectErrors, own_client
 from oca_sms_async._endable import EndableWaits, WaitEndedError
 from oca_sms_async._errors import (
     ApiError,
@@ -20,6 +22,7 @@ from oca_sms_async._errors import (
     OcaSmsError,
     RateLimitedError,
 )
+from oca_sms_async._httpx_internals import transport_of
 from oca_sms_async._limiter import RateLimiter
 from oca_sms_async._log import log
 from oca_sms_async._retry import RetryPolicy, retry
@@ -74,6 +77,7 @@ class Dispatcher:
         )
         self._headers = headers.raw
         self._url = functools.lru_cache(maxsize=8)(lambda path: httpx.URL(base_url + path))
+        self._pid: int | None = None  # of the process that first sent
         self._under_way = UnderWay()
         self._waits = EndableWaits()
         self._closed = False
@@ -162,8 +166,7 @@ class Dispatcher:
             self.check_open()
             raise
         except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
-            line = f"the limiter failed ({type(error).__name__}): nobody knows whether a request is within the limit"
-            raise LimiterUnavailableError(line) from scrub(error, outer)
+            raise _broken(error) from scrub(error, outer)
         finally:
             self.counts.limiter_wait += clock() - since
 
@@ -186,6 +189,7 @@ class Dispatcher:
         if options.deadline is not None and options.deadline.has_passed():
             raise ExpiredError("the message expired before its request was started")
         http = self._http(request)
+        self._pid = self._pid or os.getpid()
         self.counts.in_flight += 1
         call.started()
         try:
@@ -204,9 +208,16 @@ class Dispatcher:
 
     async def _start(self, options: CallOptions) -> None:
         """Take another token where a stall since the last one has made the request late, if the limiter knows."""
-        start = getattr(self._limiter, "start", None)
-        while start is not None and not await start():
-            await self._token(options)
+        outer, start = sys.exception(), getattr(self._limiter, "start", None)
+        if not inspect.iscoroutinefunction(start):  # a limiter's `start` may be another method of the same name
+            return
+        try:
+            while await start() is False:
+                await self._token(options)
+        except (OcaSmsError, TimeoutError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
+            raise _broken(error) from scrub(error, outer)
 
     def _pause(self, refusal: ApiError) -> None:
         """Let nothing through for a while after a refusal by the rate limit; the refusal counts more than a limiter
@@ -224,7 +235,18 @@ class Dispatcher:
     def _reason_closed(self) -> str:
         if self._closed:
             return "this client is closed"
-        return "the http_client that was lent to this client is closed" if self._client.is_closed else ""
+        if self._client.is_closed:
+            return "the http_client that was lent to this client is closed"
+        if self._pid not in {None, os.getpid()} and not self._survives_fork():
+            return "the http_client that was lent to this client was used before a fork: lend each process its own"
+        return ""
+
+    def _survives_fork(self) -> bool:
+        """Tell whether the transport makes new connections in a forked child.
+
+        httpx's own would send on a connection of the parent, which could take the answer for one of its own.
+        """
+        return isinstance(transport_of(self._client, self._url("")), ExactConnectErrors)
 
     def _http(self, request: Request[_T]) -> httpx.Request:
         """Return a request whose headers are complete already; httpx would put them together anew each time."""
@@ -236,3 +258,8 @@ class Dispatcher:
         )
         http.read()  # else its content could not be looked at
         return http
+
+
+def _broken(error: Exception) -> LimiterUnavailableError:
+    line = f"the limiter failed ({type(error).__name__}): nobody knows whether a request is within the limit"
+    return LimiterUnavailableError(line)

@@ -90,14 +90,16 @@ class KeyedSends:
 
         Yield whether one that was waited for may have sent the message.
         """
-        sent_meanwhile = False
-        while (other := self._under_way.get(key)) is not None:
+        loop, sent_meanwhile = asyncio.get_running_loop(), False
+        # A send of a dead loop, or of the process before a fork, does not end here any more.
+        while (other := self._under_way.get(key)) is not None and other.get_loop() is loop:
             sent_meanwhile = await _until(other, deadline, call) or sent_meanwhile
-        mine = self._under_way[key] = asyncio.get_running_loop().create_future()
+        mine = self._under_way[key] = loop.create_future()
         try:
             yield sent_meanwhile
         finally:
-            del self._under_way[key]
+            if self._under_way.get(key) is mine:
+                del self._under_way[key]
             mine.set_result(sent_meanwhile or call.may_have_been_sent or call.is_replay)
 
 

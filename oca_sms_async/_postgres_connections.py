@@ -20,7 +20,6 @@ from oca_sms_async._postgres_troubles import LateError, PlainError, UnansweredEr
 
 _T = TypeVar("_T")
 
-_MOST: Final = 4  # connections of one process: many processes share the hundred that PostgreSQL has by default
 _IDLE: Final = 60.0  # seconds, after which a connection that was not needed is closed
 _FRESH: Final = 2.0  # seconds after its last answer in which a connection needs no check
 _PAUSES: Final = (0.02, 0.5)  # seconds between two attempts: the first pause, and the longest
@@ -43,22 +42,24 @@ class Connections:
     the process that made them: another loop, or a forked child, makes its own.
     """
 
-    def __init__(self, conninfo: str, *, timeout: float) -> None:
+    def __init__(self, conninfo: str, *, timeout: float, most: int = 4) -> None:
         check_conninfo(conninfo)
+        self._most: Final = most  # few: many processes share the hundred connections that PostgreSQL has by default
         self._timeout = timeout
         self._options = _make_options(conninfo, timeout)
         self._owner: tuple[asyncio.AbstractEventLoop, int] | None = None
         self._inherited: list[Connection] = []
         self._open = weakref.WeakSet[Connection]()
         self._idle: list[Connection] = []
-        self._slots = asyncio.Semaphore(_MOST)
+        self._slots = asyncio.Semaphore(self._most)
         self._trouble: str | None = None  # of the last connection that failed
         self._endings: dict[Connection, asyncio.Task[None]] = {}
 
-    async def perform(self, work: Work[_T], *, repeatable: bool = True) -> _T:
+    async def perform(self, work: Work[_T], *, repeatable: bool = True, patient: bool = True) -> _T:
         """Do something with a shared connection, and return the result.
 
-        If it is `repeatable`, a lost connection or a restart of the server costs only time: the work is done anew.
+        A server that is away costs only time, unless `patient` is False. A lost connection does too, if the work is
+        `repeatable`: it is done anew.
         """
         self._enter()
         deadline = asyncio.get_running_loop().time() + self._timeout
@@ -68,7 +69,7 @@ class Connections:
         except TimeoutError:
             raise LateError(self._trouble or "no connection to PostgreSQL was free in time") from None
         try:
-            return await self._repeat(work, deadline, repeatable=repeatable)
+            return await self._repeat(work, deadline, repeatable=repeatable, patient=patient)
         finally:
             self._slots.release()
 
@@ -86,13 +87,17 @@ class Connections:
         if connection not in self._endings:  # it is closed when its statement has ended
             await connection.close()
 
-    async def aclose(self) -> None:
-        """Close the shared connections."""
+    async def renew(self) -> None:
+        """Close the shared connections that are idle, so that the next work gets a new one."""
         self._enter()
-        while self._endings:
-            await asyncio.wait(self._endings.values())
         while self._idle:
             await self._idle.pop().close()
+
+    async def aclose(self) -> None:
+        """Close the shared connections, once abandoned statements have ended."""
+        await self.renew()
+        while self._endings:
+            await asyncio.wait(self._endings.values())
 
     def _enter(self) -> None:
         """Forget the connections of another event loop or of the parent process."""
@@ -107,9 +112,9 @@ class Connections:
         self._open.clear()
         self._idle.clear()
         self._endings.clear()
-        self._owner, self._slots, self._trouble = owner, asyncio.Semaphore(_MOST), None
+        self._owner, self._slots, self._trouble = owner, asyncio.Semaphore(self._most), None
 
-    async def _repeat(self, work: Work[_T], deadline: float, *, repeatable: bool) -> _T:
+    async def _repeat(self, work: Work[_T], deadline: float, *, repeatable: bool, patient: bool) -> _T:
         """Do the work on one connection after the other, until it succeeds or there is no hope."""
         loop = asyncio.get_running_loop()
         pause, longest = _PAUSES
@@ -125,7 +130,8 @@ class Connections:
                 lost = connection is None or connection.closed
                 if connection is not None:
                     await self._give_back(connection, error)
-                hopeless = not is_passing(error, lost=lost) or (connection is not None and not repeatable)
+                begun = connection is not None
+                hopeless = not patient or (begun and not repeatable) or not is_passing(error, lost=lost)
                 if hopeless or loop.time() + pause > deadline:
                     raise
                 earlier = error
@@ -151,8 +157,7 @@ class Connections:
                 await self._use(connection, _ask, min(deadline, loop.time() + self._timeout / 4))
             except psycopg.Error:
                 await self.release(connection)
-                while self._idle:  # they were as idle
-                    await self._idle.pop().close()
+                await self.renew()  # the others were as idle
             else:
                 return connection
         return await self._connect(deadline)

@@ -18,7 +18,7 @@ from oca_sms_async._postgres_messages import Claimable, write_entry
 from oca_sms_async._postgres_operations import Operations, fail
 from oca_sms_async._postgres_run import Run
 from oca_sms_async._postgres_store import Store
-from oca_sms_async._postgres_troubles import PlainError, StaleError, explain
+from oca_sms_async._postgres_troubles import PlainError, StaleError, check_name, explain
 from oca_sms_async._scrub import scrub
 from oca_sms_async._settings import positive_seconds
 
@@ -196,12 +196,6 @@ class PostgresJournal:
         if not begun:
             raise PlainError(_USED)
         return run
-
-
-def check_name(name: str) -> None:
-    """Raise `ValueError` unless PostgreSQL can keep this name."""
-    if not (isinstance(name, str) and name and "\0" not in name and name.isprintable()):
-        raise ValueError("name must be a str of printable characters: it tells one journal from another")
 
 
 async def _refuse() -> bool:

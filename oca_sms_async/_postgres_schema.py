@@ -35,8 +35,11 @@ CREATE INDEX oca_sms_message_by_uid ON oca_sms_message (journal, msg_uid) WHERE 
 CREATE INDEX oca_sms_message_in_doubt ON oca_sms_message (journal, ended) WHERE status = 1;
 CREATE UNLOGGED TABLE oca_sms_bucket (
     name text PRIMARY KEY,
-    tat double precision NOT NULL,
-    paused double precision NOT NULL
+    asked double precision NOT NULL,
+    paused double precision NOT NULL,
+    at double precision NOT NULL,
+    taken boolean NOT NULL,
+    tat double precision NOT NULL
 ) WITH (fillfactor = 50);
 INSERT INTO oca_sms_schema VALUES (1);
 """

@@ -103,3 +103,9 @@ def explain(error: psycopg.Error) -> str:
     if error.sqlstate is None:
         return _LOST
     return _REASONS.get(error.sqlstate, f"PostgreSQL reports {type(error).__name__} ({error.sqlstate})")
+
+
+def check_name(name: str) -> None:
+    """Raise `ValueError` unless PostgreSQL can keep this name."""
+    if not (isinstance(name, str) and name and "\0" not in name and name.isprintable()):
+        raise ValueError("name must be a str of printable characters: it tells one journal, or one limit, from another")

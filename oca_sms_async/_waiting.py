@@ -156,7 +156,8 @@ class PrioritySemaphore:
     """A bound on how much runs at once, with a `PriorityWaitQueue` in front of it."""
 
     def __init__(self, value: int) -> None:
-        self._free = value
+        self._value = self._free = value
+        self.pid: int | None = None  # the process of the permits that are out
         self._queue = PriorityWaitQueue(self._take, lambda now: now if self._free else None)
 
     def held(self, priority: Priority, deadline: float | None) -> "_Permit":
@@ -168,7 +169,8 @@ class PrioritySemaphore:
 
     async def acquire(self, priority: Priority, deadline: float | None) -> None:
         """Take a permit, to be given back with `release`; `TimeoutError` at the deadline, in the loop's time."""
-        self._queue.enter_loop()
+        if self._queue.enter_loop() and self.pid != os.getpid():
+            self._free, self.pid = self._value, os.getpid()  # permits that are out in the parent never return here
         await self._queue.wait(priority, deadline)
 
     def release(self) -> None:
@@ -186,7 +188,7 @@ class PrioritySemaphore:
 class _Permit:
     """One use of a `PrioritySemaphore`: a class, because contextlib's generators cost each send some microseconds."""
 
-    __slots__ = ("_deadline", "_priority", "_semaphore")
+    __slots__ = ("_deadline", "_pid", "_priority", "_semaphore")
 
     def __init__(self, semaphore: PrioritySemaphore, priority: Priority, deadline: float | None) -> None:
         self._semaphore = semaphore
@@ -195,6 +197,8 @@ class _Permit:
 
     async def __aenter__(self) -> None:
         await self._semaphore.acquire(self._priority, self._deadline)
+        self._pid = self._semaphore.pid
 
     async def __aexit__(self, *_: object) -> None:
-        self._semaphore.release()
+        if self._pid == self._semaphore.pid:  # else a task of the parent is collected in a forked child
+            self._semaphore.release()

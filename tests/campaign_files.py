@@ -51,8 +51,7 @@ def write_campaign(path: Path, count: int) -> Path:
 def assert_no_secret(output: str, *, texts: bool = True) -> None:
     """Fail if an output holds a number in any spelling, a part of the account, or, with `texts`, of a text."""
     plain = re.sub(r"[ .()-]", "", output)
-    secrets = (USERNAME, PASSWORD, TOKEN, SUBSCRIBERS, *["marker"] * texts)
-    found = [it for it in secrets if it in output or it in plain]
+    found = [it for it in (USERNAME, PASSWORD, TOKEN, SUBSCRIBERS, *["marker"] * texts) if it in output or it in plain]
     assert not found, output
 
 

@@ -137,9 +137,8 @@ def portal() -> Iterator[BlockingPortal]:
 @pytest.fixture
 def served(portal: BlockingPortal) -> Iterator[Sandbox]:
     """A sandbox in that thread, with an account that no output may show."""
-    with portal.wrap_async_context_manager(
-        Sandbox(username=USERNAME, password=PASSWORD, token=TOKEN).serve()
-    ) as sandbox:
+    sandbox = Sandbox(username=USERNAME, password=PASSWORD, token=TOKEN)
+    with portal.wrap_async_context_manager(sandbox.serve()):
         yield sandbox
 
 

@@ -379,7 +379,7 @@ def test_status_prints_the_record_with_its_number_masked(oca: Oca, served: Sandb
         "status": "send" if api == "regular-v2" else "sent",
         "phone_number": "***********159",
         "total_sms": "1",
-        "application": "sandbox",
+        "application": "-" if api in PREMIUM else "sandbox",
     }
     bare = read_pairs((oca("status", message.msg_uid, "--show-numbers", "--show-texts")).out)
     assert bare == shown | {"phone_number": PHONE, "message_body": "" if api in PREMIUM else TEXT}

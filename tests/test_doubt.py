@@ -21,6 +21,7 @@ from oca_sms_async import (
     ClientClosedError,
     DeliveryUnknownError,
     Failed,
+    JournalClosedError,
     JournalError,
     LimiterUnavailableError,
     Outcome,
@@ -305,6 +306,26 @@ async def test_a_journal_that_fails_after_the_receipt_leaves_doubt(
     assert (failed.error.attempts, failed.error.may_have_been_sent) == (1, True)
     assert isinstance(failed.error.__cause__, JournalError)
     assert isinstance(report.stopped_by, JournalError)
+
+
+async def test_a_journal_that_is_closed_ends_a_bulk(tmp_path: Path) -> None:
+    """Messages on the wire are in doubt, as a later run will see them, and `stopped_by` names the journal."""
+    gate = asyncio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await gate.wait()
+        return accept(request)
+
+    gateway = Gateway(answer)
+    journal = SqliteJournal(tmp_path / "journal")
+    async with client_of(gateway).bulk(make_messages(9), concurrency=3, journal=journal) as run:
+        await until(lambda: len(gateway.texts) == 3)
+        await journal.aclose()
+        gate.set()
+        report = await run.report()
+    assert isinstance(report.stopped_by, JournalClosedError)
+    assert len(report.outcomes) == run.pulled
+    assert [outcome.sms.message for outcome in report.unknown] == gateway.texts == ["0", "1", "2"]
 
 
 @in_virtual_time

@@ -629,6 +629,35 @@ async def test_a_claim_that_a_bulk_loses_counts_once(journal: Journal, beside: J
     assert gateway.texts == [TEXT]
 
 
+# --- claims ---------------------------------------------------------------------------------------------------------
+
+
+async def test_only_the_claimer_settles(journal: Journal) -> None:
+    """A sender that was given up for gone changes nothing, once another one has the message."""
+    first = await journal.lookup_key(KEY, PHONE, TEXT)
+    assert await journal.intend(first, seconds=0)
+    second = await journal.lookup_key(KEY, PHONE, TEXT)
+    assert await journal.intend(second, seconds=100)
+    await journal.settle(first, JournalEntry(Status.UNSENT))
+    sent = JournalEntry(Status.SENT, SendReceipt("uid", "sent", 2), 2)
+    with pytest.raises(JournalError, match="another sender took the message"):
+        await journal.settle(first, sent)
+    assert await journal.lookup(KEY) == JournalEntry(Status.DOUBTFUL, attempts=2)
+    await journal.settle(second, sent)
+    assert await journal.lookup(KEY) == sent
+
+
+async def test_a_late_failure_does_not_undo_what_was_found(journal: Journal) -> None:
+    """A message that the history has was sent, whatever its sender hears later."""
+    claimed = await journal.lookup_key(KEY, PHONE, TEXT)
+    assert await journal.intend(claimed, seconds=0)
+    await journal.begin_run()
+    assert await journal.find(await journal.lookup_next(KEY, PHONE, TEXT), SendReceipt("uid", "sent", 1))
+    await journal.end_run()
+    await journal.settle(claimed, JournalEntry(Status.DOUBTFUL, attempts=1))
+    assert await journal.lookup(KEY) == JournalEntry(Status.SENT, SendReceipt("uid", "sent", 1), 1)
+
+
 # --- lookup and forget ----------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 import pytest
+from each_api import connect, each_api
 from limiter_contract import SLACK, LimiterContract, Make, most_in_a_window
 from moved_clock import HANG, Clock, turns, until
 from redis import Redis as BlockingRedis
@@ -18,7 +19,16 @@ from redis import exceptions
 from redis.asyncio import Redis
 from redis_server import Address, RedisServer, serving
 
-from oca_sms_async import AsyncOcaSms, LimiterUnavailableError, Priority, RateLimiter, TokenBucket, Unlimited
+from oca_sms_async import (
+    AsyncOcaSms,
+    ExpiredError,
+    LimiterUnavailableError,
+    Priority,
+    RateLimitedError,
+    RateLimiter,
+    TokenBucket,
+    Unlimited,
+)
 from oca_sms_async.redis import RedisTokenBucket, _reason
 from oca_sms_async.sandbox import Sandbox
 
@@ -347,6 +357,23 @@ async def test_a_hopeless_deadline_takes_no_token(shared_server: RedisServer, wa
     await clock.end(waiting, once=until(lambda: bucket.statistics().tokens), at_most=101)
     await waiting
     assert (bucket.statistics().granted, bucket.statistics().refused) == (2, 10)
+    await bucket.aclose()
+
+
+@each_api
+async def test_it_paces_each_api(shared_server: RedisServer, sandbox: Sandbox, api: str) -> None:
+    """A message goes out by each API, and after a 429 with the vendor's headers alone the next one waits."""
+    bucket = RedisTokenBucket(shared_server.url, name=f"by {api}", rate=1000.0)
+    async with connect(sandbox, api, limiter=bucket) as client:
+        assert (await client.send("+6281381475159", "x")).msg_uid == sandbox.inbox[0].msg_uid
+        sandbox.when().respond("rate-limited", times=1)
+        with pytest.raises(RateLimitedError) as caught:
+            await client.send("+6281381475159", "y")
+        assert caught.value.retry_after
+        assert bucket.statistics().paused_for > 0
+        with pytest.raises(ExpiredError) as refused:
+            await client.send("+6281381475159", "z", expires_in=0.01)
+        assert (refused.value.attempts, refused.value.may_have_been_sent) == (0, False)
     await bucket.aclose()
 
 

@@ -75,7 +75,7 @@ from oca_sms_async import (
 )
 from oca_sms_async.aiohttp import aiohttp_client
 from oca_sms_async.cli import main
-from oca_sms_async.postgres import SCHEMA, PostgresJournal
+from oca_sms_async.postgres import SCHEMA, PostgresJournal, PostgresTokenBucket
 from oca_sms_async.redis import RedisTokenBucket
 from oca_sms_async.sandbox import FAULTS, Inbox, Message, Sandbox
 from oca_sms_async.testing import oca_sms_client, oca_sms_sandbox
@@ -116,6 +116,7 @@ async def make() -> None:
         allow_http=True,
         region="SG",
     )
+    assert_type(own.has_history, bool)
     assert_type(await own.aclose(), None)
     assert_type(AsyncOcaSms.from_env(), AsyncOcaSms)
     assert_type(AsyncOcaSms.from_env(os.environ, timeout=5.0), AsyncOcaSms)
@@ -257,6 +258,14 @@ async def share() -> None:
     async with PostgresJournal("postgresql://localhost/sms", name="acme", timeout=2) as shared:
         assert_type(await shared.setup(), None)
         await send_by_key(shared)
+    bucket = PostgresTokenBucket(
+        "postgresql://localhost/sms", name="acme", rate=22, capacity=1, fallback=TokenBucket(5)
+    )
+    assert_type(await bucket.setup(), None)
+    limiter: RateLimiter = bucket
+    AsyncOcaSms("user", "secret", limiter=limiter)
+    found = shared.lookup_key("login 17", PHONE, TEXT)
+    await found
     PostgresJournal("postgresql://localhost/sms")  # type: ignore[call-arg] # a journal has a name
     tables: str = SCHEMA
     assert tables

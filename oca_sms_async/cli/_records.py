@@ -24,7 +24,10 @@ _MOST_SHAPES: Final = 100  # of JSON objects
 
 @frozen
 class Record:
-    """One record: `line` is its row in a spreadsheet, or its line of JSON; `fault` is why it is no row, or `None`."""
+    """One record. `line` is its row in a spreadsheet, or its line of JSON.
+
+    `fault` is the reason why it is no row, or `None`.
+    """
 
     line: int
     columns: Columns = _NO_COLUMNS

@@ -131,10 +131,10 @@ async def turn() -> None:
     await asyncio.sleep(0.05)
 
 
-def refuse_use(*_: object, **__: object) -> asyncio.Future[Any]:
+def refuse_use(*_: object, reason: str = "the disk is gone", **__: object) -> asyncio.Future[Any]:
     """Stand for a journal that cannot be used."""
     refused = asyncio.get_running_loop().create_future()
-    refused.set_exception(JournalError("the disk is gone"))
+    refused.set_exception(JournalError(reason))
     return refused
 
 
@@ -420,6 +420,7 @@ async def test_a_journal_that_fails_before_the_first_byte(
     gateway = Gateway()
     client = keyed(gateway, journal)
     with monkeypatch.context() as patch:
+        patch.setattr(journal, "settle", lambda *_: refuse_use(reason="and its outcome cannot be kept"))
         patch.setattr(journal, call, refuse_use)
         errors = [await outcome(send(client)) for _ in range(2)]
     for error in errors:
@@ -436,7 +437,12 @@ async def test_waiters_of_a_send_that_sent_nothing_are_certain_too(
     """While the journal is gone, no send of a key leaves doubt."""
     gateway = Gateway()
     client = keyed(gateway, journal)
-    monkeypatch.setattr(journal, "lookup_key", refuse_use)
+
+    async def refuse_late(*_: str) -> Lookup:
+        await turn()
+        raise JournalError("the disk is gone")
+
+    monkeypatch.setattr(journal, "lookup_key", refuse_late)
     errors = await asyncio.gather(*(fail_to_send(client) for _ in range(3)))
     assert [(type(error), error.may_have_been_sent) for error in errors] == [(JournalError, False)] * 3
 

@@ -493,6 +493,17 @@ async def test_a_failed_message_keeps_no_frames_alive() -> None:
     assert report.failed[0].error.__traceback__ is None
 
 
+@in_virtual_time
+async def test_a_runs_repr_says_how_far_it_is() -> None:
+    """It has the stage, the count of pulled messages and the error that stopped the run, and no message."""
+    wire = Wire([Plan(takes=0), Plan(ends=(refuse_account,)), Plan()])
+    async with BulkRun(wire.send, wire.messages(), 1) as bulk:
+        await anext(bulk)
+        assert repr(bulk) == "<BulkRun running pulled=2 stopped_by=None>"
+        await bulk.report()
+    assert repr(bulk) == f"<BulkRun stopping pulled=2 stopped_by={bulk.stopped_by!r}>"
+
+
 # --- laziness -------------------------------------------------------------------------------------------------------
 
 

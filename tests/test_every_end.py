@@ -112,6 +112,14 @@ async def test_a_limiter_that_raises_before_the_first_byte_leaves_no_doubt() -> 
 class WithoutAnswer(Unlimited):
     """A limiter of a user's whose `start` is about itself."""
 
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+        """Give one token."""
+        self.tokens += 1
+        assert self.tokens == 1
+
     async def start(self) -> None:
         """Return None."""
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from oca_sms_async._errors import JournalError
 from oca_sms_async._journal._file import JournalFile
 from oca_sms_async._journal._records import Record, join, split
 from oca_sms_async._journal._values import Answer, JournalEntry, Lookup, Status
@@ -24,11 +25,16 @@ from oca_sms_async._models import SendReceipt
 _TABLES: Final = """
 PRAGMA journal_mode = MEMORY;
 PRAGMA synchronous = OFF;
-CREATE TABLE message (identity TEXT PRIMARY KEY, status TEXT, uid TEXT, run INTEGER, record TEXT) WITHOUT ROWID;
+CREATE TABLE message (
+    identity TEXT PRIMARY KEY, content TEXT, run INTEGER, status TEXT, uid TEXT, record TEXT
+) WITHOUT ROWID;
 CREATE TABLE occurrence (content TEXT PRIMARY KEY, run INTEGER, seen INTEGER) WITHOUT ROWID;
 """
 _BY_UID: Final = "CREATE INDEX message_by_uid ON message (uid) WHERE uid IS NOT NULL"
-_PUT: Final = "INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?)"
+_PUT: Final = "INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?, ?)"
+# A message that was looked up and not intended has no record, and is not in the file.
+_ENTER: Final = "INSERT INTO message (content, run, identity) VALUES (?, ?, ?)"
+_ENTER_AGAIN: Final = "UPDATE message SET content = ?, run = ? WHERE identity = ?"
 
 Operation = Callable[["Store"], Any]
 
@@ -68,16 +74,16 @@ class Store:
         self._file.close()
 
     def perform(self, operations: Sequence[Operation]) -> list[Any]:
-        """Run all operations in one transaction, and return their results; an error undoes all of them.
+        """Run all operations in one commit, and return their results. Their changes are on the disk when this returns.
 
-        Their changes are on the disk when this returns.
+        If the commit fails, nothing is changed. The result of an operation that is refused is its `JournalError`.
         """
         if self.broken:
             raise self._file.error("an earlier write has failed: begin a new run")
         with self._explained():
             self._index.execute("BEGIN")
             try:
-                results = [operation(self) for operation in operations]
+                results = [self._attempt(operation) for operation in operations]
                 if self._changes:
                     self._file.append(join(self._changes))
                     self.broken = True  # the file is ahead of the index
@@ -102,7 +108,8 @@ class Store:
         identity = (
             self._digest(b"nth", content, str(self._occurrence(content))) if key is None else self._digest(b"key", key)
         )
-        record, run = self._get(identity) or (Record(identity, content, Status.UNSENT), 0)
+        known = self._get(identity)
+        record, run = known or (Record(identity, content, Status.UNSENT), 0)
         answer = Answer.STORED
         # A message that certainly was not sent may be corrected in a later run, and keeps its key.
         if record.content != content and (run == self._run or record.status != Status.UNSENT):
@@ -110,7 +117,7 @@ class Store:
         elif run == self._run:
             answer = Answer.REPEATED
         else:
-            self._put(record._replace(content=content))
+            self._index.execute(_ENTER if known is None else _ENTER_AGAIN, (content, self._run, identity))
         return Lookup(bytes.fromhex(identity), _entry(record), answer, record.began, record.ended)
 
     def intend(self, message: Lookup) -> bool:
@@ -147,9 +154,19 @@ class Store:
         self.settle(message, JournalEntry(Status.SENT, receipt, receipt.attempts))
         return True
 
+    def _attempt(self, operation: Operation) -> Any:
+        try:
+            return operation(self)
+        except JournalError as refusal:  # it has changed nothing, and the other operations are of other callers
+            return refusal
+
     def _get(self, identity: str) -> tuple[Record, int] | None:
-        row = self._index.execute("SELECT record, run FROM message WHERE identity = ?", (identity,)).fetchone()
-        return None if row is None else (Record.decode(row[0]), row[1])
+        row = self._index.execute("SELECT content, run, record FROM message WHERE identity = ?", (identity,)).fetchone()
+        if row is None:
+            return None
+        content, run, text = row
+        record = Record(identity, content, Status.UNSENT) if text is None else Record.decode(text)
+        return record if record.content == content else record._replace(content=content), run
 
     def _known(self, message: Lookup) -> tuple[Record, int]:
         known = self._get(message.identity.hex())
@@ -157,13 +174,10 @@ class Store:
             raise self._file.error("this message was not looked up in it: begin a new run")
         return known
 
-    def _put(self, record: Record) -> str:
+    def _change(self, record: Record) -> None:
         text = record.encode()
         self._index.execute(_PUT, _row(record, text, run=self._run))
-        return text
-
-    def _change(self, record: Record) -> None:
-        self._changes.append(self._put(record))
+        self._changes.append(text)
 
     def _occurrence(self, content: str) -> int:
         row = self._index.execute("SELECT run, seen FROM occurrence WHERE content = ?", (content,)).fetchone()
@@ -188,8 +202,9 @@ class Store:
             raise self._file.error(reason) from error
 
 
-def _row(record: Record, text: str, *, run: int) -> tuple[str, str, str | None, int, str]:
-    return record.identity, record.status, None if record.msg_uid is None else _ascii(record.msg_uid), run, text
+def _row(record: Record, text: str, *, run: int) -> tuple[str, str, int, str, str | None, str]:
+    uid = None if record.msg_uid is None else _ascii(record.msg_uid)
+    return record.identity, record.content, run, record.status, uid, text
 
 
 def _ascii(text: str) -> str:

@@ -17,6 +17,7 @@ from oca_sms_async._errors import (
     InvalidCredentialsError,
     InvalidMessageError,
     InvalidRequestError,
+    JournalClosedError,
     JournalError,
     LimiterUnavailableError,
     MissingAuthorizationError,
@@ -28,7 +29,7 @@ from oca_sms_async._errors import (
     UnsupportedError,
     UserNotFoundError,
 )
-from oca_sms_async._journal import Journal, SqliteJournal
+from oca_sms_async._journal import Journal, JournalEntry, SqliteJournal
 from oca_sms_async._limiter import LimiterStatistics, RateLimiter, TokenBucket, Unlimited
 from oca_sms_async._models import SendReceipt, Sms, SmsRecord
 from oca_sms_async._observing import SendEvent
@@ -60,6 +61,8 @@ __all__ = [
     "InvalidMessageError",
     "InvalidRequestError",
     "Journal",
+    "JournalClosedError",
+    "JournalEntry",
     "JournalError",
     "LimiterStatistics",
     "LimiterUnavailableError",

@@ -55,6 +55,7 @@ class CallState:
     in_flight: bool = False
     last_error: OcaSmsError | None = None
     is_cut: bool = False
+    is_replay: bool = False
     _doubt: bool = False
     _unproven: bool = False
 
@@ -62,6 +63,14 @@ class CallState:
     def may_have_been_sent(self) -> bool:
         """True as soon as one attempt may have been taken, whatever came after it."""
         return self.sends and (self._doubt or self._unproven)
+
+    def record_by(self, record: Callable[[], Awaitable[None]]) -> None:
+        """Have `record` awaited before the first byte: it writes the intent to a journal."""
+        self.before_first_send = record
+
+    def replay(self) -> None:
+        """The journal has the receipt of an earlier send; nothing was sent."""
+        self.is_replay = True
 
     def started(self) -> None:
         """A request starts: from now on the message is in doubt."""

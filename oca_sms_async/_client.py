@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
-from typing import Self, Unpack, overload
+from typing import Final, Self, Unpack, overload
 
 import httpx
 
@@ -41,7 +41,8 @@ class AsyncOcaSms(Questions):
     `limiter` defaults to a `TokenBucket` of the client's own; clients that share a limiter keep one limit together.
     `retry` says how HTTP 500 with code 13 is repeated. `timeout` is in seconds for one attempt in total. A lent
     `http_client` is used as it is and never closed. `allow_http` permits plain http beyond loopback. `region` is how a
-    number without country code is read. `observer` is told of every send that ended.
+    number without country code is read. `journal` remembers sends with a key; it is lent, and never closed.
+    `observer` is told of every send that ended.
 
     A wrong value is a `ValueError` that names it and shows no secret. Certificates that cannot be read, because
     `SSL_CERT_FILE` leads nowhere, are an `OSError`.
@@ -64,6 +65,7 @@ class AsyncOcaSms(Questions):
         http_client: httpx.AsyncClient | None = None,
         allow_http: bool = False,
         region: str = "ID",
+        journal: Journal | None = None,
         observer: Callable[[SendEvent], None] | None = None,
     ) -> None:
         if api is None:
@@ -81,15 +83,19 @@ class AsyncOcaSms(Questions):
             policy=retry,
             lent=http_client,
         )
-        self._sender = Sender(api, self._dispatcher, region=region, timeout=self._timeout, observer=observer)
+        self.journal: Final = journal
+        self._sender = Sender(
+            api, self._dispatcher, region=region, timeout=self._timeout, journal=journal, observer=observer
+        )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = ENVIRONMENT, **options: Unpack[EnvironmentOptions]) -> Self:
         """Return a client with the environment's account, and with `options` for the rest; an option given wins.
 
-        `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` are needed; `OCA_SMS_BASE_URL` and `OCA_SMS_ALLOW_HTTP` (1, true,
-        yes, on, or their opposites) may be there. `ValueError` names the variable that is missing, or the field that
-        is wrong.
+        `OCA_SMS_API` names the API: `regular-v1` (the default), `regular-v2`, `premium-v1` or `premium-v2`. V1 needs
+        `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD`, V2 needs `OCA_SMS_TOKEN`, and Premium also `OCA_SMS_SENDER_ID`.
+        `OCA_SMS_BASE_URL` and `OCA_SMS_ALLOW_HTTP` (1, true, yes, on, or their opposites) may be there. `ValueError`
+        names each variable that is missing or belongs to another API, or the field that is wrong.
         """
         variables = Environment(environ)
         del environ  # an error tracker would serialise all of it if the next line raises
@@ -116,20 +122,28 @@ class AsyncOcaSms(Questions):
         phone: str,
         message: str,
         *,
+        key: str | None = None,
         expires_in: float | timedelta | None = None,
+        expires_at: datetime | None = None,
         priority: Priority = Priority.INTERACTIVE,
     ) -> SendReceipt:
         """Send one message and return the gateway's receipt; every failure is an `OcaSmsError`.
 
-        `phone` in any usual spelling. `expires_in` (seconds, or a timedelta) bounds the whole call, waiting and
-        repetitions included: a message that cannot be sent by then ends in an `ExpiredError`. A cancellation from
-        outside gives no answer: then treat the message as possibly sent, or use `expires_in` instead. A `priority`
-        that does not exist is a `ValueError`.
+        `phone` in any usual spelling. `expires_in` (seconds, or a timedelta) and `expires_at` (an aware datetime) bound
+        the whole call, waiting and repetitions included; the earlier one counts. A message that cannot be sent by then
+        ends in an `ExpiredError`. A cancellation from outside gives no answer: then treat the message as possibly sent,
+        or use `expires_in` instead. A `priority` that does not exist is a `ValueError`.
+
+        `key` is your own name for the message, and the client's journal decides by it; without a journal it is a
+        `ValueError`. A key that was sent returns its earlier receipt. One in doubt is a `DeliveryUnknownError`. Neither
+        sends anything. Another number or text under such a key is an `InvalidMessageError`. A key that is new, or
+        certainly was not sent, is sent. Of several sends of a key at once, on all machines that share the journal, one
+        makes a request; the others wait for its outcome. `JournalError` if the journal cannot be used: nothing was
+        sent.
         """
         self._dispatcher.check_open()
-        return await self._sender.send(
-            phone, message, CallState(), Priority(priority), partial(find_deadline, expires_in=expires_in)
-        )
+        deadline = partial(find_deadline, expires_in=expires_in, expires_at=expires_at)
+        return await self._sender.send(phone, message, CallState(), Priority(priority), deadline, key=key)
 
     def bulk(
         self,
@@ -181,8 +195,10 @@ class AsyncOcaSms(Questions):
         `messages` are those that the journal's runs were given, in the same order. One record settles one message, by
         number, text and date (two minutes earlier to an hour later, because clocks differ). A record that may be the
         second copy of a message settles no other. A message that is not found stays in doubt: the history may lag or be
-        incomplete. Errors as those of `history`, and `JournalError`; they change nothing.
+        incomplete. Errors as those of `history`, and `JournalError`; they change nothing. `UnsupportedError` comes
+        first, even if nothing is in doubt.
         """
+        self._api.history()  # raises where there is none
         return await reconcile(
             JournalRun(journal, self._sender.normalize), messages, self._sender.normalize, self.history
         )
@@ -193,7 +209,7 @@ class AsyncOcaSms(Questions):
 
     def _journal_run(self, journal: Journal | None, *, resend_unknown: bool) -> JournalRun | None:
         if journal is not None:
-            return JournalRun(journal, self._sender.normalize, resend_unknown=resend_unknown)
+            return JournalRun(journal, self._sender.normalize, seconds=self._timeout, resend_unknown=resend_unknown)
         if resend_unknown:
             raise ValueError("resend_unknown needs a journal: it is about what an earlier run left in doubt")
         return None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator
@@ -17,6 +18,10 @@ from oca_sms_async._tls import tls_context
 # that moment dies under its request, and the message is in doubt. Ours end well before.
 KEEPALIVE: Final = 2.5
 
+# Connections of before a fork. If one were closed in the child, or collected, its socket would leave the selector that
+# the parent process still waits on, and the parent's next request on it would never hear its answer.
+_of_the_parent: Final = list[object]()
+
 
 def own_client(base_url: httpx.URL) -> httpx.AsyncClient:
     """Return the client of an `AsyncOcaSms` without a lent one.
@@ -26,6 +31,11 @@ def own_client(base_url: httpx.URL) -> httpx.AsyncClient:
     URL. `ValueError` if that proxy cannot be used, `OSError` if `SSL_CERT_FILE` or `SSLKEYLOGFILE` cannot.
     """
     return _OwnClient(transport=Connections(base_url), trust_env=False, timeout=None)
+
+
+def leave_to_parent(*connections: object) -> None:
+    """Keep connections that were made before a fork as they are until this process ends."""
+    _of_the_parent.extend(connections)
 
 
 class ExactConnectErrors(httpx.AsyncBaseTransport):
@@ -49,6 +59,7 @@ class Connections(ExactConnectErrors):
         self._busy = set[httpx.AsyncHTTPTransport]()
         self._closing = set[asyncio.Task[None]]()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
         self._timer: asyncio.TimerHandle | None = None
         usable = False
         with contextlib.suppress(ValueError, ImportError, httpx.InvalidURL):  # their texts may quote the password
@@ -82,7 +93,10 @@ class Connections(ExactConnectErrors):
         return response
 
     async def aclose(self) -> None:
-        """Close every connection, also under a request, and return when all are closed."""
+        """Close every connection, also under a request, and return when all of the running loop are closed."""
+        self._leave_those_of_parent()
+        if self._loop is not asyncio.get_running_loop():
+            self._closing.clear()  # tasks of another loop do not end while this one runs
         for connection in [*self._busy, *(connection for connection, _ in self._idle)]:
             self._close(connection)
         self._busy.clear()
@@ -109,6 +123,7 @@ class Connections(ExactConnectErrors):
         """Return the connection used last that can serve again; close each one that cannot."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # connections of another loop can be neither used nor closed in this one
+            self._leave_those_of_parent()
             self._loop, self._timer = loop, None
             self._busy.clear()
             self._idle.clear()
@@ -119,6 +134,13 @@ class Connections(ExactConnectErrors):
                 return connection
             self._close(connection)
         return None
+
+    def _leave_those_of_parent(self) -> None:
+        if self._pid != os.getpid():
+            leave_to_parent(*self._busy, *self._idle, *self._closing)
+            self._pid = os.getpid()
+            self._busy.clear()
+            self._idle.clear()
 
     def _new(self) -> httpx.AsyncHTTPTransport:
         """Return a transport that connects with its first request."""

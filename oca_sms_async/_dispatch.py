@@ -1,16 +1,18 @@
 """A request's way, always the same: slot, token, transport, parse; and round again where the retry policy says so."""
 
 import asyncio
-import contextlib
 import functools
+import inspect
+import os
 import sys
-from collections.abc import AsyncIterator
+from functools import partial
 from typing import Final, TypeVar
 
 import httpx
 
 from oca_sms_async._call import CallOptions, CallState
-from oca_sms_async._connections import own_client
+from oca_sms_async._connections import ExactConnectErrors, own_client
+from oca_sms_async._endable import EndableWaits, WaitEndedError
 from oca_sms_async._errors import (
     ApiError,
     ClientClosedError,
@@ -20,6 +22,7 @@ from oca_sms_async._errors import (
     OcaSmsError,
     RateLimitedError,
 )
+from oca_sms_async._httpx_internals import transport_of
 from oca_sms_async._limiter import RateLimiter
 from oca_sms_async._log import log
 from oca_sms_async._retry import RetryPolicy, retry
@@ -74,8 +77,9 @@ class Dispatcher:
         )
         self._headers = headers.raw
         self._url = functools.lru_cache(maxsize=8)(lambda path: httpx.URL(base_url + path))
+        self._pid: int | None = None  # of the process that first sent
         self._under_way = UnderWay()
-        self._waits = UnderWay()
+        self._waits = EndableWaits()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -89,9 +93,14 @@ class Dispatcher:
     async def aclose(self) -> None:
         """Close the connections, those under a request too, unless they were lent."""
         self._closed = True
-        _end(self._waits)  # they must not stand before another client's at a limiter that both use
+        self._waits.end()  # they must not stand before another client's at a limiter that both use
         if self._owned:
-            _end(self._under_way)  # a request that still connects has nothing yet that could be closed
+            now = asyncio.get_running_loop()
+            for bound, loop in self._under_way.items():
+                # A request that still connects has nothing yet that could be closed. A request whose time is up ends
+                # by itself.
+                if loop is now and not bound.expired():
+                    bound.reschedule(now.time())
             await self._client.aclose()
 
     async def request(self, request: Request[_T], options: CallOptions, call: CallState) -> _T:
@@ -147,36 +156,27 @@ class Dispatcher:
         """Wait for the limiter. An exception that its protocol does not know means that it is out of order."""
         clock, outer = asyncio.get_running_loop().time, sys.exception()
         since = clock()
+        self.check_open()  # it may have been closed while this waited for its slot
         try:
-            async with self._ends_by_closing():
+            async with self._waits.endable():
                 await self._limiter.acquire(priority=options.priority, deadline=options.until)
         except (OcaSmsError, TimeoutError):
             raise
+        except WaitEndedError:
+            self.check_open()
+            raise
         except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
-            line = f"the limiter failed ({type(error).__name__}): nobody knows whether a request is within the limit"
-            raise LimiterUnavailableError(line) from scrub(error, outer)
+            raise _broken(error) from scrub(error, outer)
         finally:
             self.counts.limiter_wait += clock() - since
 
     async def _back_off(self, seconds: float) -> None:
-        async with self._ends_by_closing():
-            await asyncio.sleep(seconds)
-
-    @contextlib.asynccontextmanager
-    async def _ends_by_closing(self) -> AsyncIterator[None]:
-        """Let `aclose` end the wait in this block, by a `ClientClosedError`."""
-        self.check_open()
-        bound = asyncio.timeout(None)
         try:
-            async with bound:
-                self._waits[bound] = asyncio.get_running_loop()
-                yield
-        except TimeoutError:
-            if bound.expired():
-                self.check_open()
+            async with self._waits.endable():
+                await asyncio.sleep(seconds)
+        except WaitEndedError:
+            self.check_open()
             raise
-        finally:
-            self._waits.pop(bound, None)
 
     async def _exchange(self, request: Request[_T], options: CallOptions, call: CallState) -> Reply:
         """Send the request and return the reply, unless something has changed while it waited."""
@@ -189,6 +189,7 @@ class Dispatcher:
         if options.deadline is not None and options.deadline.has_passed():
             raise ExpiredError("the message expired before its request was started")
         http = self._http(request)
+        self._pid = self._pid or os.getpid()
         self.counts.in_flight += 1
         call.started()
         try:
@@ -199,6 +200,7 @@ class Dispatcher:
                 deadline=options.until,
                 max_body=request.max_body,
                 under_way=self._under_way,
+                gate=partial(self._start, options),
             )
         finally:
             call.left_wire()
@@ -206,9 +208,16 @@ class Dispatcher:
 
     async def _start(self, options: CallOptions) -> None:
         """Take another token where a stall since the last one has made the request late, if the limiter knows."""
-        start = getattr(self._limiter, "start", None)
-        while start is not None and not await start():
-            await self._token(options)
+        outer, start = sys.exception(), getattr(self._limiter, "start", None)
+        if not inspect.iscoroutinefunction(start):  # a limiter's `start` may be another method of the same name
+            return
+        try:
+            while await start() is False:
+                await self._token(options)
+        except (OcaSmsError, TimeoutError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
+            raise _broken(error) from scrub(error, outer)
 
     def _pause(self, refusal: ApiError) -> None:
         """Let nothing through for a while after a refusal by the rate limit; the refusal counts more than a limiter
@@ -226,7 +235,18 @@ class Dispatcher:
     def _reason_closed(self) -> str:
         if self._closed:
             return "this client is closed"
-        return "the http_client that was lent to this client is closed" if self._client.is_closed else ""
+        if self._client.is_closed:
+            return "the http_client that was lent to this client is closed"
+        if self._pid not in {None, os.getpid()} and not self._survives_fork():
+            return "the http_client that was lent to this client was used before a fork: lend each process its own"
+        return ""
+
+    def _survives_fork(self) -> bool:
+        """Tell whether the transport makes new connections in a forked child.
+
+        httpx's own would send on a connection of the parent, which could take the answer for one of its own.
+        """
+        return isinstance(transport_of(self._client, self._url("")), ExactConnectErrors)
 
     def _http(self, request: Request[_T]) -> httpx.Request:
         """Return a request whose headers are complete already; httpx would put them together anew each time."""
@@ -240,9 +260,6 @@ class Dispatcher:
         return http
 
 
-def _end(bounds: UnderWay) -> None:
-    """End the waits or requests of this loop now. One whose time is up ends by itself."""
-    now = asyncio.get_running_loop()
-    for bound, loop in bounds.items():
-        if loop is now and not bound.expired():
-            bound.reschedule(now.time())
+def _broken(error: Exception) -> LimiterUnavailableError:
+    line = f"the limiter failed ({type(error).__name__}): nobody knows whether a request is within the limit"
+    return LimiterUnavailableError(line)

@@ -6,6 +6,7 @@ OcaSmsError                          the root, never raised itself
 ├── UnsupportedError                 the API has no history; nothing was asked
 ├── LimiterUnavailableError          the server of a shared limiter does not answer
 ├── JournalError                     the journal cannot be used
+│   └── JournalClosedError           (RuntimeError) it was closed, or belongs to another process
 ├── ConnectionFailedError            proof that no byte left
 │   └── ClientClosedError            (RuntimeError) the client was closed before the request
 ├── DeliveryUnknownError             trouble once a request may have been on its way
@@ -87,6 +88,10 @@ class JournalError(OcaSmsError):
 
     Nothing is sent without a record in the journal.
     """
+
+
+class JournalClosedError(JournalError, RuntimeError):
+    """The journal was closed, or it belongs to the parent process: open it after the fork."""
 
 
 class ConnectionFailedError(OcaSmsError):

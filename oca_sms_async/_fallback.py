@@ -6,6 +6,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
+from oca_sms_async._endable import EndableWaits, WaitEndedError
 from oca_sms_async._limiter import RateLimiter
 from oca_sms_async._log import log
 from oca_sms_async._waiting import Priority
@@ -36,7 +37,7 @@ class Fallback:
         self._stage = _Stage.IDLE
         self._until = math.inf  # the end of the settling, in the loop's time
         self._timer: asyncio.Handle | None = None  # for the next look, or for the end of the settling
-        self._waits = dict[asyncio.Timeout, None]()  # in the order of arrival
+        self._waits = EndableWaits()
 
     @property
     def is_serving(self) -> bool:
@@ -65,15 +66,11 @@ class Fallback:
         """Serve no longer, and end all waits."""
         self._stage = _Stage.IDLE
         self._set_timer(None)
-        now = asyncio.get_running_loop().time()
-        for wait in self._waits:  # from one timer and in their order, for timers of one time fire in any order
-            if not wait.expired():
-                wait.reschedule(now)
+        self._waits.end()
 
     def enter_loop(self) -> None:
-        """Forget the waiters, the timer and the clock of the loop before, which is dead."""
+        """Forget the timer and the clock of the loop before, which is dead."""
         self._timer = None
-        self._waits.clear()
         if self.is_outage:
             self._probe()
         elif self.is_serving:
@@ -86,17 +83,10 @@ class Fallback:
         """
         if deadline is not None and deadline > self._until:
             deadline = None  # this wait ends earlier, and the server's reservation decides
-        wait = asyncio.timeout(None)
         try:
-            async with wait:
-                self._waits[wait] = None
-                try:
-                    await self._limiter.acquire(priority=priority, deadline=deadline)
-                finally:
-                    self._waits.pop(wait, None)  # the waiters of a dead loop are forgotten already
-        except TimeoutError:
-            if not wait.expired():
-                raise
+            async with self._waits.endable():
+                await self._limiter.acquire(priority=priority, deadline=deadline)
+        except WaitEndedError:
             return False
         return True
 

@@ -25,7 +25,7 @@ def transport_of(client: httpx.AsyncClient, url: httpx.URL) -> httpx.AsyncBaseTr
     """Return the transport with which a client requests this URL.
 
     It is asked after a failure only: httpx's own transport proves with `httpx.PoolTimeout` that nothing left.
-    When its name moves, such an error leaves the message in doubt unless the trace has the proof.
+    When its name moves, a full pool leaves the message in doubt.
     """
     try:
         return client._transport_for_url(url)  # noqa: SLF001 - a client has no public name for it
@@ -35,7 +35,7 @@ def transport_of(client: httpx.AsyncClient, url: httpx.URL) -> httpx.AsyncBaseTr
 
 
 def is_patched() -> bool:
-    """Tell whether a tool, such as Sentry or respx, has replaced a method that each request of a client passes.
+    """Tell whether a tool like Sentry or respx has replaced a method that each request of a client passes.
 
     When a name moves, the answer is yes, and each request of `aiohttp_client()` goes the whole way through httpx.
     """

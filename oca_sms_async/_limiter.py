@@ -22,7 +22,8 @@ class RateLimiter(Protocol):
     """The two methods that the client calls; write your own limiter, or take `TokenBucket` or `Unlimited`.
 
     A third one is optional: `async def start(self) -> bool`, called right before the first byte. It returns False where
-    a stall has made the request so late that it needs another token.
+    a stall has made the request so late that it needs another token. A `start` that is no coroutine function is not
+    called.
     """
 
     async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:

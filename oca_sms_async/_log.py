@@ -5,10 +5,11 @@
 | `send.retry` | INFO | phone, attempt, wait, error, status, code | an attempt failed; after the wait comes the next |
 | `send.cancelled` | WARNING | phone, attempt | a send was cancelled whose message may have been sent |
 | `lookup.retry` | INFO | attempt, wait, error, status, code | as `send.retry`, of `status` or `history` |
+| `history.broken` | WARNING | broken, rows | rows of the history cannot be read, and were skipped |
 | `limiter.paused` | WARNING | wait, error, status, code | the gateway's rate limit: no request starts meanwhile |
 | `limiter.failed` | WARNING | reason | a limiter raised an exception when it was told to pause |
-| `limiter.fallback` | WARNING | limiter | Redis does not answer, and the fallback decides |
-| `limiter.restored` | INFO | limiter | Redis is back, and decides again |
+| `limiter.fallback` | WARNING | limiter | the server of a shared limit is away, and the fallback decides |
+| `limiter.restored` | INFO | limiter | the server is back, and decides again |
 | `bulk.stopped` | WARNING | pulled, error, status, code | a bulk stopped by itself; `stopped_by` has the error |
 | `observer.failed` | WARNING | reason | the observer of a client raised an exception |
 | `journal.doubtful` | WARNING | journal, doubtful | a journal was opened in which an earlier run left doubt |
@@ -18,9 +19,11 @@
 Each field is an attribute of the record; `record.event` is the name. The record's message is the name, the fields and a
 sentence. `phone` shows three digits. `attempt` is the number of the next request, or of the last one. `wait` is in
 seconds. `error` is the name of a class; `status` (HTTP) and `code` follow it if the gateway refused. `limiter` is a
-name and `journal` a path. `reason` is the name of a class. `pulled` and `doubtful` count messages.
+name and `journal` a path. `reason` is the name of a class. `pulled` and `doubtful` count messages. `broken`
+and `rows` count rows.
 """
 
+import contextlib
 import logging
 import traceback
 from typing import Final
@@ -32,10 +35,11 @@ EVENTS: Final = {
     "send.retry": (logging.INFO, "tried again after the wait"),
     "send.cancelled": (logging.WARNING, "the message may have been sent"),
     "lookup.retry": (logging.INFO, "tried again after the wait"),
+    "history.broken": (logging.WARNING, "the other rows are used"),
     "limiter.paused": (logging.WARNING, "the gateway asks to wait"),
     "limiter.failed": (logging.WARNING, "the limiter does not pause"),
-    "limiter.fallback": (logging.WARNING, "the fallback decides until Redis is back"),
-    "limiter.restored": (logging.INFO, "Redis is back"),
+    "limiter.fallback": (logging.WARNING, "the fallback decides until the server is back"),
+    "limiter.restored": (logging.INFO, "the server is back"),
     "bulk.stopped": (logging.WARNING, "nothing more is pulled"),
     "observer.failed": (logging.WARNING, "the observer is told of the next send again"),
     "journal.doubtful": (logging.WARNING, "an earlier run left messages in doubt"),
@@ -63,4 +67,5 @@ def log(event: str, *, phone: str | None = None, error: OcaSmsError | None = Non
         _logger.log(level, template, *shown.values(), extra={"event": event, **shown}, stacklevel=2)
     except Exception:  # noqa: BLE001 - a handler that raises must not change the end of a send
         if logging.raiseExceptions:  # as logging itself tells of a handler that fails
-            traceback.print_exc()
+            with contextlib.suppress(OSError, ValueError):  # standard error may be closed
+                traceback.print_exc()

@@ -5,6 +5,7 @@ from typing import Any, TypedDict
 
 import httpx
 
+from oca_sms_async._journal import Journal
 from oca_sms_async._limiter import RateLimiter
 from oca_sms_async._observing import Observer
 from oca_sms_async._retry import RetryPolicy
@@ -22,6 +23,7 @@ class ClientOptions(TypedDict, total=False):
     http_client: httpx.AsyncClient | None
     allow_http: bool
     region: str
+    journal: Journal | None
     observer: Observer | None
 
 

@@ -14,9 +14,9 @@ _PORTS = {"http": 80, "https": 443}
 class EnvironmentProxies:
     """`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` at the time when this object was made.
 
-    The rules are those of httpx, with two additions. An entry of `NO_PROXY` may be a network such as `127.0.0.0/8`
+    The rules are those of httpx, with two additions. An entry of `NO_PROXY` may be a network like `127.0.0.0/8`
     or `fe80::/10`, and an IPv6 address may stand in brackets. httpx has no public function for this, and refuses to
-    make a client when it reads such an entry.
+    make a client when it reads one of these.
     """
 
     def __init__(self) -> None:

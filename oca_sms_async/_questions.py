@@ -23,6 +23,11 @@ class Questions:
     _sender: Sender
     _timeout: float
 
+    @property
+    def has_history(self) -> bool:
+        """True if the account's API can list its messages: SMS Regular can, SMS Premium cannot."""
+        return self._api.has_history
+
     async def history(self, *, timeout: float = 60.0) -> list[SmsRecord]:  # noqa: ASYNC109 - of one attempt, as the client's
         """Return all that the gateway keeps, in its order; an `OcaSmsError` if that does not come.
 

@@ -7,12 +7,14 @@ from functools import partial
 from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._deadline import Deadline, find_deadline
 from oca_sms_async._dispatch import Dispatcher
+from oca_sms_async._journal import ClaimLostError, Journal
+from oca_sms_async._keyed import KeyedSends
 from oca_sms_async._log import log
-from oca_sms_async._messages import check_number, check_text
+from oca_sms_async._messages import check_key, check_number, check_text
 from oca_sms_async._models import SendReceipt, Sms
 from oca_sms_async._observing import Observer, tell
 from oca_sms_async._waiting import Priority
-from oca_sms_async._wire import Api
+from oca_sms_async._wire import Api, Request
 
 
 class Sender:
@@ -22,17 +24,29 @@ class Sender:
     """
 
     def __init__(
-        self, api: Api, dispatcher: Dispatcher, *, region: str, timeout: float, observer: Observer | None
+        self,
+        api: Api,
+        dispatcher: Dispatcher,
+        *,
+        region: str,
+        timeout: float,
+        journal: Journal | None,
+        observer: Observer | None,
     ) -> None:
         self._api = api
         self._dispatcher = dispatcher
         self._region = region
         self._timeout = timeout
+        self._keyed = None if journal is None else KeyedSends(journal, seconds=timeout)
         self._observer = observer
 
     def normalize(self, phone: str) -> str:
         """Return the E.164 number of a phone in any spelling."""
         return check_number(phone, self._region)
+
+    async def _request(self, request: Request[SendReceipt], options: CallOptions, call: CallState) -> SendReceipt:
+        receipt = await self._dispatcher.request(request, options, call)
+        return SendReceipt(receipt.msg_uid, receipt.status, call.attempts)
 
     async def send_sms(self, sms: Sms, call: CallState) -> SendReceipt:
         """Send one message of a bulk."""
@@ -46,8 +60,15 @@ class Sender:
         call: CallState,
         priority: Priority,
         deadline: Callable[[], Deadline | None],
+        *,
+        key: str | None = None,
     ) -> SendReceipt:
-        """Send one message and return its receipt; `deadline` is asked once, so that its errors count too."""
+        """Send one message and return its receipt; `deadline` is asked once, so that its errors count too.
+
+        With a `key`, the journal decides. A key without a journal is a `ValueError`.
+        """
+        if key is not None and self._keyed is None:
+            raise ValueError("key needs a journal: give the client one, AsyncOcaSms(…, journal=…)")
         began = asyncio.get_running_loop().time()
         number: str | None = None
         end: BaseException | None = None
@@ -55,15 +76,20 @@ class Sender:
             until = deadline()
             number = self.normalize(phone)
             check_text(message)
+            check_key(key)
             options = CallOptions(priority, self._timeout, until, number)
-            receipt = await self._dispatcher.request(self._api.send(number, message), options, call)
-            return SendReceipt(receipt.msg_uid, receipt.status, call.attempts)
+            send = partial(self._request, self._api.send(number, message), options)
+            if key is None or self._keyed is None:
+                return await send(call)
+            return await self._keyed.send(key, number, message, deadline=options.until, send=send, call=call)
         except BaseException as error:
             end = error
             if isinstance(error, asyncio.CancelledError) and call.may_have_been_sent:
                 log("send.cancelled", phone=number, attempt=call.attempts)
             raise
         finally:
-            if self._dispatcher.counts.note(call, end) and self._observer is not None:
+            # A message that another run or send got is that one's.
+            ended_here = not isinstance(end, ClaimLostError) and self._dispatcher.counts.note(call, end)
+            if ended_here and self._observer is not None:
                 tell(self._observer, call, end, priority, asyncio.get_running_loop().time() - began)
             del end  # a traceback that holds this frame would hold itself

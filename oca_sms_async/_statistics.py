@@ -48,8 +48,11 @@ class Counts:
     def note(self, call: CallState, end: BaseException | None) -> bool:
         """Count a send that ended in a receipt or in an exception; return whether it counts.
 
-        A send that a stopping run ended counts as the run reports it, and a skipped one not at all.
+        A send that a stopping run ended counts as the run reports it. A skipped one, and a receipt out of the journal,
+        do not count.
         """
+        if call.is_replay:
+            return False
         if end is None:
             self.sent += 1
             self.retried += call.attempts > 1

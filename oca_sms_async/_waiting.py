@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import IntEnum
@@ -34,6 +35,7 @@ class PriorityWaitQueue:
         # Kept here, for not each loop's timer knows it: uvloop returns a plain handle for a delay below 0.5 ms.
         self._timer_at = math.inf
         self.loop: asyncio.AbstractEventLoop | None = None
+        self._pid: int | None = None  # the process of that loop
         # A waiter that gives up leaves from the middle. In an ordered dictionary that costs no search.
         self._queues = tuple(OrderedDict[object, _Waiter]() for _ in Priority)
         self._bounded = 0  # the number of waiters with a deadline: at 0, no search for a deadline is needed
@@ -48,14 +50,16 @@ class PriorityWaitQueue:
     def enter_loop(self) -> bool:
         """Return whether the running loop is new here; if so, drop the waiters of the loop before, which is dead.
 
-        `RuntimeError` if the loop before runs in another thread: its waiters cannot be woken from here.
+        `RuntimeError` if the loop before runs in another thread: its waiters cannot be woken from here. A loop of the
+        process before a fork seems to run for ever here, but is dead too.
         """
         loop = asyncio.get_running_loop()
         if loop is self.loop:
             return False
-        if self.loop is not None and self.loop.is_running():
+        pid = os.getpid()
+        if self.loop is not None and self.loop.is_running() and pid == self._pid:
             raise RuntimeError("a client or limiter serves one event loop at a time, and another thread's is running")
-        self.loop, self._timer, self._bounded = loop, None, 0
+        self.loop, self._pid, self._timer, self._bounded = loop, pid, None, 0
         for queue in self._queues:
             queue.clear()
         return True
@@ -152,7 +156,8 @@ class PrioritySemaphore:
     """A bound on how much runs at once, with a `PriorityWaitQueue` in front of it."""
 
     def __init__(self, value: int) -> None:
-        self._free = value
+        self._value = self._free = value
+        self.pid: int | None = None  # the process of the permits that are out
         self._queue = PriorityWaitQueue(self._take, lambda now: now if self._free else None)
 
     def held(self, priority: Priority, deadline: float | None) -> "_Permit":
@@ -164,7 +169,8 @@ class PrioritySemaphore:
 
     async def acquire(self, priority: Priority, deadline: float | None) -> None:
         """Take a permit, to be given back with `release`; `TimeoutError` at the deadline, in the loop's time."""
-        self._queue.enter_loop()
+        if self._queue.enter_loop() and self.pid != os.getpid():
+            self._free, self.pid = self._value, os.getpid()  # permits that are out in the parent never return here
         await self._queue.wait(priority, deadline)
 
     def release(self) -> None:
@@ -182,7 +188,7 @@ class PrioritySemaphore:
 class _Permit:
     """One use of a `PrioritySemaphore`: a class, because contextlib's generators cost each send some microseconds."""
 
-    __slots__ = ("_deadline", "_priority", "_semaphore")
+    __slots__ = ("_deadline", "_pid", "_priority", "_semaphore")
 
     def __init__(self, semaphore: PrioritySemaphore, priority: Priority, deadline: float | None) -> None:
         self._semaphore = semaphore
@@ -191,6 +197,8 @@ class _Permit:
 
     async def __aenter__(self) -> None:
         await self._semaphore.acquire(self._priority, self._deadline)
+        self._pid = self._semaphore.pid
 
     async def __aexit__(self, *_: object) -> None:
-        self._semaphore.release()
+        if self._pid == self._semaphore.pid:  # else a task of the parent is collected in a forked child
+            self._semaphore.release()

@@ -22,7 +22,7 @@ from oca_sms_async._errors import (
     OcaSmsError,
     UnexpectedResponseError,
 )
-from oca_sms_async._journal import Intent, JournalRun, Lookup
+from oca_sms_async._journal import ClaimLostError, Intent, JournalRun, Lookup
 from oca_sms_async._models import SendReceipt, Sms
 from oca_sms_async._outcomes import Failed, Outcome, Sent, Skipped
 
@@ -106,17 +106,16 @@ class Worker:
             call = self._call = CallState(self._before_first_send, self._on_error)
             try:
                 outcome = await self._outcome(pulled, call)
-            except Exception:
-                # A bug, in a user's code or in ours. It comes out of the run, after this message's outcome.
-                self._hand_over(pulled.number, self._end_without_answer(pulled.sms, call))
+            except BaseException:
+                # A bug, a Ctrl-C, or a cancellation from outside. The message has its outcome all the same.
+                if self._run.stage < Stage.ABORTED:
+                    self._hand_over(pulled.number, self._end_without_answer(pulled.sms, call))
                 raise
-            finally:
-                self._call = None
             self._hand_over(pulled.number, outcome)
 
     def stop(self) -> None:
         """Let a request on the wire be the message's last one; end a wait, a pull or a back-off now."""
-        if self._call is not None:
+        if self._call is not None:  # it may have ended already
             self._call.cut()
         if not self._with_journal and (self._call is None or not self._call.in_flight):
             self.cancel()
@@ -141,11 +140,14 @@ class Worker:
                 self._with_journal = True  # until the outcome is durable
         except InvalidMessageError as error:
             return Failed(sms, error.with_traceback(None))
+        except ClaimLostError:
+            line = "the message is under way elsewhere, or was sent meanwhile: its key tells"
+            return Failed(sms, DeliveryUnknownError(line))
         except JournalError as error:
             self._run.stop(error)
             return self._end_without_answer(sms, call, "the journal could not keep the message's outcome", error)
         finally:
-            self._intent, self._with_journal = None, False
+            self._with_journal = False
         return outcome
 
     async def _deliver(self, sms: Sms, call: CallState) -> Outcome:

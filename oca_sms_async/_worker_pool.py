@@ -55,6 +55,8 @@ class WorkerPool:
             nonlocal working
             working -= 1
             self._tasks.discard(task)
+            if not task.cancelled():
+                task.exception()  # retrieved: a Ctrl-C has come out of the loop already
             if not working:
                 self._outcomes.put_nowait(None)
 
@@ -83,7 +85,6 @@ class WorkerPool:
                     raise
                 raise RuntimeError("the messages' iterator was cancelled from within") from cancelled
             if sms is None:
-                self._room.release()
                 return None
             self.pulled += 1
             # Looked up in input order, so that every run tells equal messages apart in the same way.
@@ -123,8 +124,18 @@ class WorkerPool:
         try:
             await worker.work()
         except Exception as failure:  # noqa: BLE001 - it comes out as itself after the last outcome
-            self.failure = self.failure or failure
+            self._fail(failure)
+        except asyncio.CancelledError:
+            if self.stage is Stage.RUNNING:  # a program that ends may cancel all of its tasks, this one too
+                self._fail(RuntimeError("a worker of the bulk was cancelled from outside"))
+            raise
+        except BaseException:  # a Ctrl-C stops the loop; if the loop goes on, the run does not
             self.stop()
+            raise
+
+    def _fail(self, failure: Exception) -> None:
+        self.failure = self.failure or failure
+        self.stop()
 
     def _hand_over(self, number: int, outcome: Outcome) -> None:
         self._outcomes.put_nowait((number, outcome))

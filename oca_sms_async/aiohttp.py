@@ -6,13 +6,14 @@
 import asyncio
 import contextlib
 import functools
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, cast
 
 import httpx
 
-from oca_sms_async._connections import KEEPALIVE, ExactConnectErrors
+from oca_sms_async._connections import KEEPALIVE, ExactConnectErrors, leave_to_parent
 from oca_sms_async._httpx_internals import is_patched
 from oca_sms_async._proxies import EnvironmentProxies
 from oca_sms_async._tls import tls_context
@@ -131,9 +132,11 @@ class _Transport(AiohttpTransport, ExactConnectErrors):
         super().__init__(verify=context)
         self._choose = choose
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = os.getpid()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self._loop is not (loop := asyncio.get_running_loop()):  # a session lives and dies with its loop
+            self._leave_session_of_parent()
             self._loop, self.client = loop, open_session(self.ssl_context, keepalive=KEEPALIVE)
         steps = Steps(request.extensions.get("trace"))
         STEPS.set(steps)  # this task sends one request at a time
@@ -153,6 +156,16 @@ class _Transport(AiohttpTransport, ExactConnectErrors):
             return response
         # Raised here, so that aiohttp's own is not its context: that one holds the request's headers and the answer.
         raise mapped
+
+    async def aclose(self) -> None:
+        """Close the session, unless it is the one of the process before a fork."""
+        self._leave_session_of_parent()
+        await super().aclose()
+
+    def _leave_session_of_parent(self) -> None:
+        if self._pid != os.getpid():
+            leave_to_parent(self.client)
+            self._pid, self.client = os.getpid(), None
 
 
 class _Stream(httpx.AsyncByteStream):

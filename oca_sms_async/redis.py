@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import os
 import re
 from typing import Final
 
@@ -42,6 +43,10 @@ redis.call('PEXPIRE', KEYS[1], math.ceil((math.max(tat, paused) - now) / 1000) +
 return {taken and 1 or 0, math.ceil(at - now)}
 """
 _SECOND: Final = 1_000_000  # microseconds
+
+# Clients from before a fork. If one were closed here, or collected, its sockets would leave the selector that the
+# parent process still waits on.
+_of_the_parent: Final = list[Redis]()
 
 # The name of redis-py's exception and its text, and the reason to show. From within a script, Redis 6 answers with a
 # plain error that quotes the real one. redis-py takes the first word off those that it knows. The first match counts.
@@ -114,11 +119,14 @@ class _RedisStore:
         self._bucket = (_SECOND / (rate * ROUNDING), (capacity - 1) * _SECOND / rate)
         self._use(_client(redis) if isinstance(redis, str) else redis)
         self._loop: asyncio.AbstractEventLoop | None = None  # the one of the connections
+        self._pid: int | None = None  # and their process
         self._closing = set[asyncio.Task[None]]()
 
     async def reserve(self, pause: float, patience: float) -> tuple[bool, float]:
         """Run the script."""
-        self._loop = asyncio.get_running_loop()
+        if self._is_forked() and self._url is None:
+            raise LimiterUnavailableError("the lent Redis client was used before a fork: lend each process its own")
+        self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
         times = (math.ceil(pause * _SECOND), math.floor(patience * _SECOND))
         try:
             taken, wait = await self._script(keys=[self._key], args=[*self._bucket, *times])
@@ -129,7 +137,7 @@ class _RedisStore:
     async def reconnect(self) -> None:
         """Take a new client in place of the own one, or close the idle connections of a lent one.
 
-        Connections of another loop stay as they are, for they cannot be closed from this one.
+        Connections of another loop or process stay as they are, for they cannot be closed from this one.
         """
         loop = asyncio.get_running_loop()
         if self._url is None:
@@ -142,6 +150,8 @@ class _RedisStore:
             task = loop.create_task(self._redis.aclose())
             self._closing.add(task)
             task.add_done_callback(self._closed)
+        elif self._is_forked():
+            _of_the_parent.append(self._redis)
         self._use(_client(self._url))
 
     async def aclose(self) -> None:
@@ -155,6 +165,9 @@ class _RedisStore:
         self._closing.discard(task)
         if not task.cancelled():
             task.exception()  # of a connection that was broken anyway; asyncio complains of exceptions left unread
+
+    def _is_forked(self) -> bool:
+        return self._pid not in {None, os.getpid()}
 
     def _use(self, redis: Redis) -> None:
         self._redis = redis

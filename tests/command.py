@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from campaign_files import PASSWORD, USERNAME, assert_no_secret, list_recipients, spell_e164, write_campaign
+from campaign_files import PASSWORD, TOKEN, USERNAME, assert_no_secret, list_recipients, spell_e164, write_campaign
 
 from oca_sms_async.cli._app import run
 from oca_sms_async.sandbox import Sandbox
@@ -36,6 +36,8 @@ MAIN: Final = "from oca_sms_async.cli import main; main()"
 HEEDS_CTRL_C: Final = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 # A new session has no terminal. The one on standard input becomes its own, so that Ctrl-C there is a signal.
 HAS_TERMINAL: Final = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+
+NO_JOURNAL: Final = "oca-sms: warning: without --journal, the same command would send everything again\n"
 
 # These change the behaviour of the command.
 _FOREIGN: Final = {
@@ -72,13 +74,9 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"TERM": "xterm", "PYTHONIOENCODING": "utf-8", "PYTHONWARNINGS": "error"} | more
 
 
-def account(sandbox: Sandbox) -> dict[str, str]:
-    """Return the variables of the sandbox's account."""
-    return {
-        "OCA_SMS_USERNAME": sandbox.username,
-        "OCA_SMS_PASSWORD": sandbox.password,
-        "OCA_SMS_BASE_URL": sandbox.base_url,
-    }
+def account(sandbox: Sandbox, api: str = "regular-v1") -> dict[str, str]:
+    """Return the variables of the sandbox's account, for one API."""
+    return sandbox.environment(api)
 
 
 def read_pairs(text: str) -> dict[str, str]:
@@ -109,6 +107,11 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+def leave_out_warning(ended: Ended) -> Ended:
+    """Return the end of a run without the warning about `--journal`."""
+    return ended._replace(err=ended.err.replace(NO_JOURNAL, "", 1))
+
+
 class Command:
     """`oca-sms` in this process, with the account of a sandbox in the environment."""
 
@@ -134,28 +137,33 @@ def portal() -> Iterator[BlockingPortal]:
 @pytest.fixture
 def served(portal: BlockingPortal) -> Iterator[Sandbox]:
     """A sandbox in that thread, with an account that no output may show."""
-    with portal.wrap_async_context_manager(Sandbox(username=USERNAME, password=PASSWORD).serve()) as sandbox:
+    sandbox = Sandbox(username=USERNAME, password=PASSWORD, token=TOKEN)
+    with portal.wrap_async_context_manager(sandbox.serve()):
         yield sandbox
 
 
 @pytest.fixture
-def command(served: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """A function that runs `oca-sms` in this process, with the account of `served`."""
+def command(served: Sandbox, api: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """A function that runs `oca-sms` in this process, with the account of `served` for `api`."""
     for name in os.environ.keys() - environment().keys():
         monkeypatch.delenv(name)
-    for name, value in account(served).items():
+    for name, value in account(served, api).items():
         monkeypatch.setenv(name, value)
     return Command(monkeypatch, capsys)
 
 
 @pytest.fixture
 def bulk(command: Command) -> Bulk:
-    """A function that runs `oca-sms bulk`, fast unless told otherwise, and looks for secrets in its output."""
+    """A function that runs `oca-sms bulk`, fast unless told otherwise, and looks for secrets in its output.
+
+    It leaves the warning out that each run without a journal begins with.
+    """
 
     def run_and_check(*arguments: object, stdin: bytes = b"") -> Ended:
         ended = command("bulk", *arguments, *([] if "--rate" in arguments else FAST), stdin=stdin)
-        assert_no_secret(ended.out + ended.err)
-        return ended
+        # A dry run shows texts, though not their codes.
+        assert_no_secret(ended.out + ended.err, texts="--dry-run" not in arguments)
+        return leave_out_warning(ended)
 
     return run_and_check
 
@@ -212,11 +220,25 @@ def resize(terminal: int, width: int) -> None:
 
 @contextlib.asynccontextmanager
 async def start(
-    *arguments: str, env: dict[str, str], code: str = HEEDS_CTRL_C + MAIN, stdout: int = PIPE
+    *arguments: str,
+    env: dict[str, str],
+    code: str = HEEDS_CTRL_C + MAIN,
+    stdout: int = PIPE,
+    terminal: int | None = None,
+    launcher: Sequence[str] = (),
 ) -> AsyncIterator[Process]:
-    """Run a process without a terminal, and kill it at the end of the block if it still runs."""
+    """Run a process, without a terminal unless one is given; kill it at the end of the block if it still runs.
+
+    `launcher` is a command that starts the process.
+    """
+    stdin, out, err = (DEVNULL, stdout, PIPE) if terminal is None else (terminal, terminal, terminal)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, *arguments, env=env, stdin=DEVNULL, stdout=stdout, stderr=PIPE
+        *(*launcher, sys.executable, "-c", code, *arguments),
+        env=env,
+        stdin=stdin,
+        stdout=out,
+        stderr=err,
+        start_new_session=terminal is not None,
     )
     try:
         yield process

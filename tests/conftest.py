@@ -6,15 +6,16 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import pytest
+from each_api import connect
 
-from oca_sms_async import AsyncOcaSms, RetryPolicy, Unlimited, _dispatch
+from oca_sms_async import AsyncOcaSms, _dispatch
 from oca_sms_async.aiohttp import aiohttp_client
 from oca_sms_async.sandbox import Sandbox
 
 if sys.platform != "win32":  # where uvloop does not run
     import uvloop
 
-pytest_plugins = ["pytester", "command"]
+pytest_plugins = ["pytester", "command", "postgres_server"]
 
 # The limiter, the client and its bulk run on uvloop too: `uvicorn[standard]` installs it, so many users have it.
 ON_UVLOOP_TOO: Final = {"test_bulk", "test_client", "test_redis", "test_statistics", "test_waiting"}
@@ -37,6 +38,12 @@ def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
+def api(request: pytest.FixtureRequest) -> str:
+    """The name of the API that the clients of a sandbox use: V1, or those with which `each_api` marks a test."""
+    return str(getattr(request, "param", "regular-v1"))
+
+
+@pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
     """A sandbox, served on a free port."""
     async with Sandbox().serve() as served:
@@ -44,13 +51,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 
 @pytest.fixture
-async def client(sandbox: Sandbox) -> AsyncIterator[AsyncOcaSms]:
+async def client(sandbox: Sandbox, api: str) -> AsyncIterator[AsyncOcaSms]:
     """A client of that sandbox, without a limit and without back-off."""
-    async with AsyncOcaSms(
-        sandbox.username,
-        sandbox.password,
-        base_url=sandbox.base_url,
-        limiter=Unlimited(),
-        retry=RetryPolicy(initial_wait=0, max_wait=0),
-    ) as opened:
+    async with connect(sandbox, api) as opened:
         yield opened

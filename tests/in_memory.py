@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import httpx
 
-from oca_sms_async import AsyncOcaSms, Priority, RetryPolicy, Sms, Unlimited
+from oca_sms_async import AsyncOcaSms, Priority, RegularV1, RetryPolicy, Sms, Unlimited
 from oca_sms_async._connections import ExactConnectErrors
 
 PHONE: Final = "+6281381475159"
@@ -19,6 +19,7 @@ WITHOUT_WAITS: Final = RetryPolicy(initial_wait=0, max_wait=0)
 Answer = Callable[[httpx.Request], httpx.Response | Awaitable[httpx.Response]]
 
 _uids = itertools.count(1)
+_FIELDS: Final = [("message", "message_body"), ("phone", "receipent_number")]  # of SMS Regular and SMS Premium
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -118,9 +119,9 @@ class Gateway(ExactConnectErrors):
         if request.method == "GET":
             return await ask(self.lookup, request)
         body = json.loads(request.content)
-        text = body["message"]
+        text, phone = (body.get(regular, body.get(premium)) for regular, premium in _FIELDS)
         self.texts.append(text)
-        answer = self.answers.get(text) or self.answers.get(body["phone"]) or self.script
+        answer = self.answers.get(text) or self.answers.get(phone) or self.script
         try:
             response = await ask(answer, request)
         except _AnswerLostError:
@@ -136,10 +137,11 @@ class Gateway(ExactConnectErrors):
 
 def client_of(gateway: httpx.AsyncBaseTransport, **options: Any) -> AsyncOcaSms:
     """Return a client of this gateway, without a limit and without back-off unless told otherwise."""
-    defaults: dict[str, Any] = {"limiter": Unlimited(), "retry": WITHOUT_WAITS}
+    account = RegularV1("a@example.com", "secret")
+    defaults: dict[str, Any] = {"api": account, "limiter": Unlimited(), "retry": WITHOUT_WAITS}
     # Proxies of the environment have no place here, and looking for them loads certificates.
     lent = httpx.AsyncClient(transport=gateway, trust_env=False)
-    return AsyncOcaSms("a@example.com", "secret", http_client=lent, **(defaults | options))
+    return AsyncOcaSms(http_client=lent, **(defaults | options))
 
 
 def make_messages(count: int) -> list[Sms]:

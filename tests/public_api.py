@@ -54,6 +54,8 @@ def public_names(module: types.ModuleType) -> set[str]:
                 names |= {leaf.id for target in node.targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name)}
             case ast.AnnAssign(target=ast.Name(id=name)):
                 names.add(name)
+            case ast.ImportFrom(module=str(origin)) if origin.startswith(f"{PACKAGE}._postgres"):
+                names |= {alias.asname or alias.name for alias in node.names}  # a facade over private modules
     return {name for name in names if name[0] != "_"}
 
 
@@ -74,7 +76,8 @@ def _of_export(name: str, value: Any) -> Iterator[Member]:
     elif callable(value):
         yield _callable(name, value, value.__doc__)
     else:
-        yield Member(name, f"{name} = {spell(value)}", value, None, {})
+        text = "str" if isinstance(value, str) and "\n" in value else spell(value)  # a text of many lines is no face
+        yield Member(name, f"{name} = {text}", value, None, {})
 
 
 def _of_class(name: str, cls: type) -> Iterator[Member]:

@@ -12,7 +12,7 @@ from typing import Self
 
 Behaviour = Callable[["Connection"], Awaitable[None]]
 
-RECEIPT = {"status": "sent", "msg_uid": "d3a925"}
+RECEIPT = {"status": "sent", "msg_uid": "d3a925", "msg_id": "d3a925"}  # of every API
 
 
 def http(body: object, status: str = "200 OK", headers: str = "") -> bytes:

@@ -10,6 +10,8 @@ import aiohttp
 import httpx
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
+from answers import APIS
+from each_api import each_api
 from raw_gateway import RECEIPT, Connection, RawGateway, http
 
 from oca_sms_async import AsyncOcaSms, ConnectionFailedError, DeliveryUnknownError, OcaSmsError, Unlimited
@@ -45,11 +47,11 @@ TABLE: list[tuple[Exception, bool]] = [
 
 
 @asynccontextmanager
-async def client_on(base_url: str, lent: httpx.AsyncClient, timeout: float = 10.0) -> AsyncIterator[AsyncOcaSms]:
+async def client_on(base_url: str, lent: httpx.AsyncClient, api: str = "regular-v1") -> AsyncIterator[AsyncOcaSms]:
     """Open a client on this transport."""
     async with (
         lent,
-        AsyncOcaSms("u", "p", base_url=base_url, limiter=Unlimited(), http_client=lent, timeout=timeout) as client,
+        AsyncOcaSms(api=APIS[api], base_url=base_url, limiter=Unlimited(), http_client=lent) as client,
     ):
         yield client
 
@@ -106,14 +108,15 @@ async def test_a_connection_that_hangs_while_it_is_made_is_proof() -> None:
     assert "took too long" in str(error)
 
 
-async def test_a_server_that_closes_after_each_answer_causes_no_doubt() -> None:
+@each_api
+async def test_a_server_that_closes_after_each_answer_causes_no_doubt(api: str) -> None:
     """A connection that the server closes right after its answer is not used again, even by the very next send."""
 
     async def once(connection: Connection) -> None:
         await connection.write(http(RECEIPT))
         connection.writer.close()
 
-    async with RawGateway(once).serve() as gateway, client_on(gateway.base_url, aiohttp_client()) as client:
+    async with RawGateway(once).serve() as gateway, client_on(gateway.base_url, aiohttp_client(), api) as client:
         for _ in range(20):
             await client.send(PHONE, TEXT)
         assert len(gateway.requests) == 20
@@ -175,7 +178,8 @@ async def test_mounts_are_honoured() -> None:
         assert gateway.accepted == 0
 
 
-async def test_hooks_are_called() -> None:
+@each_api
+async def test_hooks_are_called(api: str) -> None:
     """Event hooks see each request and answer on this transport, too."""
     seen = list[object]()
 
@@ -183,7 +187,7 @@ async def test_hooks_are_called() -> None:
         seen.append(type(it))
 
     lent = aiohttp_client(event_hooks={"request": [see], "response": [see]})
-    async with RawGateway().serve() as gateway, client_on(gateway.base_url, lent) as client:
+    async with RawGateway().serve() as gateway, client_on(gateway.base_url, lent, api) as client:
         await client.send(PHONE, TEXT)
     assert seen == [httpx.Request, httpx.Response]
 

@@ -7,16 +7,18 @@ import random
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from attrs import define, evolve, field, frozen
 from attrs.exceptions import FrozenInstanceError
+from each_api import each_api
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_memory import TEXT, WITHOUT_WAITS, Answer, Gateway, client_of, delay, fail, hang, make_messages, refuse
-from moved_clock import until
+from moved_clock import HANG, until
 from virtual_time import in_virtual_time, now, run
 
 from oca_sms_async import (
@@ -45,6 +47,7 @@ from oca_sms_async import (
     Sent,
     Skipped,
     Sms,
+    SqliteJournal,
     UnexpectedResponseError,
     Unlimited,
     UserNotFoundError,
@@ -338,7 +341,7 @@ class Run:
                 await asyncio.sleep(next(rests))
             self.wire.log.append(("leave", -1))
 
-    def numbered(self) -> dict[int, Outcome]:
+    def by_number(self) -> dict[int, Outcome]:
         """Return each outcome under the number of its message, and assert that no message has a second one."""
         numbers = {id(sms): number for number, sms in enumerate(self.source.pulled)}
         outcomes = {numbers[id(outcome.sms)]: outcome for outcome in self.taken}
@@ -371,7 +374,7 @@ def test_every_pulled_message_has_exactly_one_outcome(scenario: Scenario) -> Non
     """
     seen = Run(scenario)
     run(seen.main())
-    outcomes = seen.numbered()
+    outcomes = seen.by_number()
     for number, outcome in outcomes.items():
         seen.assert_true(number, outcome)
     without = set(range(len(seen.source.pulled))) - outcomes.keys()
@@ -532,12 +535,12 @@ async def test_an_asynchronous_source_is_asked_for_one_message_at_a_time() -> No
     """Idle workers do not ask an asynchronous generator twice at once."""
     wire = Wire([Plan(takes=0)] * 50)
 
-    async def generated() -> AsyncIterator[Sms]:
+    async def generate() -> AsyncIterator[Sms]:
         for sms in wire.messages():
             await asyncio.sleep(0.1)
             yield sms
 
-    assert len((await report_of(wire, 16, generated())).sent) == 50  # a second anext would be a RuntimeError
+    assert len((await report_of(wire, 16, generate())).sent) == 50  # a second anext would be a RuntimeError
     source = AsyncSource(Source(wire.messages(), wire.log), 0.1)
     assert len((await report_of(wire, 16, source)).sent) == 50
 
@@ -761,6 +764,7 @@ def test_a_stop_skips_fails_and_lets_the_wire_finish(
         failed = [one.error for _, _, one in seen if isinstance(one, Failed)]
         assert all(error.attempts == 1 for error in failed)
         assert all(error.may_have_been_sent == isinstance(error, InternalError) for error in failed)
+        assert all(error.__traceback__ is None for error in failed)  # its frames would keep the request alive
 
     run(main())
 
@@ -800,6 +804,20 @@ async def test_a_stop_does_not_wait_for_a_slow_source() -> None:
     report = await report_of(wire, 4, slow())
     assert len(report.outcomes) == 1
     assert now() == 1001
+
+
+async def test_a_stop_does_not_wait_for_a_slow_source_after_a_message_with_a_journal(tmp_path: Path) -> None:
+    """A worker that waits for its next message has nothing more to write, and ends at once."""
+
+    async def wait_after(sms: Sms) -> AsyncIterator[Sms]:
+        yield sms
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(HANG), SqliteJournal(tmp_path / "journal") as journal:
+        messages = wait_after(*make_messages(1))
+        async with client_of(Gateway()).bulk(messages, concurrency=1, journal=journal) as bulk:
+            assert isinstance(await anext(bulk), Sent)
+    assert bulk.stopped_by is None
 
 
 # --- leaving the block ----------------------------------------------------------------------------------------------
@@ -1058,6 +1076,16 @@ def test_a_bug_comes_out_of_send_many(where: str) -> None:
 
 
 @in_virtual_time
+async def test_the_first_of_several_bugs_is_raised() -> None:
+    """A second bug, of a message that was on the wire, does not replace it."""
+    first, second = BugError(), BugError()
+    wire = Wire([Plan(takes=2, ends=(lambda: second,)), Plan(takes=1, ends=(lambda: first,))])
+    with pytest.raises(BugError) as caught:
+        await report_of(wire, 2)
+    assert caught.value is first
+
+
+@in_virtual_time
 async def test_a_bug_that_was_caught_is_not_raised_again() -> None:
     """A consumer that catches the bug within the block leaves the block normally."""
     error = BugError()
@@ -1300,6 +1328,16 @@ async def test_a_gateway_that_hangs_stops_a_bulk() -> None:
 
 
 @in_virtual_time
+async def test_time_outs_of_a_lent_client_stop_a_bulk_and_lost_connections_do_not() -> None:
+    """A lent client may end a request before our time-out does. A broken connection shows that there is a gateway."""
+    report = await client_of(Gateway(fail(httpx.ReadTimeout))).send_many(make_messages(20), concurrency=4)
+    assert isinstance(report.stopped_by, DeliveryUnknownError)
+    assert len(report.outcomes) == 4
+    report = await client_of(Gateway(fail(httpx.ReadError))).send_many(make_messages(20), concurrency=4)
+    assert (report.stopped_by, len(report.unknown)) == (None, 20)
+
+
+@in_virtual_time
 async def test_an_answer_between_time_outs_is_no_outage() -> None:
     """A gateway that answers now and then is slow, and the run goes on."""
     answers = [hang if number % 3 == 0 else TAKEN for number in range(40)]
@@ -1323,15 +1361,16 @@ async def test_a_closed_client_is_no_outcome() -> None:
 
 
 @pytest.mark.usefixtures("transport")
+@each_api
 async def test_a_bulk_reaches_the_gateway(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """100 messages, from either kind of iterable, arrive once each and are reported in input order."""
 
-    async def generated() -> AsyncIterator[Sms]:
+    async def generate() -> AsyncIterator[Sms]:
         for sms in messages:
             yield sms
 
     messages = make_messages(100)
-    for source in (messages, generated()):
+    for source in (messages, generate()):
         sandbox.inbox.clear()
         report = await client.send_many(source, concurrency=8)
         assert [outcome.sms for outcome in report.sent] == messages
@@ -1341,6 +1380,7 @@ async def test_a_bulk_reaches_the_gateway(client: AsyncOcaSms, sandbox: Sandbox)
 
 
 @pytest.mark.usefixtures("transport")
+@each_api
 async def test_a_mixed_bulk_ends_as_the_gateway_decides(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """Refused, repeated and impossible messages keep their places in the report, and the rest arrives."""
     messages = make_messages(20)
@@ -1356,6 +1396,7 @@ async def test_a_mixed_bulk_ends_as_the_gateway_decides(client: AsyncOcaSms, san
 
 
 @pytest.mark.usefixtures("transport")
+@each_api
 async def test_an_exhausted_quota_stops_a_bulk(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """Messages within the quota are sent, and the input after them is left alone."""
     sandbox.quota = 10
@@ -1383,6 +1424,7 @@ async def test_a_gateway_that_is_down_stops_a_bulk() -> None:
 
 
 @pytest.mark.usefixtures("transport")
+@each_api
 async def test_breaking_off_a_bulk_lets_the_wire_finish(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """Each message that arrived has the outcome `Sent`, taken before the end of the block or after it."""
     sandbox.latency = 0.01

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import itertools
 import re
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +16,12 @@ from pathlib import Path
 import httpx
 import pytest
 from anyio.from_thread import BlockingPortal
-from campaign_files import PASSWORD
+from campaign_files import PASSWORD, TOKEN, list_recipients, spell_e164, write_campaign
 from command import (
     CTRL_C,
     MAIN,
     PATIENCE,
+    Bulk,
     Command,
     Ended,
     account,
@@ -32,6 +34,7 @@ from command import (
     start,
     until,
 )
+from each_api import PREMIUM, REGULAR, V2, each_api, each_api_with_history, over
 from misbehaviours import hang_up
 from raw_gateway import RawGateway
 
@@ -60,6 +63,7 @@ PHONE = "+6281381475159"
 SUBSCRIBER = "81381475159"  # the part that every spelling of the number has
 TEXT = "Acme: 482913 is your marker-code"
 LOOK_IT_UP = "; look it up with `oca-sms history` before you send it again"
+ASK_THE_VENDOR = "; this API has no history, so ask the vendor before you send it again"
 # The reader of the output is gone before the command writes.
 CLOSED_PIPE = "import os; ends = os.pipe(); os.close(ends[0]); os.dup2(ends[1], 1)\n"
 # Ctrl-C comes while Python looks for cyclopts.
@@ -89,7 +93,7 @@ def oca(command: Command, monkeypatch: pytest.MonkeyPatch) -> Oca:
     def run_and_check(*arguments: str) -> Ended:
         ended = command(*arguments)
         assert len(ended.err.splitlines()) == (ended.status != 0), ended.err
-        secrets = (PASSWORD, "482913", "marker", SUBSCRIBER)
+        secrets = (PASSWORD, TOKEN, "482913", "marker", SUBSCRIBER)
         assert ended.status == 0 or not any(it in ended.out + ended.err for it in secrets)
         return ended
 
@@ -151,14 +155,17 @@ def test_demo_on_a_terminal_draws_a_bar_and_heeds_ctrl_c() -> None:
     assert "Traceback" not in ended.out
 
 
-def test_send_prints_the_receipt(oca: Oca, served: Sandbox) -> None:
-    """The receipt is the id, the status and the attempts, one a line."""
+@each_api
+def test_send_prints_the_receipt(oca: Oca, served: Sandbox, api: str) -> None:
+    """The receipt is the id, the status and the attempts, one a line. Premium's receipts have no status."""
     ended = oca("send", "081381475159", TEXT)
     (message,) = served.inbox
-    assert (ended.status, message.phone, message.text) == (0, PHONE, TEXT)
-    assert ended.out.splitlines() == [f"msg_uid   {message.msg_uid}", "status    sent", "attempts  1"]
+    assert (ended.status, message.phone, message.text, message.api) == (0, PHONE, TEXT, api)
+    word = "-" if api in PREMIUM else "sent"
+    assert ended.out.splitlines() == [f"msg_uid   {message.msg_uid}", f"status    {word}", "attempts  1"]
 
 
+@each_api
 def test_send_names_a_message_that_may_be_doubled(oca: Oca, served: Sandbox) -> None:
     """After a second attempt the receipt says that the message may have been delivered more than once."""
     served.failing_attempts = 1
@@ -182,32 +189,51 @@ def test_send_with_time_left_is_sent(oca: Oca, served: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "status", "line"),
+    ("knobs", "status", "line", "ending", "v2"),
     [
-        ({"password": "other"}, 3, "not sent: the gateway refused the credentials (HTTP 401, code 17)"),
-        ({"quota": 0}, 3, "not sent: the account's quota is used up (HTTP 401, code 55)"),
-        ({"expired": True}, 3, "not sent: the account has expired (HTTP 401, code 51)"),
+        (
+            {"password": "other", "token": "other"},
+            3,
+            "not sent: the gateway refused the credentials",
+            " (HTTP 401, code 17)",
+            " (HTTP 401, code 45)",
+        ),
+        ({"quota": 0}, 3, "not sent: the account's quota is used up", " (HTTP 401, code 55)", " (HTTP 401, code 5)"),
         (
             {"template": "Other"},
             1,
-            "not sent: the gateway refused a parameter: number, text or template (HTTP 406, code 39): message_body",
+            "not sent: the gateway refused a parameter: number, text or template",
+            " (HTTP 406, code 39): message_body",
+            " (HTTP 406, code 59)",
         ),
         (
             {"faults": {"internal-error": 1.0}},
             1,
-            f"may have been sent: the gateway had an internal error (HTTP 500, code 13), after 4 attempts{LOOK_IT_UP}",
+            "may have been sent: the gateway had an internal error",
+            *[" (HTTP 500, code 13), after 4 attempts"] * 2,
         ),
     ],
 )
+@each_api
 def test_refused_send_says_what_became_of_the_message(
-    oca: Oca, served: Sandbox, knobs: dict[str, object], status: int, line: str
+    oca: Oca, served: Sandbox, api: str, knobs: dict[str, object], status: int, line: str, ending: str, v2: str
 ) -> None:
-    """Each refusal is one line: may the message have been sent, and why; and it has its exit status."""
+    """Each refusal is one line: may the message have been sent, why, and the way to find out; and its exit status."""
+    line += v2 if api in V2 else ending
+    if line.startswith("may"):
+        line += ASK_THE_VENDOR if api in PREMIUM else LOOK_IT_UP
     for name, value in knobs.items():
         setattr(served, name, value)
     assert oca("send", PHONE, TEXT) == (status, "", f"oca-sms: {line}\n")
 
 
+def test_expired_account(oca: Oca, served: Sandbox) -> None:
+    """An account that has expired is a 3."""
+    served.expired = True
+    assert oca("send", PHONE, TEXT) == (3, "", "oca-sms: not sent: the account has expired (HTTP 401, code 51)\n")
+
+
+@each_api
 def test_account_refused_after_doubt_is_no_proof(oca: Oca, served: Sandbox) -> None:
     """Status 3 promises that nothing was sent, so a refusal after an internal error is a 1."""
     served.failing_attempts = 1
@@ -230,7 +256,7 @@ def test_account_refused_after_doubt_is_no_proof(oca: Oca, served: Sandbox) -> N
         (("send", PHONE, TEXT, "--expires-in"), "--expires-in is missing"),
         (("send", PHONE), "MESSAGE is missing"),
         (("send", PHONE, *TEXT.split()), "too many arguments; a text with spaces needs quotes around it"),
-        (("send", PHONE, TEXT, f"--password={PASSWORD}"), "unknown option"),
+        (("send", PHONE, TEXT, f"--password={PASSWORD}"), "unknown option --password; see"),
         (("send", PHONE, TEXT, "--expires-in=1", "--expires-in=2"), "an argument is given more than once"),
     ],
 )
@@ -261,9 +287,27 @@ def test_gateway_out_of_reach(
     assert oca(*arguments) == (3, "", line)
 
 
-@pytest.mark.parametrize("arguments", [("send", PHONE, TEXT), ("history",), ("status", "uid")])
+@pytest.mark.parametrize("arguments", [("send", PHONE, TEXT), ("history",)])
+def test_an_incomplete_address_is_told(
+    oca: Oca, served: Sandbox, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """After a 404 without a code, the line asks for the path of the address."""
+    monkeypatch.setenv("OCA_SMS_BASE_URL", served.base_url.removesuffix("/api/v1"))
+    ended = oca(*arguments)
+    assert ended.status == 1
+    assert ended.err.endswith("(HTTP 404); is base_url complete? It comes from OCA_SMS_BASE_URL\n")
+
+
+@pytest.mark.parametrize(
+    ("api", "arguments"),
+    [
+        *itertools.product([*REGULAR, *PREMIUM], [("send", PHONE, TEXT), ("status", "uid")]),
+        *itertools.product(REGULAR, [("history",)]),
+    ],
+    indirect=["api"],
+)
 def test_gateway_that_hangs_up(
-    oca: Oca, portal: BlockingPortal, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+    oca: Oca, api: str, portal: BlockingPortal, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     """After a request without an answer, `send` says «may have been sent»; the other commands do not."""
     with portal.wrap_async_context_manager(RawGateway(hang_up).serve()) as gateway:
@@ -271,7 +315,8 @@ def test_gateway_that_hangs_up(
         ended = oca(*arguments)
     assert ended.status == 1
     assert ended.err.startswith("oca-sms: may have been sent: " if arguments[0] == "send" else "oca-sms: the gateway's")
-    assert ("sent" in ended.err) == ("history`" in ended.err) == (arguments[0] == "send")
+    advice = ASK_THE_VENDOR if api in PREMIUM else LOOK_IT_UP
+    assert ("sent" in ended.err) == (advice in ended.err) == (arguments[0] == "send")
 
 
 @pytest.mark.parametrize(
@@ -322,21 +367,22 @@ async def test_output_without_a_reader_ends_in_one_line() -> None:
         assert await end_of(process) == (1, "", "oca-sms: the output could not be written: Broken pipe\n")
 
 
-def test_status_prints_the_record_with_its_number_masked(oca: Oca, served: Sandbox) -> None:
-    """The number is starred and the text is left out, unless an option asks for them."""
+@each_api
+def test_status_prints_the_record_with_its_number_masked(oca: Oca, served: Sandbox, api: str) -> None:
+    """The number is starred and the text is left out, unless an option asks for them. Premium tells no text."""
     oca("send", PHONE, TEXT)
     (message,) = served.inbox
     shown = read_pairs((oca("status", message.msg_uid)).out)
     assert shown == {
         "msg_uid": message.msg_uid,
         "created_at": f"{message.created_at:%Y-%m-%d %H:%M:%S}Z",
-        "status": "sent",
+        "status": "send" if api == "regular-v2" else "sent",
         "phone_number": "***********159",
         "total_sms": "1",
-        "application": "sandbox",
+        "application": "-" if api in PREMIUM else "sandbox",
     }
     bare = read_pairs((oca("status", message.msg_uid, "--show-numbers", "--show-texts")).out)
-    assert bare == shown | {"phone_number": PHONE, "message_body": TEXT}
+    assert bare == shown | {"phone_number": PHONE, "message_body": "" if api in PREMIUM else TEXT}
 
 
 @pytest.mark.parametrize(
@@ -351,6 +397,7 @@ def test_status_of_no_message(oca: Oca, msg_uid: str, status: int, line: str) ->
     assert oca("status", msg_uid) == (status, "", f"oca-sms: {line}\n")
 
 
+@each_api_with_history
 def test_history_is_lines_with_tabs(oca: Oca, served: Sandbox) -> None:
     """Without a terminal the history is a header and the newest messages, a tab between values, the newest last."""
     for text in ("first", "a\tb\n", "last"):
@@ -362,6 +409,43 @@ def test_history_is_lines_with_tabs(oca: Oca, served: Sandbox) -> None:
     hidden = (oca("history", "--show-numbers")).out
     assert PHONE in hidden
     assert "first" not in hidden
+
+
+@over(PREMIUM)
+def test_history_that_the_api_does_not_have(oca: Oca, served: Sandbox, api: str) -> None:
+    """`history` by Premium is a 2 and one line with the APIs that have one; the gateway is not asked."""
+    name = "SMS Premium V1" if api == "premium-v1" else "SMS Premium V2"
+    assert oca("history") == (2, "", f"oca-sms: {name} has no history; SMS Regular has one\n")
+    assert served.traffic.last_second == 0
+
+
+@over(PREMIUM)
+def test_reconcile_by_an_api_without_history(bulk: Bulk, served: Sandbox, tmp_path: Path) -> None:
+    """`bulk --reconcile` by Premium is a 2 and one line. Nothing is sent, and no journal and no file are made."""
+    file, files = (
+        write_campaign(tmp_path / "rows.csv", 2),
+        ("--journal", tmp_path / "journal", "--out", tmp_path / "out"),
+    )
+    ended = bulk(file, *files, "--reconcile")
+    assert (ended.status, ended.out) == (2, "")
+    assert re.fullmatch(r"oca-sms: SMS Premium V\d has no history; SMS Regular has one\n", ended.err)
+    assert (served.traffic.last_second, [*tmp_path.iterdir()]) == (0, [file])
+
+
+@each_api
+def test_a_bulk_goes_on_by_each_api(bulk: Bulk, served: Sandbox, tmp_path: Path, api: str) -> None:
+    """A bulk with a journal leaves lost answers in doubt and says how to settle them. A resend completes it."""
+    file, journal = write_campaign(tmp_path / "rows.csv", 3), ("--journal", tmp_path / "journal")
+    served.when(spell_e164(2)).respond("accept-then-drop", times=1)
+    ended = bulk(file, *journal)
+    asks = "this API has no history, so ask the vendor, or send them again with --resend-unknown"
+    advice = asks if api in PREMIUM else "--reconcile looks them up"
+    assert (ended.status, ended.err) == (1, f"oca-sms: 1 of 3 rows failed, 1 may have been sent: {advice}\n")
+    assert bulk(file, *journal, "--resend-unknown" if api in PREMIUM else "--reconcile").status == 0
+    assert list_recipients(served) == [spell_e164(it) for it in (1, 2, *([2] if api in PREMIUM else []), 3)]
+    served.when(spell_e164(1)).respond("accept-then-drop", times=1)
+    advice = "this API has no history, so ask the vendor" if api in PREMIUM else "`oca-sms history` shows them"
+    assert bulk(file).err == f"oca-sms: 1 of 3 rows failed, 1 may have been sent: {advice}\n"
 
 
 def test_empty_history_is_a_header(oca: Oca) -> None:
@@ -405,7 +489,7 @@ def test_bad_usage_of_history(oca: Oca, arguments: tuple[str, ...]) -> None:
     assert "sent" not in ended.err
 
 
-@pytest.mark.parametrize("arguments", [("marker",), ("--marker",), ("--", "send", PHONE, TEXT)])
+@pytest.mark.parametrize("arguments", [("marker",), ("--", "send", PHONE, TEXT)])
 def test_unknown_command(oca: Oca, arguments: tuple[str, ...]) -> None:
     """An unknown command is not quoted, because it may be half of a message."""
     assert oca(*arguments) == (2, "", "oca-sms: unknown command or option; see oca-sms --help\n")
@@ -509,31 +593,41 @@ def test_prompt_that_is_not_answered(asked: str, typed: str, status: int, line: 
     assert "Traceback" not in ended.out
 
 
-async def test_ctrl_c_leaves_the_message_in_doubt(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "words"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 129, "hung up"),
+    ],
+)
+async def test_a_signal_leaves_the_message_in_doubt(
+    sandbox: Sandbox, number: signal.Signals, status: int, words: str
+) -> None:
     """An interrupted `send` says that the message may have been sent; here it even was delivered."""
     sandbox.latency = 3600
     async with start("send", PHONE, TEXT, env=environment(**account(sandbox))) as process:
         await until(lambda: len(sandbox.inbox) > 0 and is_waiting(process.pid))
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         ended = await end_of(process)
-    assert (ended.status, ended.out) == (130, "")
+    assert (ended.status, ended.out) == (status, "")
     doubt = "if a request was under way, the message may have been sent"
-    assert ended.err == f"oca-sms: interrupted: {doubt}{LOOK_IT_UP}\n"
+    assert ended.err == f"oca-sms: {words}: {doubt}{LOOK_IT_UP}\n"
 
 
 @pytest.mark.parametrize(
     ("sent", "status", "line"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
 async def test_sandbox_serves_until_a_signal(sent: signal.Signals, status: int, line: str) -> None:
-    """The printed lines can be pasted into a shell, a client needs no more, and Ctrl-C or SIGTERM ends the sandbox."""
+    """The printed lines give a client all that it needs, and Ctrl-C or SIGTERM ends the sandbox."""
     arguments = ("sandbox", "--port", "0", "--username", "me@example.com", "--password", "it's $HOME", "--token", "a$b")
     async with start(*arguments, env=environment()) as process:
-        printed = [await read_line(process.stdout) for _ in range(10)]
+        printed = [await read_line(process.stdout) for _ in range(11)]
         exports = dict(shlex.split(line)[1].split("=", 1) for line in printed if line.startswith("export "))
         assert exports.keys() == {"OCA_SMS_USERNAME", "OCA_SMS_PASSWORD", "OCA_SMS_BASE_URL"}
         assert exports["OCA_SMS_BASE_URL"] in printed[0]
         assert exports["OCA_SMS_BASE_URL"].replace("/api/v1", "/ ") in printed[0]  # the inbox
-        others = [shlex.split(line)[2:] for line in printed if line.startswith("# export ")]
+        others = [shlex.split(line.partition("; export ")[2]) for line in printed if "; export " in line]
         assert [dict(it.split("=", 1) for it in words)["OCA_SMS_API"] for words in others] == [
             "regular-v2",
             "premium-v1",
@@ -551,11 +645,56 @@ async def test_sandbox_serves_until_a_signal(sent: signal.Signals, status: int, 
         assert await end_of(process) == (status, "", f"oca-sms: {line}\n")
 
 
+async def variables_after(script: str) -> dict[str, str]:
+    """Return the variables of ours that a shell has after these lines."""
+    shell = await asyncio.create_subprocess_exec(
+        *("sh", "-eu", "-c", f"{script}\nenv -0"), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    printed, _ = await asyncio.wait_for(shell.communicate(), PATIENCE)
+    assert shell.returncode == 0, printed
+    return {
+        name: value
+        for name, _, value in (line.partition("=") for line in printed.decode().split("\0"))
+        if name.startswith("OCA_SMS_")
+    }
+
+
+async def lines_of_the_command(sandbox: Sandbox) -> dict[str, str]:
+    """Return the lines that the command prints for each API, as one text."""
+    _, first, (_, *others) = (
+        [*lines] for has_text, lines in itertools.groupby(_serve._welcome(sandbox), key=bool) if has_text
+    )
+    return dict(zip([*REGULAR, *PREMIUM], ["\n".join(first), *others], strict=True))
+
+
+async def lines_of_the_page(sandbox: Sandbox) -> dict[str, str]:
+    """Return the lines that the sandbox's page shows for each API, as one text."""
+    async with httpx.AsyncClient(trust_env=False) as browser:
+        access = (await browser.get(sandbox.base_url.replace("/api/v1", "/sandbox/access"))).json()
+    return {api["name"]: "\n".join(api["lines"]) for api in access["apis"]}
+
+
+@pytest.mark.parametrize("show", [lines_of_the_command, lines_of_the_page])
+@pytest.mark.parametrize("before", [*REGULAR, *PREMIUM])
+@each_api
+async def test_lines_can_be_pasted_into_a_shell(
+    show: Callable[[Sandbox], Awaitable[dict[str, str]]], before: str, api: str, sandbox: Sandbox
+) -> None:
+    """In a real shell, the lines for an API make a client of it, also after the lines for any other API."""
+    sandbox.username, sandbox.password, sandbox.token, sandbox.sender_id = "it's", "$HOME", "a$b'c", 'Acme; "Co"'
+    lines = await show(sandbox)
+    variables = await variables_after("\n".join([lines["regular-v1"], lines[before], lines[api]]))
+    assert variables == sandbox.environment(api)
+    async with AsyncOcaSms.from_env(variables) as client:
+        await client.send(PHONE, TEXT)
+    assert [message.api for message in sandbox.inbox] == [api]
+
+
 async def test_sandbox_does_what_its_options_say() -> None:
     """Options of `sandbox` set its limit, quota and faults."""
     options = "--port 0 --rate-limit 7 --quota 9 --fault reset=0.25 --fault html=.5 --fault failing-attempts=2"
     async with start("sandbox", *options.split(), env=environment()) as process:
-        printed = [await read_line(process.stdout) for _ in range(5)]
+        printed = [await read_line(process.stdout) for _ in range(6)]
         base_url = shlex.split(printed[-1])[1].split("=", 1)[1]
         async with httpx.AsyncClient(base_url=base_url.removesuffix("/api/v1"), trust_env=False) as control:
             faults = (await control.get("/sandbox/faults")).json()
@@ -712,7 +851,7 @@ async def test_ctrl_c_while_it_starts() -> None:
 def test_tally_counts_every_outcome_once() -> None:
     """Each outcome is sent, failed or skipped, and counts once; the unknown are among the failed."""
     sms = Sms(PHONE, TEXT)
-    tally = _progress.Tally(total=3)
+    tally = _progress.Tally(total=3, to_send=3, passed=1)
     for outcome in (Failed(sms, DeliveryUnknownError("no answer")), Skipped(sms, None)):
         tally.note(outcome)
     assert (tally.sent, tally.failed, tally.unknown, tally.skipped, tally.done) == (0, 1, 1, 1, 2)

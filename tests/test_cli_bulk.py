@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,9 +32,12 @@ from campaign_files import (
     write_text,
 )
 from command import (
+    FAST,
     HEEDS_CTRL_C,
     MAIN,
+    NO_JOURNAL,
     Bulk,
+    Command,
     account,
     end_of,
     environment,
@@ -48,6 +52,8 @@ from oca_sms_async.cli._app import run
 from oca_sms_async.cli._input_errors import InputError
 from oca_sms_async.cli._progress import Tally, show_progress
 from oca_sms_async.sandbox import Sandbox
+
+OUTCOMES = """{"row": 1, "key": null}\n"""  # of an earlier run
 
 CSV = f'phone,message\n{spell_phone(1)},"Acme: é, ""482913"" marker"\n{spell_phone(2)},second marker\n'.encode()
 JSON = (
@@ -97,11 +103,11 @@ BAD_ROWS = [
 REASONS = {
     2: "phone has a letter at the end: it may hold digits, a leading '+', spaces and '-', '.', '(', ')', nothing else",
     3: "message must be a str that is not blank",
-    4: "the row has 5 fields, the first line 3: put a text with commas in quotes",
+    4: "the row has 5 fields, the first line 3: put a text with a comma in quotes",
 }
 
 
-@pytest.mark.parametrize("earlier", [None, "the lines of an earlier run\n"])
+@pytest.mark.parametrize("earlier", [None, OUTCOMES])
 def test_whole_file_is_checked_before_anything_is_sent(
     bulk: Bulk, served: Sandbox, tmp_path: Path, earlier: str | None
 ) -> None:
@@ -112,7 +118,7 @@ def test_whole_file_is_checked_before_anything_is_sent(
     ended = bulk(write_csv(tmp_path / "rows.csv", *BAD_ROWS), "--out", out)
     assert ended.status == 2
     assert ended.err.splitlines() == [
-        *(f"oca-sms: row {number}: {reason}" for number, reason in REASONS.items()),
+        *(f"oca-sms: line {number + 1} (row {number}): {reason}" for number, reason in REASONS.items()),
         "oca-sms: nothing was sent: 3 of 5 rows cannot be sent; --skip-invalid goes on without them",
     ]
     assert count_posts(served) == 0
@@ -144,7 +150,7 @@ def test_key_of_two_messages_is_found_before_anything_is_sent(
     file, out = write_csv(tmp_path / "rows.csv", make_row(1, "one"), make_row(3, "three"), other), tmp_path / "out"
     ended = bulk(file, "--out", out)
     assert ended.status == 2
-    assert ended.err.splitlines()[0] == f"oca-sms: row 3: {KEY_CONFLICT}"
+    assert ended.err.splitlines()[0] == f"oca-sms: line 4 (row 3): {KEY_CONFLICT}"
     assert count_posts(served) == 0
     assert bulk(file, "--out", out, "--skip-invalid").status == 1
     assert list_recipients(served) == [spell_e164(1), spell_e164(3)]
@@ -161,7 +167,7 @@ def test_key_of_an_earlier_run_is_found_before_anything_is_sent(bulk: Bulk, serv
     assert bulk(write_csv(tmp_path / "old.csv", make_row(1, "one")), "--journal", journal).status == 0
     ended = bulk(write_csv(tmp_path / "new.csv", make_row(2, "two"), make_row(3, "one")), "--journal", journal)
     assert ended.status == 2
-    assert ended.err.startswith(f"oca-sms: row 2: {KEY_CONFLICT}\n")
+    assert ended.err.startswith(f"oca-sms: line 3 (row 2): {KEY_CONFLICT}\n")
     assert count_posts(served) == 1
 
 
@@ -180,12 +186,12 @@ def test_dry_run_shows_the_plan(bulk: Bulk, tmp_path: Path, in_doubt: tuple[Path
         f"{spell_phone(5)},,",
     ]
     file, out = write_csv(tmp_path / "rows.csv", *rows), tmp_path / "out"
-    out.write_text("untouched")
+    out.write_text(OUTCOMES)
     plan = bulk(file, "--dry-run", "--journal", journal, "--out", out, "--rate", "0.5", "--brand", "acme")
     assert plan.status == 2  # as the run itself
     file = write_csv(tmp_path / "rows.csv", *rows[:-1])
     plan = bulk(file, "--dry-run", "--journal", journal, "--out", out, "--rate", "0.5", "--brand", "acme")
-    assert (plan.status, count_posts(served), out.read_text()) == (0, 0, "untouched")
+    assert (plan.status, count_posts(served), out.read_text()) == (0, 0, OUTCOMES)
     shown = read_pairs(plan.out)
     assert shown.pop("advice").startswith("1 rows: ")
     assert shown == {
@@ -194,10 +200,12 @@ def test_dry_run_shows_the_plan(bulk: Bulk, tmp_path: Path, in_doubt: tuple[Path
         "sent earlier": "1",
         "in doubt": "2",
         "repeated": "1",
+        "duplicates": "0 with the same text, 1 with another",
         "to send": "2",
         "recipients": "4",
-        "segments": "3",
+        "segments": "3 for 2 messages",
         "time": "4 s at 0.5/s",
+        "text": "x" * 161,
     }
     assert re.findall(r"^advice +1 rows: (\S+):", plan.out, re.MULTILINE) == ["several-segments", "brand-missing"]
     resent = bulk(file, "--dry-run", "--journal", journal, "--resend-unknown")
@@ -313,7 +321,7 @@ def test_out_is_rebuilt_on_resume(bulk: Bulk, served: Sandbox, tmp_path: Path, s
             out.write_bytes(b"\xff\0 no outcome")
     (tmp_path / ".out.oca-sms").write_text("left over")
     served.refused_numbers = []
-    assert bulk(*command).status == 0
+    assert bulk(*command, "--force").status == 0
     lines = read_outcomes(out)
     assert [it["outcome"] for it in lines] == ["sent"] * 4
     assert {it["msg_uid"] for it in lines} == {it.msg_uid for it in served.inbox}
@@ -376,6 +384,8 @@ def test_doubtful_rows_are_named_and_not_sent_again(
     assert (again.status, read_words(out)) == (1, ["unknown", "unknown", "sent"])
     assert list_recipients(served) == [spell_e164(1), spell_e164(2), spell_e164(3)]
     assert again.err == "oca-sms: 2 of 3 rows failed, 2 may have been sent: --reconcile looks them up\n"
+    assert "resend_unknown" not in again.out + out.read_text()
+    assert "--reconcile looks it up, --resend-unknown sends it again" in read_outcomes(out)[0]["error"]
     assert read_pairs(again.out)["unknown"].startswith("2 ")
 
 
@@ -423,6 +433,8 @@ def test_reconcile_that_finds_nothing_proves_nothing(
     ended = bulk(file, "--journal", journal, "--out", out, "--reconcile")
     assert (ended.status, count_posts(served), read_words(out)) == (1, 0, ["unknown", "unknown"])
     assert "0 found in the gateway's history, 2 still in doubt" in ended.out
+    advice = "look again with --reconcile in an hour, ask the vendor, or send them again with --resend-unknown"
+    assert ended.err == f"oca-sms: 2 of 2 rows failed, 2 may have been sent: {advice}\n"
 
 
 def test_reconcile_without_an_answer_sends_nothing(
@@ -475,6 +487,7 @@ def test_journal_in_use_is_one_line(bulk: Bulk, served: Sandbox, portal: Blockin
         portal.call(used.begin_run)
         ended = bulk(write_campaign(tmp_path / "rows.csv", 1), "--journal", journal)
     assert (ended.status, ended.out, count_posts(served)) == (2, "", 0)
+    # A second journal for the same file would send every message twice, so no line proposes one.
     reason = "another run uses it: wait for the end of that run"
     assert ended.err == f"oca-sms: the journal {journal} cannot be used: {reason}\n"
 
@@ -608,7 +621,9 @@ def test_rate_is_22_unless_told_otherwise(tmp_path: Path, capsys: pytest.Capture
         (("--concurrency", "0"), "--concurrency must be >= 1"),
         (("--concurrency", "few"), "--concurrency cannot be read"),
         (("--rate", "5", "--journal"), "--journal is missing"),
-        (("--no-skip-invalid",), "unknown option; a text that begins with a hyphen needs a -- before it"),
+        (("--no-skip-invalid",), "unknown option --no-skip-invalid"),
+        (("--dedup=yes",), "unknown option --dedup"),
+        (("--Marker",), "unknown option; a text that begins with a hyphen needs a -- before it"),
     ],
 )
 def test_bad_values_are_bad_usage(
@@ -643,7 +658,7 @@ def test_progress_without_a_terminal_is_plain_lines(bulk: Bulk, served: Sandbox,
 def test_progress_of_a_long_file_is_about_a_hundred_lines(capsys: pytest.CaptureFixture[str]) -> None:
     """The progress of a long file is about a hundred lines, and the last line has all counts."""
     sms = Sms(spell_e164(1), write_text(1))
-    with show_progress(Tally(total=12_345)) as note:
+    with show_progress(Tally(total=12_345, to_send=12_345)) as note:
         for _ in range(12_345):
             note(Sent(sms, SendReceipt("uid", "sent")))
     lines = capsys.readouterr().out.splitlines()
@@ -661,7 +676,7 @@ def test_progress_on_a_terminal_is_a_bar(served: Sandbox, tmp_path: Path) -> Non
     assert "━" in ended.out
     assert len(set(re.findall(r"(\d+)/60", ended.out))) > 1
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", ended.out)
-    assert re.search(r"60/60 59 sent, 1 failed, 0 unknown, 0 retried, [0-9.]+/s +0:00:00", plain)
+    assert re.search(r"60/60 59 sent, 1 failed, [0-9.]+/s +0:00:00", plain)
     assert read_pairs(plain)["sent"] == "59"
     assert plain.splitlines()[-1] == "oca-sms: 1 of 60 rows failed"
 
@@ -675,53 +690,137 @@ def test_progress_on_a_dumb_terminal_is_plain_lines(served: Sandbox, tmp_path: P
     assert re.search(r"^1/1: 1 sent, 0 failed, 0 unknown, 0 retried, [0-9.]+/s\r$", ended.out, re.MULTILINE)
 
 
-def test_respelt_recipient_is_pointed_out_before_sending(bulk: Bulk, served: Sandbox, tmp_path: Path) -> None:
-    """A recipient in another spelling is named with both rows; in the same spelling he is not."""
-    spellings = [
-        spell_phone(1),
-        spell_phone(2),
-        spell_phone(1),
-        spell_e164(1),
-        f"62{spell_phone(2)[1:]}",
-        spell_phone(3),
-    ]
-    file = write_csv(
-        tmp_path / "rows.csv", *(f"{it},{write_text(at)}," for at, it in enumerate(spellings)), f"{spell_phone(4)},,"
-    )
-    ended = bulk(file)
-    assert (ended.status, count_posts(served)) == (2, 0)
-    assert ended.err.splitlines()[:-1] == [
-        "oca-sms: row 7: message must be a str that is not blank",
-        "oca-sms: row 4: the same recipient as in row 1, in another spelling",
-        "oca-sms: row 5: the same recipient as in row 2, in another spelling",
-    ]
+DUPLICATES = [
+    make_row(1, "a"),
+    make_row(2, "b"),
+    f"{spell_e164(1)},{write_text(1)},c",
+    f"62{spell_phone(2)[1:]},another marker,d",
+    make_row(3, "e"),
+    f" {spell_phone(1)[:4]}-{spell_phone(1)[4:]},another marker,f",
+]
 
 
-@pytest.mark.parametrize("count", [10, 11])
-def test_many_respelt_recipients_are_counted(bulk: Bulk, tmp_path: Path, count: int) -> None:
-    """Up to ten respelt recipients are named; of more there is a count."""
-    rows = [
-        f"{spelling(number)},{write_text(number)}," for number in range(count) for spelling in (spell_phone, spell_e164)
-    ]
+def test_duplicates_are_counted_before_sending(bulk: Bulk, served: Sandbox, tmp_path: Path) -> None:
+    """Rows with the recipient of an earlier row, in any spelling, are one line; and they are sent."""
+    ended = bulk(write_csv(tmp_path / "rows.csv", *DUPLICATES))
+    words = "1 with the same text and 2 with another text: line 4 (row 3) first; --dedupe skips them"
+    assert ended.err == f"oca-sms: 3 rows have the recipient of an earlier row, {words}\n"
+    assert (ended.status, count_posts(served)) == (0, 6)
+
+
+def test_dedupe_sends_to_each_recipient_once(bulk: Bulk, served: Sandbox, tmp_path: Path) -> None:
+    """With `--dedupe` the first row of a recipient is sent, and his other rows are skipped."""
+    file, out = write_csv(tmp_path / "rows.csv", *DUPLICATES), tmp_path / "out"
+    plan = read_pairs(bulk(file, "--dry-run", "--dedupe").out)
+    assert (plan["to send"], plan["duplicates"]) == ("3", "1 with the same text, 2 with another, skipped")
+    ended = bulk(file, "--dedupe", "--out", out)
+    assert (ended.status, list_recipients(served)) == (0, [spell_e164(it) for it in (1, 2, 3)])
+    assert read_words(out) == ["sent", "sent", "skipped", "skipped", "sent", "skipped"]
+    assert ended.err.endswith("; skipped\n")
+    assert "6/6: 3 sent" in ended.out
+
+
+def test_dedupe_with_the_journal_of_a_run_without_it(bulk: Bulk, served: Sandbox, tmp_path: Path) -> None:
+    """Equal rows keep their own outcomes: duplicates that an earlier run sent are told as sent."""
+    file, journal, out = tmp_path / "rows.csv", tmp_path / "journal", tmp_path / "out"
+    write_csv(file, *[make_row(1)] * 3, make_row(2))
+    served.refused_numbers = [spell_phone(1)]
+    assert bulk(file, "--journal", journal, "--concurrency", "1").status == 1
+    served.refused_numbers = []
+    write_csv(file, *[make_row(1)] * 4, make_row(2), make_row(3))
+    assert bulk(file, "--journal", journal, "--dedupe", "--out", out).status == 0
+    assert read_words(out) == ["sent", "skipped", "skipped", "skipped", "sent", "sent"]
+    assert bulk(file, "--journal", journal).status == 0
+    assert bulk(file, "--journal", journal, "--dedupe", "--out", out).status == 0
+    assert read_words(out) == ["sent"] * 6
+    assert list_recipients(served) == [spell_e164(it) for it in (1, 1, 1, 1, 2, 3)]
+
+
+def test_many_bad_rows_are_named_and_counted(bulk: Bulk, tmp_path: Path) -> None:
+    """Twenty rows of a kind are named in the order of the file, and the others are a count."""
+    rows = [f"{spell_phone(at)},{'' if at % 2 else write_text(1)},{'one' if at % 2 == 0 else ''}" for at in range(60)]
+    ended = bulk(write_csv(tmp_path / "rows.csv", *rows), "--dry-run")
+    *named, blank, conflicts, _ = ended.err.splitlines()
+    places = [int(row) for row in re.findall(r"\(row (\d+)\)", "\n".join(named))]
+    assert (ended.status, len(places), places) == (2, 40, sorted(places))
+    assert blank == "oca-sms: 10 more rows: message must be a str that is not blank"
+    assert conflicts == f"oca-sms: 9 more rows: {KEY_CONFLICT}"
+
+
+def test_rows_are_named_as_a_spreadsheet_counts_them(bulk: Bulk, tmp_path: Path) -> None:
+    """Blank rows and the header count as lines; a text of several lines is one row of a sheet."""
+    rows = ["", f'{spell_phone(1)},"marker\nmarker",', ",,", f"{spell_phone(2)},,"]
     ended = bulk(write_csv(tmp_path / "rows.csv", *rows))
-    lines = ended.err.splitlines()
-    assert (ended.status, lines[9]) == (0, "oca-sms: row 20: the same recipient as in row 19, in another spelling")
-    rest = ["oca-sms: 11 rows name a recipient of an earlier row in another spelling"]
-    assert lines[10:] == rest * (count > 10)
+    assert ended.err.startswith("oca-sms: line 5 (row 2): message must be ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"), [((), "Acme: * * **********"), (("--show-texts",), "Acme: 1 2 4829-marker")]
+)
+def test_dry_run_shows_three_texts(bulk: Bulk, tmp_path: Path, arguments: tuple[str, ...], text: str) -> None:
+    """A dry run shows the first three texts, with every word with a digit starred unless `--show-texts`."""
+    rows = [f"{spell_phone(at)},{at}" for at in range(1, 5)]
+    file = write_csv(tmp_path / "rows.csv", *rows, header="phone,code")
+    ended = bulk(file, "--dry-run", "--template", "Acme: {code} 2 4829marker", *arguments)
+    texts = re.findall(r"^text +(.*)$", ended.out, re.MULTILINE)
+    expected = text.replace("4829-marker", "4829marker")
+    assert texts == [expected.replace("1", str(at), 1) for at in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("rate", "time"),
+    [("100", "1 s"), ("1", "100 s"), ("0.5", "3 min"), ("0.01", "2 h 47 min"), ("0.001", "1 d 3 h")],
+)
+def test_dry_run_shows_the_time(bulk: Bulk, tmp_path: Path, rate: str, time: str) -> None:
+    """The time of a run is shown in its two largest units."""
+    plan = bulk(write_campaign(tmp_path / "rows.csv", 100), "--dry-run", "--rate", rate)
+    assert read_pairs(plan.out)["time"] == f"{time} at {float(rate):g}/s"
+
+
+def test_a_run_without_a_journal_makes_no_temporary_file(
+    bulk: Bulk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `--journal` no temporary file is made: a read-only system has no place for one."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path / "nowhere"))
+    assert bulk(write_campaign(tmp_path / "rows.csv", 3)).status == 0
+    assert bulk(tmp_path / "rows.csv", "--dry-run").status == 0
 
 
 def test_help_tells_the_exit_statuses(bulk: Bulk) -> None:
     """The help of `bulk` has each of its exit statuses."""
     text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", bulk("--help").out).split())
-    statuses = "0 all sent, 1 some failed or unknown, 2 bad usage or input, 3 stopped by the account or an outage,"
-    assert f"Exit status: {statuses} 130 interrupted." in text
+    statuses = (
+        "0 all sent, 1 some failed or unknown, or output was lost, 2 bad usage or input, 3 stopped by the account"
+    )
+    assert f"Exit status: {statuses} or an outage, 129, 130 and 143 ended by a signal." in text
 
 
-@pytest.mark.parametrize("file", ["-", "rows.csv"])
+def test_a_run_without_a_journal_says_so_first(command: Command, tmp_path: Path) -> None:
+    """The first line of a run without `--journal` says that the same command would send everything again."""
+    file = write_campaign(tmp_path / "rows.csv", 1)
+    assert command("bulk", file, *FAST).err == NO_JOURNAL
+    assert command("bulk", file, "--journal", tmp_path / "journal", *FAST).err == ""
+    assert command("bulk", file, "--dry-run").err == ""
+
+
+def test_an_incomplete_address_is_told(
+    bulk: Bulk, served: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a 404 without a code, the sentence asks for the path of the address."""
+    monkeypatch.setenv("OCA_SMS_BASE_URL", served.base_url.removesuffix("/api/v1"))
+    out = tmp_path / "out"
+    ended = bulk(write_campaign(tmp_path / "rows.csv", 1), "--out", out)
+    hint = "the gateway refused the request (HTTP 404); is base_url complete? It comes from OCA_SMS_BASE_URL"
+    assert (ended.status, [it["error"] for it in read_outcomes(out)]) == (1, [hint])
+    assert f"1 × {hint}" in ended.out
+
+
+@pytest.mark.parametrize("file", ["-", "rows.csv", "nowhere"])
 def test_missing_credentials_are_bad_usage(
     bulk: Bulk, served: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
-    """Without a terminal, missing credentials are one line that names them, and no file is made."""
+    """Missing credentials are one line that names them, before FILE is read, and no file is made."""
     monkeypatch.chdir(tmp_path)
     write_campaign(Path("rows.csv"), 1)
     monkeypatch.delenv("OCA_SMS_PASSWORD")
@@ -746,9 +845,12 @@ async def test_closed_standard_input_is_bad_usage() -> None:
         ("\ufeff\n", "the file is empty: write one message a row, below a line that names the columns"),
         (
             f"{spell_phone(1)},{write_text(1)}\n",
-            "the first line must name the columns, in the same case, and does not name",
+            "the first line must name the columns and does not name 'phone', 'message'; it looks like a message",
         ),
-        (f"phone;message\n{spell_phone(1)};{write_text(1)}\n", "the first line is not separated by commas"),
+        (
+            f"telp;message\n{spell_phone(1)};{write_text(1)}\n",
+            "the first line must name the columns and does not name 'phone'",
+        ),
     ],
 )
 def test_file_that_cannot_be_used(bulk: Bulk, served: Sandbox, tmp_path: Path, content: str, reason: str) -> None:
@@ -788,7 +890,7 @@ def test_out_that_cannot_be_written(
     """An `--out` that cannot be written is one line before anything is sent."""
     monkeypatch.chdir(tmp_path)
     ended = bulk(write_campaign(Path("rows.csv"), 1), "--out", out)
-    assert (ended, count_posts(served)) == ((2, "", f"oca-sms: {out} cannot be written: {reason}\n"), 0)
+    assert (ended, count_posts(served)) == ((2, "", f"oca-sms: --out {out} cannot be written: {reason}\n"), 0)
 
 
 @pytest.mark.parametrize("out", ["", ".", "sub"])

@@ -4,12 +4,14 @@ import asyncio
 import fcntl
 import itertools
 import os
+import pty
 import re
 import signal
 import termios
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import httpx
@@ -32,7 +34,9 @@ from campaign_files import (
 from command import (
     CTRL_C,
     FAST,
+    HAS_TERMINAL,
     MAIN,
+    NO_JOURNAL,
     PATIENCE,
     Bulk,
     Ended,
@@ -40,6 +44,7 @@ from command import (
     end_of,
     environment,
     is_waiting,
+    leave_out_warning,
     read_pairs,
     read_up_to,
     run_on_terminal,
@@ -100,22 +105,27 @@ class HeldGateway:
         return environment(**account(self.sandbox) | {"OCA_SMS_BASE_URL": self.gateway.base_url})
 
 
-async def interrupt(held: HeldGateway, command: Collection[str], times: int = 1) -> Ended:
-    """Start a command, interrupt it once or more when three messages are on the wire, and return its end.
+async def interrupt(
+    held: HeldGateway, command: Collection[str], *more: Signals, first: Signals = Signals.SIGINT
+) -> Ended:
+    """Start a command, send it a signal when three messages are on the wire, and more signals; return its end.
 
-    A single interruption is followed by the answers. After several there are no answers.
+    The answers come after the signals, unless a Ctrl-C is among the later ones.
     """
     async with held.gateway.serve(), start(*command, env=held.environment()) as process:
         await held.has_delivered(3)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(first)
         notice = await read_up_to(process, "stopping")
-        if times == 1:
+        for number in more:
+            process.send_signal(number)
+        if Signals.SIGINT not in more:
             held.released.set()
-        for _ in range(times - 1):
-            process.send_signal(signal.SIGINT)
         ended = await end_of(process)
     assert_no_secret(notice + ended.out + ended.err)
-    assert notice == "oca-sms: stopping: requests on the wire may finish; press Ctrl-C again to cut them short\n"
+    assert (
+        notice.removeprefix(NO_JOURNAL)
+        == "oca-sms: stopping: requests on the wire may finish; press Ctrl-C again to cut them short\n"
+    )
     assert len(ended.err.splitlines()) == 1
     return ended
 
@@ -140,15 +150,124 @@ async def test_first_ctrl_c_lets_what_is_on_the_wire_end(sandbox: Sandbox, tmp_p
     assert list_recipients(sandbox) == [spell_e164(number) for number in range(1, 13)]
 
 
+@pytest.mark.parametrize(("number", "status"), [(Signals.SIGTERM, 143), (Signals.SIGHUP, 129)])
+async def test_a_signal_stops_as_the_first_ctrl_c_does(
+    sandbox: Sandbox, tmp_path: Path, number: Signals, status: int
+) -> None:
+    """SIGTERM and SIGHUP, once or twice, let requests on the wire finish; `--out` and the journal have them."""
+    held, out = HeldGateway(sandbox), tmp_path / "out"
+    file = write_campaign(tmp_path / "rows.csv", 12)
+    command = ["bulk", str(file), "--journal", str(tmp_path / "journal"), "--out", str(out), "--concurrency", "3"]
+    ended = await interrupt(held, [*command, *FAST], number, first=number)
+    assert ended.status == status
+    assert read_words(out) == ["sent"] * 3 + ["skipped"] * 9
+    words = {143: "terminated", 129: "hung up"}[status]
+    assert ended.err.startswith(f"oca-sms: {words}, with 9 of 12 rows not sent; go on with: oca-sms bulk ")
+    async with start(*read_next_command(ended.err), env=environment(**account(sandbox))) as process:
+        assert (await end_of(process)).status == 0
+    assert list_recipients(sandbox) == [spell_e164(number) for number in range(1, 13)]
+
+
+async def test_ctrl_c_after_sigterm_cuts_short(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Ctrl-C after SIGTERM does not wait for the wire; the exit status is that of SIGTERM."""
+    held, out = HeldGateway(sandbox), tmp_path / "out"
+    command = ["bulk", str(write_campaign(tmp_path / "rows.csv", 12)), "--out", str(out), "--concurrency", "3", *FAST]
+    ended = await interrupt(held, command, Signals.SIGINT, first=Signals.SIGTERM)
+    assert (ended.status, read_words(out)) == (143, ["unknown"] * 3 + ["skipped"] * 9)
+
+
+async def test_ignored_signals_stay_ignored(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Under nohup, which ignores SIGHUP, the run goes on to its end."""
+    held = HeldGateway(sandbox)
+    command = ["bulk", str(write_campaign(tmp_path / "rows.csv", 5)), "--concurrency", "3", *FAST]
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + MAIN
+    async with held.gateway.serve(), start(*command, env=held.environment(), code=code) as process:
+        await held.has_delivered(3)
+        process.send_signal(signal.SIGHUP)
+        held.released.set()
+        assert (await end_of(process)).status == 0
+    assert len(sandbox.inbox) == 5
+
+
+def find_child(pid: int) -> int:
+    """Return the only child of a process."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+
+
+async def test_the_first_process_of_a_container_heeds_sigterm(sandbox: Sandbox, tmp_path: Path) -> None:
+    """As PID 1, to which the kernel gives no default actions, the command ends at SIGTERM too."""
+    isolated = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    tried = await asyncio.create_subprocess_exec(*isolated, "true", stderr=asyncio.subprocess.DEVNULL)
+    if await tried.wait():
+        pytest.skip("unshare makes no name space here")
+    held, out = HeldGateway(sandbox), tmp_path / "out"
+    command = ["bulk", str(write_campaign(tmp_path / "rows.csv", 12)), "--out", str(out), "--concurrency", "3", *FAST]
+    async with held.gateway.serve(), start(*command, env=held.environment(), launcher=isolated) as process:
+        await held.has_delivered(3)
+        os.kill(find_child(process.pid), signal.SIGTERM)
+        await read_up_to(process, "stopping")
+        held.released.set()
+        ended = await end_of(process)
+    assert (ended.status, read_words(out)) == (143, ["sent"] * 3 + ["skipped"] * 9)
+
+
+async def test_a_terminal_that_is_closed_ends_the_run_with_all_outcomes(sandbox: Sandbox, tmp_path: Path) -> None:
+    """When its terminal is gone, a run stops as at the first Ctrl-C, though it can write to nobody."""
+    held, out = HeldGateway(sandbox), tmp_path / "out"
+    master, slave = pty.openpty()
+    command = ["bulk", str(write_campaign(tmp_path / "rows.csv", 12)), "--out", str(out), "--concurrency", "3", *FAST]
+    code = HAS_TERMINAL + MAIN
+    async with (
+        held.gateway.serve(),
+        start(*command, env=held.environment(), code=code, terminal=slave) as process,
+    ):
+        os.close(slave)
+        await held.has_delivered(3)
+        os.close(master)
+        held.released.set()
+        status = await asyncio.wait_for(process.wait(), PATIENCE)
+    sent = len(sandbox.inbox)
+    assert (status, Counter(read_words(out))) == (129, {"sent": sent, "skipped": 12 - sent})
+
+
+@pytest.mark.parametrize("reader", ["leaves", "full disk"])
+async def test_lost_output_does_not_end_the_run(sandbox: Sandbox, tmp_path: Path, reader: str) -> None:
+    """A reader that leaves, or a full disk behind standard output, changes only the exit status."""
+    sandbox.username, sandbox.password = USERNAME, PASSWORD
+    out = tmp_path / "out"
+    command = ["bulk", str(write_campaign(tmp_path / "rows.csv", 60)), "--out", str(out), *FAST]
+    read, write = os.pipe()
+    output = write if reader == "leaves" else os.open("/dev/full", os.O_WRONLY)
+    os.close(read)
+    async with start(*command, env=environment(**account(sandbox)), stdout=output) as process:
+        ended = leave_out_warning(await end_of(process))
+    os.close(write)
+    assert (ended.status, read_words(out)) == (1, ["sent"] * 60)
+    reason = "Broken pipe" if reader == "leaves" else "No space left on device"
+    assert ended.err == f"oca-sms: all was done, but some output could not be written: {reason}\n"
+
+
+async def test_lost_output_does_not_hide_the_end_of_a_run(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A run whose output was lost and whose rows failed has the status and the line of the rows."""
+    sandbox.username, sandbox.password, sandbox.quota = USERNAME, PASSWORD, 0
+    full = os.open("/dev/full", os.O_WRONLY)
+    command = ["bulk", str(write_campaign(tmp_path / "rows.csv", 3)), *FAST]
+    async with start(*command, env=environment(**account(sandbox)), stdout=full) as process:
+        ended = leave_out_warning(await end_of(process))
+    os.close(full)
+    assert ended.status == 3
+    assert ended.err.startswith("oca-sms: stopped: the account's quota is used up")
+
+
 async def test_second_ctrl_c_does_not_wait(sandbox: Sandbox, tmp_path: Path) -> None:
     """A second Ctrl-C leaves requests on the wire in doubt. Each row has its line, and `--reconcile` finishes."""
     held, out = HeldGateway(sandbox), tmp_path / "out"
     file = write_campaign(tmp_path / "rows.csv", 12)
     command = ["bulk", str(file), "--journal", str(tmp_path / "journal"), "--out", str(out), "--concurrency", "3"]
     command += FAST
-    ended = await interrupt(held, command, 2)
+    ended = await interrupt(held, command, Signals.SIGINT)
     assert (ended.status, read_words(out)) == (130, ["unknown"] * 3 + ["skipped"] * 9)
-    assert "interrupted, with 9 of 12 rows not sent" in ended.err
+    assert "interrupted, with 9 of 12 rows not sent, 3 may have been sent; go on with: " in ended.err
     for arguments, status, outcome in ((command, 1, "unknown"), ([*command, "--reconcile"], 0, "sent")):
         async with start(*arguments, env=environment(**account(sandbox))) as process:
             assert (await end_of(process)).status == status
@@ -194,7 +313,7 @@ async def test_ctrl_c_means_others_where_it_is_ignored(sandbox: Sandbox, tmp_pat
         await held.has_delivered(3)
         process.send_signal(signal.SIGINT)
         held.released.set()
-        ended = await end_of(process)
+        ended = leave_out_warning(await end_of(process))
     assert (ended.status, ended.err, len(sandbox.inbox)) == (0, "", 5)
 
 
@@ -204,16 +323,22 @@ def is_waiting_for_more(pid: int, pipe: int) -> bool:
     return unread == bytes(4) and is_waiting(pid)
 
 
-async def test_ctrl_c_before_anything_is_sent(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Ctrl-C while the file is read ends the command in one line."""
+@pytest.mark.parametrize(
+    ("number", "status", "words"),
+    [(Signals.SIGINT, 130, "interrupted"), (Signals.SIGTERM, 143, "terminated"), (Signals.SIGHUP, 129, "hung up")],
+)
+async def test_a_signal_before_anything_is_sent(
+    sandbox: Sandbox, tmp_path: Path, number: Signals, status: int, words: str
+) -> None:
+    """A signal while the file is read ends the command in one line."""
     fifo = tmp_path / "rows"
     os.mkfifo(fifo)
     async with start("bulk", str(fifo), env=environment(**account(sandbox))) as process:
         with await asyncio.to_thread(fifo.open, "wb", buffering=0) as writer:
             await asyncio.to_thread(writer.write, b"\n")
             await until(lambda: is_waiting_for_more(process.pid, writer.fileno()))
-            process.send_signal(signal.SIGINT)
-            assert await end_of(process) == (130, "", "oca-sms: interrupted\n")
+            process.send_signal(number)
+            assert await end_of(process) == (status, "", f"oca-sms: {words}\n")
 
 
 def test_ctrl_c_while_the_rest_is_noted_is_no_traceback(
@@ -233,7 +358,7 @@ def test_ctrl_c_while_the_rest_is_noted_is_no_traceback(
 
     async def press_in_the_last_pass(journal: SqliteJournal) -> None:
         await begin_run(journal)
-        if next(runs) == 4:  # after the survey, the rebuilt outcomes and the run itself
+        if next(runs) == 3:  # after the survey and the run itself
             press("noting the rest")
             await asyncio.sleep(0)
 
@@ -242,7 +367,8 @@ def test_ctrl_c_while_the_rest_is_noted_is_no_traceback(
     try:
         with portal.wrap_async_context_manager(RawGateway(press_before_the_answer).serve()) as gateway:
             monkeypatch.setenv("OCA_SMS_BASE_URL", gateway.base_url)
-            ended = bulk(write_campaign(tmp_path / "rows.csv", 400), "--concurrency", "1")
+            file = write_campaign(tmp_path / "rows.csv", 400)
+            ended = bulk(file, "--journal", tmp_path / "journal", "--concurrency", "1")
     finally:
         signal.signal(signal.SIGINT, before)
     assert presses == ["on the wire", "noting the rest"]
@@ -275,7 +401,7 @@ def test_stop_by_the_quota(bulk: Bulk, served: Sandbox, tmp_path: Path) -> None:
     ended = bulk(*command)
     assert (ended.status, read_words(out)) == (3, ["sent"] * 2 + ["failed"] + ["skipped"] * 3)
     assert [it["code"] for it in read_outcomes(out)] == [None, None, 55, 55, 55, 55]
-    reason = "stopped: the account's quota is used up (HTTP 401, code 55); 3 of 6 rows not sent"
+    reason = "stopped: the account's quota is used up (HTTP 401, code 55); 4 of 6 rows not sent"
     assert ended.err.startswith(f"oca-sms: {reason}; go on with: oca-sms bulk ")
     assert read_next_command(ended.err) == ["bulk", *map(str, command), *FAST]
     served.quota = None
@@ -299,7 +425,7 @@ def test_stop_by_the_account(
     out = tmp_path / "out"
     ended = bulk(write_campaign(tmp_path / "rows.csv", 600), "--out", out, "--concurrency", "1")
     assert (ended.status, read_words(out)) == (3, ["failed"] + ["skipped"] * 599)
-    rest = "599 of 600 rows not sent; without --journal, the same command would send everything again"
+    rest = "600 of 600 rows not sent; without --journal, the same command would send everything again"
     assert ended.err == f"oca-sms: stopped: {reason}; {rest}\n"
 
 
@@ -309,7 +435,7 @@ def test_stop_by_an_outage(bulk: Bulk, tmp_path: Path, monkeypatch: pytest.Monke
     out = tmp_path / "out"
     ended = bulk(write_campaign(tmp_path / "rows.csv", 8), "--out", out, "--concurrency", "2")
     assert (ended.status, Counter(read_words(out))) == (3, {"failed": 2, "skipped": 6})
-    assert ended.err.startswith("oca-sms: stopped: no connection to the gateway came about: Connection refused; 6 of 8")
+    assert ended.err.startswith("oca-sms: stopped: no connection to the gateway came about: Connection refused; 8 of 8")
 
 
 def test_an_outage_of_fewer_rows_than_go_at_once_is_one_too(
@@ -341,10 +467,10 @@ def test_stop_by_the_journal_is_a_stop(
     """A journal that fails during the run ends it with a 3 that names it, and nothing more is sent."""
     intend, journal = SqliteJournal.intend, tmp_path / "journal"
 
-    async def fail_later(self: SqliteJournal, message: Any) -> bool:
+    async def fail_later(self: SqliteJournal, message: Any, **options: Any) -> bool:
         if served.inbox:
             raise JournalError("the disk of the journal is full")
-        return await intend(self, message)
+        return await intend(self, message, **options)
 
     monkeypatch.setattr(SqliteJournal, "intend", fail_later)
     ended = bulk(write_campaign(tmp_path / "rows.csv", 4), "--journal", journal, "--concurrency", "1")

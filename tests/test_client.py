@@ -8,11 +8,14 @@ import re
 import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from answers import APIS
 from attrs import evolve
+from each_api import PREMIUM, V2, connect, each_api, each_api_with_history, over
 from in_memory import PHONE, TEXT, WITHOUT_WAITS, Gate, Gateway, client_of, refuse, respond, take_turns
 from misbehaviours import say_nothing
 from moved_clock import HANG, turns, until
@@ -22,6 +25,7 @@ from virtual_time import in_virtual_time, now
 from oca_sms_async import (
     AccountError,
     AccountExpiredError,
+    ApiError,
     AsyncOcaSms,
     ClientClosedError,
     ConnectionFailedError,
@@ -31,6 +35,7 @@ from oca_sms_async import (
     InvalidMessageError,
     InvalidRequestError,
     LimiterUnavailableError,
+    MissingAuthorizationError,
     NotFoundError,
     OcaSmsError,
     Priority,
@@ -38,9 +43,11 @@ from oca_sms_async import (
     RateLimitedError,
     RetryPolicy,
     Sms,
+    SqliteJournal,
     TokenBucket,
     UnexpectedResponseError,
     Unlimited,
+    UnsupportedError,
     UserNotFoundError,
 )
 from oca_sms_async.sandbox import Sandbox
@@ -50,34 +57,43 @@ pytestmark = pytest.mark.usefixtures("transport")
 INTERNAL_ERROR = refuse(500, 13)
 
 
-def sandbox_client(sandbox: Sandbox, **options: Any) -> AsyncOcaSms:
-    """Return a client of a sandbox, without a limit and without back-off unless told otherwise."""
-    defaults: dict[str, Any] = {"base_url": sandbox.base_url, "limiter": Unlimited(), "retry": WITHOUT_WAITS}
-    return AsyncOcaSms(sandbox.username, sandbox.password, **(defaults | options))
+@each_api
+async def test_a_message_arrives(client: AsyncOcaSms, sandbox: Sandbox, api: str) -> None:
+    """A send ends in a receipt, and the gateway has the number as E.164 and the text as it was given.
 
-
-async def test_a_message_arrives(client: AsyncOcaSms, sandbox: Sandbox) -> None:
-    """A send ends in a receipt, and the gateway has the number as E.164 and the text as it was given."""
+    Premium's receipts have no word, and its messages have a sender.
+    """
     receipt = await client.send("0813-8147-5159", "Kode: 1234 – ñandú 😀")
     (message,) = sandbox.inbox
-    assert (receipt.msg_uid, receipt.status, receipt.attempts) == (message.msg_uid, "sent", 1)
+    word, sender = ("", sandbox.sender_id) if api in PREMIUM else ("sent", None)
+    assert (receipt.msg_uid, receipt.status, receipt.attempts) == (message.msg_uid, word, 1)
     assert (message.phone, message.text) == (PHONE, "Kode: 1234 – ñandú 😀")
+    assert (message.api, message.sender_id) == (api, sender)
 
 
 @pytest.mark.parametrize(
-    ("knobs", "expected", "code"),
+    ("knobs", "first", "second"),
     [
-        ({"unknown_user": True}, UserNotFoundError, 41),
-        ({"expired": True}, AccountExpiredError, 51),
-        ({"quota": 0}, QuotaExhaustedError, 55),
-        ({"template": "Something else .*"}, InvalidRequestError, 39),
-        ({"refused_numbers": [PHONE]}, InvalidRequestError, 39),
+        ({"unknown_user": True}, (UserNotFoundError, 41), (ApiError, 41)),  # the V2 pages do not have 41 and 51
+        ({"expired": True}, (AccountExpiredError, 51), (AccountError, 51)),
+        ({"quota": 0}, (QuotaExhaustedError, 55), (QuotaExhaustedError, 5)),
+        ({"template": "Something else .*"}, (InvalidRequestError, 39), (InvalidRequestError, 59)),
+        ({"refused_numbers": [PHONE]}, (InvalidRequestError, 39), (InvalidRequestError, 39)),
+        ({"faults": {"missing-authorization": 1.0}}, (MissingAuthorizationError, 19), (MissingAuthorizationError, 19)),
+        ({"faults": {"rate-limited": 1.0}}, (RateLimitedError, 9), (RateLimitedError, 9)),
     ],
 )
+@each_api
 async def test_each_refusal_of_the_gateway(
-    client: AsyncOcaSms, sandbox: Sandbox, knobs: dict[str, Any], expected: type[OcaSmsError], code: int
+    client: AsyncOcaSms,
+    sandbox: Sandbox,
+    api: str,
+    knobs: dict[str, Any],
+    first: tuple[type[OcaSmsError], int],
+    second: tuple[type[OcaSmsError], int],
 ) -> None:
     """Each refusal has an error class of its own. The message is tried once, and it is proven unsent."""
+    expected, code = second if api in V2 else first
     for name, value in knobs.items():
         setattr(sandbox, name, value)
     with pytest.raises(expected) as caught:
@@ -87,14 +103,17 @@ async def test_each_refusal_of_the_gateway(
     assert len(sandbox.inbox) == 0
 
 
-async def test_wrong_credentials(sandbox: Sandbox) -> None:
-    """A wrong password is an error of the account."""
-    async with AsyncOcaSms(sandbox.username, "wrong", base_url=sandbox.base_url) as client:
-        with pytest.raises(InvalidCredentialsError) as caught:
-            await client.send(PHONE, TEXT)
+@each_api
+async def test_wrong_credentials(client: AsyncOcaSms, sandbox: Sandbox, api: str) -> None:
+    """A wrong password, or a wrong token, is an error of the account."""
+    sandbox.password = sandbox.token = "another"
+    with pytest.raises(InvalidCredentialsError) as caught:
+        await client.send(PHONE, TEXT)
     assert isinstance(caught.value, AccountError)
+    assert caught.value.code == (45 if api in V2 else 17)
 
 
+@each_api
 async def test_internal_errors_are_tried_again(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """500 with code 13 is repeated, and the receipt counts the attempts."""
     sandbox.failing_attempts = 3
@@ -119,21 +138,23 @@ ONCE = {
 
 
 @pytest.mark.parametrize("answer", ONCE.values(), ids=ONCE.keys())
-async def test_nothing_else_is_tried_again(answer: bytes) -> None:
+@each_api
+async def test_nothing_else_is_tried_again(answer: bytes, api: str) -> None:
     """Every answer but 500 with code 13 is the only request of its message."""
 
     async def behaviour(connection: Connection) -> None:
         await connection.write(answer)
 
     async with RawGateway(behaviour).serve() as gateway:
-        async with AsyncOcaSms("u", "p", base_url=gateway.base_url, retry=WITHOUT_WAITS) as client:
+        async with AsyncOcaSms(api=APIS[api], base_url=gateway.base_url, retry=WITHOUT_WAITS) as client:
             with pytest.raises(OcaSmsError) as caught:
                 await client.send(PHONE, TEXT)
         assert (len(gateway.requests), caught.value.attempts) == (1, 1)
 
 
 @pytest.mark.parametrize("code", ["13", 13])
-async def test_the_code_may_be_written_as_a_string(code: object) -> None:
+@each_api
+async def test_the_code_may_be_written_as_a_string(code: object, api: str) -> None:
     """500 with "13" is repeated as 500 with 13 is."""
     answers = [http({"errors": [{"message": "x", "code": code}]}, "500 Oops"), http(RECEIPT)]
 
@@ -141,19 +162,20 @@ async def test_the_code_may_be_written_as_a_string(code: object) -> None:
         await connection.write(answers.pop(0))
 
     gateway = RawGateway(behaviour)
-    async with gateway.serve(), AsyncOcaSms("u", "p", base_url=gateway.base_url, retry=WITHOUT_WAITS) as client:
+    async with gateway.serve(), AsyncOcaSms(api=APIS[api], base_url=gateway.base_url, retry=WITHOUT_WAITS) as client:
         assert (await client.send(PHONE, TEXT)).attempts == 2
 
 
 THEN: dict[str, tuple[bytes, type[OcaSmsError]]] = {
     "429": (http(b"", "429 Too Many Requests"), RateLimitedError),
-    "55": (http({"errors": [{"message": "x", "code": 55}]}, "401 Unauthorized"), QuotaExhaustedError),
+    "19": (http({"errors": [{"message": "x", "code": 19}]}, "401 Unauthorized"), MissingAuthorizationError),
     "39": (http({"errors": [{"message": [], "code": "39"}]}, "406 Not Acceptable"), InvalidRequestError),
 }
 
 
 @pytest.mark.parametrize("then", THEN)
-async def test_doubt_stays_whatever_comes_after_it(then: str) -> None:
+@each_api
+async def test_doubt_stays_whatever_comes_after_it(then: str, api: str) -> None:
     """After 500 with 13 the message may have been sent, even if the next attempt is proven refused."""
     answer, expected = THEN[then]
     answers = [INTERNAL, answer]
@@ -162,7 +184,7 @@ async def test_doubt_stays_whatever_comes_after_it(then: str) -> None:
         await connection.write(answers.pop(0))
 
     gateway = RawGateway(behaviour)
-    async with gateway.serve(), AsyncOcaSms("u", "p", base_url=gateway.base_url, retry=WITHOUT_WAITS) as client:
+    async with gateway.serve(), AsyncOcaSms(api=APIS[api], base_url=gateway.base_url, retry=WITHOUT_WAITS) as client:
         with pytest.raises(expected) as caught:
             await client.send(PHONE, TEXT)
     assert (caught.value.may_have_been_sent, caught.value.attempts) == (True, 2)
@@ -242,13 +264,18 @@ async def test_an_interactive_message_passes_a_bulk() -> None:
     await asyncio.gather(question, return_exceptions=True)
 
 
+@each_api
 @in_virtual_time
-async def test_a_429_pauses_every_request() -> None:
-    """After a refusal by the rate limit no request starts for as long as the gateway asks, or for a second."""
+async def test_a_429_pauses_every_request(api: str) -> None:
+    """After a refusal by the rate limit no request starts for as long as the gateway asks, or for a second.
+
+    The vendor's own headers ask too, with one of their names misspelt.
+    """
     accept = respond(200, RECEIPT)
-    gateway = Gateway(refuse(429, Retry_After="7"), accept, refuse(400, 9), accept)
-    client = client_of(gateway, limiter=TokenBucket(rate=1000.0))
-    for pause in (7.0, 1.0):
+    vendors = {"X_RateLimit_limit": "25", "X_RateLmit_Remaining": "0", "X_RateLimit_Reset": "3"}
+    gateway = Gateway(refuse(429, Retry_After="7"), accept, refuse(400, 9), accept, refuse(429, 9, **vendors), accept)
+    client = client_of(gateway, api=APIS[api], limiter=TokenBucket(rate=1000.0))
+    for pause in (7.0, 1.0, 3.0):
         with pytest.raises(RateLimitedError):
             await client.send(PHONE, TEXT)
         start = now()
@@ -269,7 +296,7 @@ class Unavailable:
 
 async def test_a_limiter_that_is_away_proves_that_nothing_was_sent(sandbox: Sandbox) -> None:
     """The limiter's error comes out as it is. No request was started, and the slot is free again."""
-    async with sandbox_client(sandbox, limiter=Unavailable()) as client:
+    async with connect(sandbox, "regular-v1", limiter=Unavailable()) as client:
         for _ in range(300):  # more than there are slots
             with pytest.raises(LimiterUnavailableError) as caught:
                 await client.send(PHONE, TEXT)
@@ -312,12 +339,13 @@ async def test_a_message_that_has_expired_already_is_not_sent(client: AsyncOcaSm
     assert not caught.value.may_have_been_sent
 
 
-async def test_every_failure_lands_on_its_own_message(sandbox: Sandbox) -> None:
+@each_api
+async def test_every_failure_lands_on_its_own_message(sandbox: Sandbox, api: str) -> None:
     """50 tasks share one client. Each gets the error or the receipt of its own message."""
     numbers = [f"+62813814751{index:02}" for index in range(50)]
     sandbox.refused_numbers = numbers[::3]
     sandbox.faults = {"internal-error": 0.2}
-    async with sandbox_client(sandbox, retry=evolve(WITHOUT_WAITS, max_attempts=30)) as client:
+    async with connect(sandbox, api, retry=evolve(WITHOUT_WAITS, max_attempts=30)) as client:
         results = await asyncio.gather(*(client.send(n, f"for {n[-2:]}") for n in numbers), return_exceptions=True)
     texts = {message.msg_uid: (message.phone, message.text) for message in sandbox.inbox}
     for index, (number, result) in enumerate(zip(numbers, results, strict=True)):
@@ -350,6 +378,7 @@ async def test_a_cancelled_send_is_logged(caplog: pytest.LogCaptureFixture) -> N
     assert PHONE[3:] not in caplog.text
 
 
+@each_api_with_history
 async def test_status_and_history(client: AsyncOcaSms, sandbox: Sandbox) -> None:
     """Both return the gateway's record. An unknown id is a `NotFoundError`, and no message was sent."""
     receipts = [await client.send(PHONE, f"{TEXT} {number}") for number in range(3)]
@@ -364,6 +393,38 @@ async def test_status_and_history(client: AsyncOcaSms, sandbox: Sandbox) -> None
     with pytest.raises(NotFoundError) as caught:
         await client.status("../sms")
     assert not caught.value.may_have_been_sent
+
+
+@over(PREMIUM)
+async def test_status_without_history(client: AsyncOcaSms, sandbox: Sandbox) -> None:
+    """Premium tells a message's record, without its text, and an unknown id is a `NotFoundError`."""
+    receipt = await client.send(PHONE, TEXT)
+    record = await client.status(receipt.msg_uid)
+    assert (record.msg_uid, record.phone_number, record.message_body) == (receipt.msg_uid, PHONE, "")
+    assert record.status == (await client.wait_for_status(receipt.msg_uid, {"sent", "send"})).status
+    assert (record.total_sms, len(sandbox.inbox)) == (1, 1)
+    with pytest.raises(NotFoundError) as caught:
+        await client.status("../send-otp")
+    assert not caught.value.may_have_been_sent
+
+
+@over(PREMIUM)
+async def test_an_api_without_history_says_so(api: str, tmp_path: Path) -> None:
+    """Each question that needs a history is an `UnsupportedError` before anything goes out, and it names the others."""
+    gateway = Gateway()
+    client = client_of(gateway, api=APIS[api])
+    sms = Sms(PHONE, TEXT)
+    async with SqliteJournal(tmp_path / "journal") as journal:
+        for question in (
+            client.history(),
+            client.find_in_history(sms, since=NOON),
+            client.reconcile(journal, [sms]),
+            client.reconcile(journal, []),
+        ):
+            with pytest.raises(UnsupportedError, match="has no history; SMS Regular has one") as caught:
+                await question
+            assert (caught.value.may_have_been_sent, caught.value.attempts) == (False, 0)
+    assert (gateway.moments, (tmp_path / "journal").exists()) == ([], False)
 
 
 async def test_questions_are_never_about_a_message() -> None:
@@ -489,7 +550,7 @@ async def test_waiting_for_a_status_does_not_swallow_other_errors(client: AsyncO
         async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
             raise TimeoutError
 
-    async with sandbox_client(sandbox, limiter=Refusing()) as refused:
+    async with connect(sandbox, "regular-v1", limiter=Refusing()) as refused:
         with pytest.raises(ExpiredError):  # a TimeoutError too, but not the one of the wait
             await refused.wait_for_status("a", ["sent"])
 
@@ -552,7 +613,7 @@ async def test_finding_a_message_needs_an_aware_moment(client: AsyncOcaSms) -> N
 
 async def test_a_closed_client_sends_no_more(sandbox: Sandbox) -> None:
     """After `aclose`, which may be called twice, each call is a `RuntimeError`, and so is entering again."""
-    client = sandbox_client(sandbox)
+    client = connect(sandbox, "regular-v1")
     async with client:
         await client.send(PHONE, TEXT)
     await client.aclose()
@@ -605,6 +666,21 @@ async def test_a_cancellation_that_nobody_asked_for_loses_no_message() -> None:
 
     report = await client_of(Gateway(cancel, respond(200, RECEIPT))).send_many([Sms(PHONE, TEXT)] * 3, concurrency=1)
     assert (len(report.sent), len(report.unknown), report.stopped_by) == (2, 1, None)
+
+
+async def test_a_limiter_that_cancels_by_itself_leaves_no_doubt() -> None:
+    """Its message has not started a request, and the bulk goes on."""
+
+    class Cancelling(Unlimited):
+        calls = 0
+
+        async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+            self.calls += 1
+            if self.calls == 1:
+                raise asyncio.CancelledError
+
+    report = await client_of(Gateway(), limiter=Cancelling()).send_many([Sms(PHONE, TEXT)] * 3, concurrency=1)
+    assert (len(report.sent), len(report.failed), report.unknown, report.stopped_by) == (2, 1, (), None)
 
 
 @in_virtual_time

@@ -4,9 +4,11 @@ import asyncio
 
 import httpx
 import pytest
+from on_sockets import client_of
+from raw_gateway import Connection, RawGateway
 from virtual_time import in_virtual_time
 
-from oca_sms_async import AsyncOcaSms, ClientClosedError, RetryPolicy, SendReceipt, TokenBucket
+from oca_sms_async import AsyncOcaSms, ClientClosedError, Failed, RetryPolicy, SendReceipt, Skipped, Sms, TokenBucket
 
 PHONE, TEXT = "+6281234567890", "Acme: 482913 is your code"
 
@@ -82,3 +84,46 @@ async def test_a_wait_for_a_slot_ends_by_closing() -> None:
     assert requests == 256
     assert sum(isinstance(end, SendReceipt) for end in ends) == 256  # the http_client was lent, and is not closed
     assert sum(isinstance(end, ClientClosedError) for end in ends) == 44
+
+
+@in_virtual_time
+async def test_closing_in_mid_bulk_leaves_no_message_without_an_outcome() -> None:
+    """Requests on the wire end as the gateway says, waiting messages are skipped, and nothing more is pulled."""
+
+    async def answer_late(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(1)
+        return accept(request)
+
+    client = client_with(TokenBucket(10.0), answer_late)
+    messages = [Sms(f"+62812345{number:05}", TEXT) for number in range(500)]
+    async with client.bulk(messages, concurrency=16) as run:
+        taking = asyncio.create_task(run.report())
+        await asyncio.sleep(1.55)
+        pulled = run.pulled
+        await client.aclose()
+        report = await taking
+    assert isinstance(run.stopped_by, ClientClosedError)
+    assert run.pulled == pulled == len(report.outcomes)
+    assert (len(report.sent), len(report.skipped), len(report.failed)) == (16, pulled - 16, 0)
+    assert pulled > 16
+
+
+async def test_closing_in_mid_bulk_leaves_doubt_about_the_requests_on_the_wire() -> None:
+    """The client closes its own connections: a message whose answer it does not hear any more is in doubt."""
+
+    async def say_nothing(connection: Connection) -> None:
+        await connection.until_hung_up()
+
+    async with RawGateway(say_nothing).serve() as gateway:
+        client = client_of(gateway.base_url, timeout=600.0)
+        async with client.bulk([Sms(PHONE, str(number)) for number in range(99)], concurrency=4) as run:
+            taking = asyncio.create_task(run.report())
+            await gateway.has_read(4)
+            await client.aclose()
+            report = await taking
+    assert isinstance(run.stopped_by, ClientClosedError)
+    assert run.pulled == len(report.outcomes)
+    assert len(gateway.requests) == 4
+    on_the_wire = [outcome for outcome in report.outcomes if isinstance(outcome, Failed)]
+    assert [outcome.error.may_have_been_sent for outcome in on_the_wire] == [True] * 4
+    assert all(isinstance(outcome, Skipped) for outcome in report.outcomes if outcome not in on_the_wire)

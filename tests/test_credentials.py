@@ -54,14 +54,19 @@ async def _hook(_: httpx.Request) -> None:
     """Do nothing."""
 
 
-def client_at(base_url: str, **options: Any) -> AsyncOcaSms:
+BY_PASSWORD = RegularV1("user", "password")
+ACCOUNTS: dict[str, Api] = {"password": BY_PASSWORD, "token": RegularV2("bearers-token")}
+
+
+def client_at(base_url: str, api: Api = BY_PASSWORD, **options: Any) -> AsyncOcaSms:
     """Return a client that does not wait."""
-    return AsyncOcaSms("user", "password", base_url=base_url, limiter=Unlimited(), retry=RetryPolicy(1), **options)
+    return AsyncOcaSms(api=api, base_url=base_url, limiter=Unlimited(), retry=RetryPolicy(1), **options)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("lent", LENT)
-async def test_no_redirect_is_followed(lent: str, status: int) -> None:
+@pytest.mark.parametrize("account", ACCOUNTS)
+async def test_no_redirect_is_followed(lent: str, status: int, account: str) -> None:
     """Even a lent client that follows redirects does not: the other host gets neither credentials nor message."""
     make = LENT[lent]
     http_client = None if make is None else make()
@@ -73,7 +78,7 @@ async def test_no_redirect_is_followed(lent: str, status: int) -> None:
 
         async with (
             RawGateway(redirect).serve() as gateway,
-            client_at(gateway.base_url, http_client=http_client) as client,
+            client_at(gateway.base_url, ACCOUNTS[account], http_client=http_client) as client,
         ):
             for call in (client.send(PHONE, TEXT), client.history(), client.status("abc")):
                 with pytest.raises(OcaSmsError):
@@ -86,15 +91,20 @@ async def test_no_redirect_is_followed(lent: str, status: int) -> None:
 
 @pytest.mark.parametrize("make", [httpx.AsyncClient, aiohttp_client], ids=["httpx", "aiohttp"])
 @pytest.mark.parametrize("hooks", [{}, {"request": [_hook]}], ids=["plain", "with a hook"])
-async def test_a_lent_clients_own_credentials_do_not_go_to_the_gateway(make: Any, hooks: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("account", "value"), [("password", b"Basic dXNlcjpwYXNzd29yZA=="), ("token", b"Bearer bearers-token")]
+)
+async def test_a_lent_clients_own_credentials_do_not_go_to_the_gateway(
+    make: Any, hooks: dict[str, Any], account: str, value: bytes
+) -> None:
     """The `auth`, the `Authorization` and the cookies of a lent client are not sent, neither instead nor beside."""
     options: dict[str, Any] = {"headers": {"Authorization": "Bearer marker"}, "cookies": {"session": "marker"}}
     async with RawGateway().serve() as gateway, make(auth=("marker", "marker"), event_hooks=hooks, **options) as lent:
-        await client_at(gateway.base_url, http_client=lent).send(PHONE, TEXT)
+        await client_at(gateway.base_url, ACCOUNTS[account], http_client=lent).send(PHONE, TEXT)
         (request,) = gateway.requests
         headers = request.partition(b"\r\n\r\n")[0].lower()
     assert headers.count(b"authorization:") == 1
-    assert b"authorization: basic " + base64.b64encode(b"user:password").lower() in headers
+    assert b"authorization: " + value.lower() in headers
     assert b"marker" not in headers
     assert base64.b64encode(b"marker:marker").lower() not in headers
 
@@ -200,6 +210,34 @@ async def test_the_password_is_kept_in_one_header(lent: str) -> None:
         plain, encoded = ([*holders(needle)] for needle in needles)
         assert plain == []
         assert len(encoded) == 1, encoded
+        await client.aclose()
+    if http_client is not None:
+        await http_client.aclose()
+
+
+@pytest.mark.parametrize("lent", ["own", "lent", "aiohttp"])
+async def test_the_token_is_kept_in_one_header(lent: str) -> None:
+    """After a send, one object of the process holds the token: the header's value."""
+    token = secrets.token_hex(8)
+    needle = token.encode()[::-1]
+    make = LENT[lent]
+    http_client = None if make is None else make()
+    read = list[bool]()
+
+    async def answer(connection: Connection) -> None:
+        read.append(needle[::-1] in connection.request)
+        connection.request = b""
+        gateway.requests.clear()
+        await connection.write(http(RECEIPT))
+
+    async with RawGateway(answer).serve() as gateway:
+        api = PremiumV2(f"Bearer {token}\n", sender_id="Acme")
+        client = AsyncOcaSms(api=api, base_url=gateway.base_url, http_client=http_client)
+        await client.send(PHONE, TEXT)
+        assert read == [True]
+        del token
+        gc.collect()
+        assert [*holders(needle)] == [api]
         await client.aclose()
     if http_client is not None:
         await http_client.aclose()

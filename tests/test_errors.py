@@ -27,6 +27,7 @@ from oca_sms_async import (
     ExpiredError,
     FieldError,
     InvalidMessageError,
+    JournalClosedError,
     JournalError,
     LimiterUnavailableError,
     OcaSmsError,
@@ -110,11 +111,12 @@ def test_codes_in_the_tree_are_the_gateways() -> None:
 
 @each_error
 def test_builtin_bases(kind: type[OcaSmsError]) -> None:
-    """An impossible message is a ValueError, an expired one a TimeoutError, a closed client a RuntimeError."""
+    """An impossible message is a ValueError, an expired one a TimeoutError, a closed one a RuntimeError."""
     builtin = {
         InvalidMessageError: (ValueError,),
         ExpiredError: (TimeoutError, OSError),
         ClientClosedError: (RuntimeError,),
+        JournalClosedError: (RuntimeError,),
     }.get(kind, ())
     assert (
         tuple(base for base in (ValueError, TimeoutError, OSError, RuntimeError) if issubclass(kind, base)) == builtin

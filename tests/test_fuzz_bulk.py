@@ -103,11 +103,11 @@ class SteppingLoop(VirtualTimeLoop):
     ) -> asyncio.Handle:
         """Count the callback as a step."""
 
-        def counted() -> None:
+        def count_step() -> None:
             self._process.step()
             callback(*args)
 
-        return super().call_soon(counted, context=context)
+        return super().call_soon(count_step, context=context)
 
 
 class AtOnce(Executor):

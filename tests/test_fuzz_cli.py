@@ -19,6 +19,7 @@ from oca_sms_async.cli import _bulk
 from oca_sms_async.cli._app import _parse, run
 from oca_sms_async.cli._endings import CommandError, ExitStatus
 from oca_sms_async.cli._input_errors import InputError
+from oca_sms_async.cli._layout import Layout
 from oca_sms_async.cli._rows import BadRow, read_rows
 
 PHONE, SECRET = "081381475159", "Rahasia-482913"
@@ -192,7 +193,7 @@ def test_errors_about_any_file_do_not_quote_it(head: bytes, rest: bytes, templat
     """Any file becomes rows or errors, and no error about a row or the file quotes it."""
     errors = list[str]()
     try:
-        for row in read_rows(io.BytesIO(head + rest), template=template):
+        for row in read_rows(io.BytesIO(head + rest), Layout(template=template)):
             errors.append(repr(row) + (row.reason if isinstance(row, BadRow) else ""))
     except InputError as error:
         errors.append(str(error))

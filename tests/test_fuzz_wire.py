@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpcore
 import httpx
 import pytest
-from answers import EACH_REQUEST, PHONE, REQUESTS, TEXT
+from answers import APIS, EACH_REQUEST, PHONE, REQUESTS, TEXT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -39,14 +39,13 @@ class Replies(httpcore.AsyncNetworkBackend):
         return httpcore.AsyncMockStream([chunk for chunk in self._chunks if chunk])
 
 
-async def sent(chunks: list[bytes]) -> SendReceipt | OcaSmsError:
-    """Return the outcome of a send that gets these chunks, through httpx's own protocol code."""
+async def sent(api: str, chunks: list[bytes]) -> SendReceipt | OcaSmsError:
+    """Return the outcome of a send by an API that gets these chunks, through httpx's own protocol code."""
     transport = httpx.AsyncHTTPTransport(verify=TLS)
     transport._pool = httpcore.AsyncConnectionPool(network_backend=Replies(chunks))
     async with httpx.AsyncClient(transport=transport, verify=TLS) as lent:
         client = AsyncOcaSms(
-            "a@example.com",
-            "secret",
+            api=APIS[api],
             base_url="http://localhost/api/v1",
             limiter=Unlimited(),
             retry=RetryPolicy(max_attempts=1),
@@ -65,7 +64,7 @@ def answer(status: bytes, headers: list[bytes], body: bytes) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
-RECEIPT: Final = b'{"status": "sent", "msg_uid": "d3a925"}'
+RECEIPT: Final = b'{"status": "sent", "msg_uid": "d3a925", "msg_id": "d3a925"}'  # of every API
 statuses = st.sampled_from(
     [b"200 OK", b"204 No", b"101 S", b"304 N", b"406 No", b"408 T", b"499 C", b"500 E", b"999 X", b"099 X", b"20 X"]
 )
@@ -88,15 +87,15 @@ torn = st.lists(pieces | whole | headers | st.binary(max_size=4), max_size=5)
 
 
 @settings(unhurried, max_examples=300)
-@given(whole.map(lambda one: [one]) | torn)
-@example([answer(b"200 OK", [], RECEIPT)])
-@example([answer(b"200 OK", [b"content-encoding: gzip"], gzip.compress(RECEIPT))])
-def test_any_bytes_are_a_receipt_or_an_error_of_ours(chunks: list[bytes]) -> None:
+@given(st.sampled_from(sorted(APIS)), whole.map(lambda one: [one]) | torn)
+@example("regular-v2", [answer(b"200 OK", [], RECEIPT)])
+@example("premium-v2", [answer(b"200 OK", [b"content-encoding: gzip"], gzip.compress(RECEIPT))])
+def test_any_bytes_are_a_receipt_or_an_error_of_ours(api: str, chunks: list[bytes]) -> None:
     """Any bytes, broken HTTP and broken compression among them, make `send` return a receipt or raise our own error.
 
     Once the request was written, only a refusal with a 4xx says that it was not taken.
     """
-    outcome = asyncio.run(sent(chunks))
+    outcome = asyncio.run(sent(api, chunks))
     if isinstance(outcome, SendReceipt):
         assert (outcome.msg_uid, outcome.status) == ("d3a925", "sent")
         return
@@ -106,12 +105,13 @@ def test_any_bytes_are_a_receipt_or_an_error_of_ours(chunks: list[bytes]) -> Non
     assert outcome.attempts == 1
 
 
-def test_the_examples_reach_both_ends() -> None:
+@pytest.mark.parametrize("name", APIS)
+def test_the_examples_reach_both_ends(name: str) -> None:
     """A whole answer is a receipt, packed or not. With its body cut short, it is a doubt."""
     packed = gzip.compress(RECEIPT)
     for headers_, body in (([], RECEIPT), ([b"content-encoding: gzip"], packed)):
-        assert asyncio.run(sent([answer(b"200 OK", headers_, body)])) == SendReceipt("d3a925", "sent")
-        outcome = asyncio.run(sent([answer(b"200 OK", headers_, body)[:-3]]))
+        assert asyncio.run(sent(name, [answer(b"200 OK", headers_, body)])) == SendReceipt("d3a925", "sent")
+        outcome = asyncio.run(sent(name, [answer(b"200 OK", headers_, body)[:-3]]))
         assert isinstance(outcome, OcaSmsError)
         assert outcome.may_have_been_sent
 

@@ -58,7 +58,7 @@ async def note(journal: Journal, *ends: JournalEntry | None, start: int = 0) -> 
     async with run_over(journal):
         found = [await journal.lookup_next(f"key {it}", NUMBER, TEXT) for it, _ in enumerate(ends, start)]
         for lookup, end in zip(found, ends, strict=True):
-            assert await journal.intend(lookup)
+            assert await journal.intend(lookup, seconds=10)
             if end is not None:
                 await journal.settle(lookup, end)
         return found
@@ -197,7 +197,7 @@ async def test_a_closed_journal_stays_closed(path: Path) -> None:
     uses: list[Any] = [
         journal.begin_run,
         lambda: journal.lookup_next("key", NUMBER, TEXT),
-        lambda: journal.intend(lookup),
+        lambda: journal.intend(lookup, seconds=10),
         lambda: journal.settle(lookup, SENT),
         lambda: journal.find(lookup, RECEIPT),
     ]
@@ -288,14 +288,14 @@ async def test_a_run_gets_each_message_once(path: Path) -> None:
     async with SqliteJournal(path) as journal:
         async with run_over(journal):
             sent, other = [await journal.lookup_next(key, NUMBER, TEXT) for key in ("sent", "other")]
-            assert await journal.intend(sent)
+            assert await journal.intend(sent, seconds=10)
             await journal.settle(sent, SENT)
-            assert not await journal.intend(sent)
+            assert not await journal.intend(sent, seconds=10)
         async with run_over(journal):
             again = await journal.lookup_next("other", NUMBER, TEXT)
-            assert (again, await journal.intend(again)) == (other, True)
+            assert (again, await journal.intend(again, seconds=10)) == (other, True)
         async with run_over(journal):
-            assert not await journal.intend(again)
+            assert not await journal.intend(again, seconds=10)
             assert (await journal.lookup_next("sent", NUMBER, TEXT)).entry == SENT
 
 
@@ -303,7 +303,7 @@ async def test_an_intent_needs_a_lookup(path: Path) -> None:
     """A message that the journal does not know is refused, so it is not sent unrecorded."""
     async with SqliteJournal(path) as journal, run_over(journal):
         with pytest.raises(JournalError, match="begin a new run"):
-            await journal.intend(Lookup(bytes(16), JournalEntry(Status.UNSENT)))
+            await journal.intend(Lookup(bytes(16), JournalEntry(Status.UNSENT)), seconds=10)
 
 
 async def test_a_refused_call_does_not_disturb_the_others_of_its_commit(path: Path, disk: Disk) -> None:
@@ -311,10 +311,10 @@ async def test_a_refused_call_does_not_disturb_the_others_of_its_commit(path: Pa
     async with SqliteJournal(path) as journal, run_over(journal):
         known = [await journal.lookup_next(key, NUMBER, TEXT) for key in "abc"]
         disk.hold()
-        first = journal.intend(known[0])
+        first = journal.intend(known[0], seconds=10)
         await until(lambda: disk.held)
-        unknown = journal.intend(Lookup(bytes(16), JournalEntry(Status.UNSENT)))
-        others = [journal.intend(lookup) for lookup in known[1:]]
+        unknown = journal.intend(Lookup(bytes(16), JournalEntry(Status.UNSENT)), seconds=10)
+        others = [journal.intend(lookup, seconds=10) for lookup in known[1:]]
         disk.release()
         with pytest.raises(JournalError, match="begin a new run"):
             await unknown
@@ -506,15 +506,15 @@ async def test_a_file_that_is_moved_stops_the_run(path: Path, meddle: Callable[[
     async with SqliteJournal(path) as journal:
         async with run_over(journal):
             found = [await journal.lookup_next(key, NUMBER, TEXT) for key in "abc"]
-            assert await journal.intend(found[0])
+            assert await journal.intend(found[0], seconds=10)
             meddle(path)
-            for use in (journal.settle(found[0], SENT), journal.intend(found[1])):
+            for use in (journal.settle(found[0], SENT), journal.intend(found[1], seconds=10)):
                 with pytest.raises(JournalError, match=r"moved, deleted or replaced.*: put it back"):
                     await use
             if meddle is rename:
                 path.with_name("renamed").rename(path)
             with pytest.raises(JournalError, match="begin a new run"):
-                await journal.intend(found[2])
+                await journal.intend(found[2], seconds=10)
         if meddle is not delete:
             assert statuses_on_disk(path) == [Status.DOUBTFUL]
         assert await entries(journal, 1) == [JournalEntry(Status.UNSENT)]
@@ -525,7 +525,7 @@ async def test_a_file_that_is_moved_during_a_write_fails_the_write(path: Path, d
     async with SqliteJournal(path) as journal, run_over(journal):
         lookup = await journal.lookup_next("key", NUMBER, TEXT)
         disk.hold()
-        intent = journal.intend(lookup)
+        intent = journal.intend(lookup, seconds=10)
         await until(lambda: disk.held)
         rename(path)
         disk.release()
@@ -737,9 +737,11 @@ async def test_a_failed_write_is_undone(path: Path, how: str, monkeypatch: pytes
     async with SqliteJournal(path) as journal:
         async with run_over(journal):
             found = [await journal.lookup_next(f"key {it}", NUMBER, TEXT) for it in range(3)]
-            assert await journal.intend(found[0])
+            assert await journal.intend(found[0], seconds=10)
             full.fails = True
-            failures = await asyncio.gather(*map(journal.intend, found[1:]), return_exceptions=True)
+            failures = await asyncio.gather(
+                *(journal.intend(it, seconds=10) for it in found[1:]), return_exceptions=True
+            )
             full.fails = False
         assert all(isinstance(failure, JournalError) and full.sentence in str(failure) for failure in failures)
         assert failures[0] is not failures[1]
@@ -755,10 +757,10 @@ async def test_a_failed_sync_refuses_the_rest_of_its_run(path: Path, monkeypatch
         lookup = await journal.lookup_next("key", NUMBER, TEXT)
         full.fails = True
         with pytest.raises(JournalError, match=full.sentence):
-            await journal.intend(lookup)
+            await journal.intend(lookup, seconds=10)
         full.fails = False
         with pytest.raises(JournalError, match="begin a new run"):
-            await journal.intend(lookup)
+            await journal.intend(lookup, seconds=10)
 
 
 async def test_a_journal_that_cannot_be_closed_cleanly_gives_up_its_lock(
@@ -838,10 +840,10 @@ async def test_an_index_that_fails_stops_the_run_and_the_file_decides(
             found = [await journal.lookup_next(f"key {it}", NUMBER, TEXT) for it in range(2)]
             monkeypatch.setattr(FailingIndex, "fails", True)
             with pytest.raises(JournalError, match="is there room in the folder for temporary files"):
-                await journal.intend(found[0])
+                await journal.intend(found[0], seconds=10)
             monkeypatch.setattr(FailingIndex, "fails", False)
             with pytest.raises(JournalError, match="begin a new run"):
-                await journal.intend(found[1])
+                await journal.intend(found[1], seconds=10)
         assert await entries(journal, 2) == [DOUBTFUL, JournalEntry(Status.UNSENT)]
 
 
@@ -872,7 +874,7 @@ async def test_a_run_ends_after_its_writes(path: Path, disk: Disk, *, closes: bo
         await journal.begin_run()
         lookup = await journal.lookup_next("key", NUMBER, TEXT)
         disk.hold()
-        intent = journal.intend(lookup)
+        intent = journal.intend(lookup, seconds=10)
         closing = asyncio.create_task(journal.aclose() if closes else asyncio.sleep(0))
         await until(lambda: disk.held)
         ending = asyncio.create_task(journal.end_run())

@@ -4,6 +4,9 @@ import asyncio
 import gc
 import itertools
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -795,6 +798,40 @@ def test_waiters_of_a_dead_loop_are_dropped(
     assert following - alive == pytest.approx(0.5, abs=1e-6)
     assert figures(bucket) == pytest.approx((3, 0, 0, 0, 0), abs=1e-5)
     assert {record.name for record in caplog.records} <= {"asyncio"}  # asyncio complains of its pending tasks
+
+
+FORKED = """
+import asyncio, os, sys
+from oca_sms_async import TokenBucket
+
+bucket = TokenBucket(rate=20.0)
+
+async def one(name):
+    await bucket.acquire()
+    print(name, flush=True)
+
+async def parent():
+    await one("parent")
+    waiting = asyncio.create_task(one("parent's waiter"))
+    await asyncio.sleep(0)
+    if not (child := os.fork()):
+        try:
+            asyncio.run(one("child"))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    await waiting
+    await one("parent")
+
+asyncio.run(parent())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_bucket_that_was_used_before_a_fork_works_in_the_child() -> None:
+    """The child drops the parent's waiters and loop, which seems to run for ever there, and both go on."""
+    ended = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.stdout.splitlines() == ["parent", "child", "parent's waiter", "parent"], ended.stderr
 
 
 def test_a_runner_that_ends_with_waiters_leaves_none() -> None:

@@ -46,7 +46,7 @@ async def measure_peak(folder: Path, rows: int) -> int:
                 out.note(outcome)
                 most = max(most, sys.getallocatedblocks())
 
-            await campaign.rebuild(out)
+            out.keep()
             await campaign.run(cast(AsyncOcaSms, Instant()), note, concurrency=16, resend_unknown=False)
     assert len((folder / f"{rows}.out").read_text().splitlines()) == rows
     return most - start

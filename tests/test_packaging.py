@@ -80,11 +80,13 @@ def test_wheel_holds_the_package_alone(archives: Archives) -> None:
 
 
 def test_source_archive_can_be_checked(archives: Archives) -> None:
-    """The source archive has package, tests, benchmarks and the files that run them, and no other file."""
+    """The source archive has package, tests, benchmarks, documents and the files that run them, and no other file."""
     top = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "PKG-INFO", "README.md", "SECURITY.md"}
     top |= {"noxfile.py", "pyproject.toml"}
-    assert archives.source_names - {".gitignore"} == top | files_of("oca_sms_async", "tests", "benchmarks")
-    kinds = {PurePosixPath(name).suffix for name in files_of("oca_sms_async", "tests", "benchmarks")}
+    folders = ("oca_sms_async", "tests", "benchmarks", "docs")
+    assert archives.source_names - {".gitignore"} == top | files_of(*folders)
+    names = files_of(*folders) - files_of("tests/files")  # lists of messages of every kind
+    kinds = {PurePosixPath(name).suffix for name in names}
     assert kinds <= {".css", ".html", ".js", ".json", ".md", ".png", ".py", ".svg", ".txt", ".typed"}
 
 

@@ -227,8 +227,9 @@ async def test_an_empty_page_says_how_to_connect(page: Page, client: AsyncOcaSms
     """URL, credentials and lines to paste are there to be copied, for each API, until a message has arrived."""
     access = page.locator("#access")
     await expect(access).to_have_attribute("open", "")
-    lines = [f"export {name}={value}" for name, value in sandbox.environment().items()]
-    assert len(lines) == 3
+    lines = ["unset OCA_SMS_API OCA_SMS_TOKEN OCA_SMS_SENDER_ID"]
+    lines += [f"export {name}={value}" for name, value in sandbox.environment().items()]
+    assert len(lines) == 4
     await expect(page.locator("#lines")).to_have_text("\n".join(lines))
     for button, text, name in [
         ("Copy the lines", "\n".join(lines), "The lines"),

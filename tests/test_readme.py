@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from answers import APIS
 
 import oca_sms_async
 from oca_sms_async import OcaSmsError
+from oca_sms_async._settings import Environment
+from oca_sms_async._wire import needed_variables
 from oca_sms_async.sandbox import Sandbox
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +59,36 @@ def test_the_error_table_names_every_error() -> None:
     table = set(re.findall(r"`(\w+Error)`", rows)) - {"ValueError", "TimeoutError", "RuntimeError"}
     exported = {name for name in oca_sms_async.__all__ if name.endswith("Error") and name != "FieldError"}
     assert table == exported - {OcaSmsError.__name__}
+
+
+def rows_of_the_apis() -> dict[str, dict[str, str]]:
+    """Return the table of `docs/apis.md`: each row by its first cell, each cell by the API."""
+    table = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in (ROOT / "docs" / "apis.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("|")
+    ]
+    return {name: dict(zip(APIS, cells, strict=True)) for name, *cells in table}
+
+
+@pytest.mark.parametrize("name", APIS)
+def test_the_table_of_the_apis_is_true(name: str) -> None:
+    """Each API's value, variables, address, history and codes are those that the table has."""
+    rows = {first: cells[name] for first, cells in rows_of_the_apis().items()}
+    api, environ = APIS[name], Environment({"OCA_SMS_API": name})
+    assert rows[""].lower().replace(" ", "-") == name
+    assert rows["`api=`"].startswith(f"`{type(api).__name__}(")
+    assert rows["`OCA_SMS_API`"].startswith(f"`{name}`")
+    assert rows["its variables"] == ", ".join(f"`{variable.name}`" for variable in needed_variables(environ))
+    assert rows["its address"] == f"`{api.base_url}`"
+    assert rows["`history`, `find_in_history`, `reconcile`"] == ("yes" if api.has_history else "no")
+    for code, error in api.codes.items():
+        for first, codes in rows.items():
+            if f"`{error.__name__}`" in first:
+                assert str(code) in codes.split(", "), (first, code)
+    told = {int(code) for first, codes in rows.items() if "Error`" in first for code in re.findall(r"\d+", codes)}
+    assert api.codes.keys() - told == api.codes.keys() & {9, 13, 33}  # the same everywhere, or «not found»
+    assert told <= api.codes.keys()
 
 
 def test_the_map_has_every_room() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -10,13 +11,24 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 import pytest
+from each_api import connect, each_api
 from limiter_contract import SLACK, LimiterContract, Make, most_in_a_window
 from moved_clock import HANG, Clock, turns, until
+from redis import Redis as BlockingRedis
 from redis import exceptions
 from redis.asyncio import Redis
 from redis_server import Address, RedisServer, serving
 
-from oca_sms_async import AsyncOcaSms, LimiterUnavailableError, Priority, RateLimiter, TokenBucket, Unlimited
+from oca_sms_async import (
+    AsyncOcaSms,
+    ExpiredError,
+    LimiterUnavailableError,
+    Priority,
+    RateLimitedError,
+    RateLimiter,
+    TokenBucket,
+    Unlimited,
+)
 from oca_sms_async.redis import RedisTokenBucket, _reason
 from oca_sms_async.sandbox import Sandbox
 
@@ -348,6 +360,23 @@ async def test_a_hopeless_deadline_takes_no_token(shared_server: RedisServer, wa
     await bucket.aclose()
 
 
+@each_api
+async def test_it_paces_each_api(shared_server: RedisServer, sandbox: Sandbox, api: str) -> None:
+    """A message goes out by each API, and after a 429 with the vendor's headers alone the next one waits."""
+    bucket = RedisTokenBucket(shared_server.url, name=f"by {api}", rate=1000.0)
+    async with connect(sandbox, api, limiter=bucket) as client:
+        assert (await client.send("+6281381475159", "x")).msg_uid == sandbox.inbox[0].msg_uid
+        sandbox.when().respond("rate-limited", times=1)
+        with pytest.raises(RateLimitedError) as caught:
+            await client.send("+6281381475159", "y")
+        assert caught.value.retry_after
+        assert bucket.statistics().paused_for > 0
+        with pytest.raises(ExpiredError) as refused:
+            await client.send("+6281381475159", "z", expires_in=0.01)
+        assert (refused.value.attempts, refused.value.may_have_been_sent) == (0, False)
+    await bucket.aclose()
+
+
 UNREACHABLE = "redis://127.0.0.1:1/0"
 
 
@@ -595,6 +624,62 @@ def test_it_is_used_in_one_loop_after_another(shared_server: RedisServer) -> Non
 
     for main in (use, use, pause, refused):
         asyncio.run(main())
+
+
+FORKED = """
+import asyncio, gc, os, sys
+from redis.asyncio import Redis
+from oca_sms_async.redis import RedisTokenBucket
+
+url, lent = sys.argv[1], sys.argv[2] == "lent"
+
+async def parent():
+    client = Redis.from_url(url)
+    bucket = RedisTokenBucket(client if lent else url, name=f"forked {lent}", rate=1000.0)
+
+    async def in_child():
+        await bucket.acquire()
+        gc.collect()
+        await bucket.aclose()
+
+    await bucket.acquire()
+    if not (child := os.fork()):
+        try:
+            asyncio.run(in_child())
+            print("child", flush=True)
+        except Exception as error:
+            print(type(error).__name__, error, flush=True)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    for _ in range(5):
+        await bucket.acquire()
+    print("parent", bucket.statistics().granted, flush=True)
+    await bucket.aclose()
+    await client.aclose()
+
+asyncio.run(parent())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize(
+    ("redis", "child", "connections"),
+    [
+        ("own", "child", 2),
+        ("lent", "LimiterUnavailableError the lent Redis client was used before a fork: lend each process its own", 1),
+    ],
+)
+def test_a_bucket_that_was_used_before_a_fork(
+    shared_server: RedisServer, redis: str, child: str, connections: int
+) -> None:
+    """The child connects anew, or says why it cannot, and the parent's connection is not broken by it."""
+    command = [sys.executable, "-c", FORKED, shared_server.url, redis]
+    with BlockingRedis.from_url(shared_server.url) as watcher:
+        before = watcher.info("stats")["total_connections_received"]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert ended.stdout.splitlines() == [child, "parent 6"], ended.stderr
+        assert watcher.info("stats")["total_connections_received"] == before + connections
 
 
 @pytest.mark.parametrize(

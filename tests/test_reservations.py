@@ -21,13 +21,14 @@ def now() -> float:
 
 
 class Server:
-    """A limit for several processes; `trouble` is its error's text, and `silent` is a server that never answers."""
+    """A limit for several processes; `trouble` is its error's text, and `speaks` is cleared for silence."""
 
     def __init__(self, rate: float = RATE) -> None:
         self.interval = 1 / rate
         self.tat = 0.0  # the time at which the bucket is full again
         self.trouble: str | None = None
-        self.silent = False
+        self.speaks = asyncio.Event()
+        self.speaks.set()
         self.latency = 0.001
         self.asked: list[float] = []  # the patience of each question
 
@@ -61,14 +62,13 @@ class Store:
         leads_to = self.leads_to
         await asyncio.sleep(leads_to.latency + (self.connect_time if self._fresh else 0.0))
         self._fresh = False
-        while leads_to.silent:
-            await asyncio.sleep(0.01)
+        await leads_to.speaks.wait()
         return leads_to.reserve(patience)
 
     def die(self) -> None:
         """Let the present connections lead to silence."""
         self.leads_to = Server()
-        self.leads_to.silent = True
+        self.leads_to.speaks.clear()
 
     async def reconnect(self) -> None:
         """Take fresh connections, which lead to the right server."""
@@ -123,9 +123,13 @@ def test_all_processes_keep_the_limit_through_an_outage(outage: float, kind: str
         server = Server()
         fleet = Fleet(server)
         await asyncio.sleep(2)
-        server.silent, server.trouble = kind == "silent", None if kind == "silent" else "out of order"
+        if kind == "silent":
+            server.speaks.clear()
+        else:
+            server.trouble = "out of order"
         await asyncio.sleep(outage)
-        server.silent, server.trouble = False, None
+        server.speaks.set()
+        server.trouble = None
         back = now()
         await asyncio.sleep(10)
         await fleet.aclose()

@@ -1,6 +1,7 @@
 """Files of messages: each row is a message, or a reason that quotes nothing of the row."""
 
 import codecs
+import contextlib
 import csv
 import gc
 import io
@@ -8,7 +9,6 @@ import itertools
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Literal
 
 import attrs
 import pytest
@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 from oca_sms_async import Sms
 from oca_sms_async.cli._input_errors import InputError
+from oca_sms_async.cli._layout import Layout
 from oca_sms_async.cli._rows import BadRow, RowSms, read_rows
 
 PHONE = "0812-3456-7890"
+NUMBER = "+6281234567890"
 JAKARTA = timezone(timedelta(hours=7))
 BOM = codecs.BOM_UTF8
 unhurried = settings(deadline=None)  # a busy machine must not fail a test
@@ -38,10 +40,12 @@ messages = st.builds(
 )
 
 
-def read_all(content: str | bytes, template: str | None = None) -> list[RowSms | BadRow]:
+def read_all(
+    content: str | bytes, template: str | None = None, *, layout: Layout | None = None
+) -> list[RowSms | BadRow]:
     """Read a file with this content to its end."""
     stream = io.BytesIO(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
-    return list(read_rows(stream, template=template))
+    return list(read_rows(stream, layout or Layout(template=template)))
 
 
 def write_json(*values: object) -> str:
@@ -63,9 +67,9 @@ def find_reason(content: str | bytes, template: str | None = None) -> str:
     return row.reason
 
 
-def read_texts(content: str | bytes, template: str | None = None) -> list[str | None]:
+def read_texts(content: str | bytes, template: str | None = None, *, layout: Layout | None = None) -> list[str | None]:
     """Return the texts of the rows, None for a bad row. The numbers of the rows must have no gap."""
-    found = read_all(content, template)
+    found = read_all(content, template, layout=layout)
     assert [row.row for row in found] == list(range(1, len(found) + 1))
     return [row.message if isinstance(row, RowSms) else None for row in found]
 
@@ -73,22 +77,22 @@ def read_texts(content: str | bytes, template: str | None = None) -> list[str | 
 def test_csv_row_has_all_columns() -> None:
     """A CSV row is a message with key, expiry and row number, and the phone as the row spells it."""
     found = read_one(f"key,expires_at,note,message,phone\nA-1,2030-12-31T23:59+07:00,x,Halo,{PHONE}\n")
-    assert found == RowSms(PHONE, "Halo", "A-1", datetime(2030, 12, 31, 23, 59, tzinfo=JAKARTA), row=1)
+    assert found == RowSms(NUMBER, "Halo", "A-1", datetime(2030, 12, 31, 23, 59, tzinfo=JAKARTA), row=1)
 
 
 def test_json_line_has_all_columns() -> None:
     """A JSON line is a message too, and other values in it do not matter."""
     line = {"key": "A-1", "expires_at": "2030-12-31T16:59:00Z", "note": [1.5], "message": "Halo", "phone": PHONE}
     found = read_one(write_json(line))
-    assert found == RowSms(PHONE, "Halo", "A-1", datetime(2030, 12, 31, 16, 59, tzinfo=UTC), row=1)
+    assert found == RowSms(NUMBER, "Halo", "A-1", datetime(2030, 12, 31, 16, 59, tzinfo=UTC), row=1)
 
 
 def test_row_is_an_sms_whose_repr_hides_it() -> None:
     """A row is an `Sms`, is frozen, and its repr shows no text, no key and no whole number."""
     sms = RowSms("081234567890", "Kode 482913", "A-1", row=3)
     assert isinstance(sms, Sms)
-    assert repr(sms) == "RowSms(phone='*********890', expires_at=None, row=3)"
-    assert repr(BadRow(3, "reason", "A-1")) == "BadRow(row=3, reason='reason')"
+    assert repr(sms) == "RowSms(phone='*********890', expires_at=None, row=3, line=0)"
+    assert repr(BadRow(3, "reason", "A-1")) == "BadRow(row=3, reason='reason', line=0)"
     for value in (sms, BadRow(3, "reason")):
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
             value.row = 4  # type: ignore[misc]  # the mistake is the test
@@ -107,14 +111,22 @@ def test_header_alone_is_no_rows(content: str) -> None:
     assert read_all(content) == []
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le"])
-def test_utf16_is_refused(encoding: str) -> None:
-    """A file that begins as UTF-16 is refused with the remedy."""
-    with pytest.raises(InputError, match=r"save it as UTF-8"):
-        read_all("\ufeffphone,message\n".encode(encoding))
+@pytest.mark.parametrize("encoding", ["utf-16-be", "utf-16-le", "utf-32-be", "utf-32-le"])
+def test_encoding_is_known_by_its_mark(encoding: str) -> None:
+    """A file that begins with the mark of UTF-16 or UTF-32 is read as such."""
+    assert read_texts(f"\ufeffphone,message\n{PHONE},Halo é\n".encode(encoding)) == ["Halo é"]
 
 
-@pytest.mark.parametrize("start", [b"", BOM, b"\n \n", BOM + b"\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-16-be", "utf-16-le"])
+def test_encoding_without_its_mark_is_refused(encoding: str) -> None:
+    """UTF-16 without its mark is one sentence that names the option, and with the option it is read."""
+    content = f"phone,message\n{PHONE},Halo\n".encode(encoding)
+    with pytest.raises(InputError, match=f"--encoding {encoding}$"):
+        read_all(content)
+    assert read_texts(content, layout=Layout(encoding=encoding)) == ["Halo"]
+
+
+@pytest.mark.parametrize("start", [b"", BOM, BOM + BOM, b"\n \n", BOM + b"\r\n"])
 @pytest.mark.parametrize("content", [f"phone,message\n{PHONE},Halo\n", write_json({"phone": PHONE, "message": "Halo"})])
 def test_byte_order_mark_and_blank_lines_may_come_first(start: bytes, content: str) -> None:
     """A byte order mark and blank lines may come before the first line."""
@@ -123,30 +135,38 @@ def test_byte_order_mark_and_blank_lines_may_come_first(start: bytes, content: s
 
 def test_json_is_known_by_its_brace() -> None:
     """JSON lines may begin with white space."""
-    assert read_one("\t " + write_json({"phone": PHONE, "message": "Halo"})).phone == PHONE
+    assert read_one("\t " + write_json({"phone": PHONE, "message": "Halo"})).phone == NUMBER
 
 
-def test_row_that_is_not_utf8_is_bad_and_the_rest_goes_on() -> None:
-    """A row in another encoding is bad and keeps a readable key, and the next row is read."""
-    latin = "é".encode("latin-1")
-    for content in (
-        b"phone,message,key\n0812,%b,A\n081234567890,Halo,B\n" % latin,
-        b'{"phone": "0812", "message": "%b", "key": "A"}\n{"phone": "081234567890", "message": "Halo"}\n' % latin,
-    ):
-        bad, good = read_all(content)
-        assert bad == BadRow(1, "the row is not UTF-8: save the file as UTF-8", "A")
-        assert isinstance(good, RowSms)
+@pytest.mark.parametrize("start", [b"phone,message\n", b'{"phone": "081234567890", "message": "Halo"}\n'])
+@pytest.mark.parametrize("rows", [1, 5000])
+def test_a_file_that_is_not_utf8_is_one_sentence(start: bytes, rows: int) -> None:
+    """A byte that is not UTF-8 ends the reading in one sentence, with its line and the option."""
+    content = start + b"081234567890,Halo\n" * rows + "081234567890,é\n".encode("cp1252")
+    words = f"line {rows + 2} is not UTF-8: save the file as UTF-8, or name its --encoding, such as cp1252"
+    with pytest.raises(InputError, match=f"^{words}$"):
+        read_all(content)
 
 
-@pytest.mark.parametrize("content", [b"phone,message,key\n0812,Halo,\xe9\n", b'{"key": "\xe9"}\n', b"{}\n\xe9\n"])
-def test_key_that_is_not_utf8_is_left_out(content: bytes) -> None:
-    """A key that is not UTF-8 is left out, and a line that is neither JSON nor UTF-8 is called «not UTF-8»."""
-    assert read_all(content)[-1] == BadRow(len(read_all(content)), "the row is not UTF-8: save the file as UTF-8")
+def test_a_named_encoding_is_strict_too() -> None:
+    """With `--encoding` a file is read in it, and a byte that it does not have is refused."""
+    layout = Layout(encoding="cp1252")
+    assert read_texts(f"phone,message\n{PHONE},Café\n".encode("cp1252"), layout=layout) == ["Café"]
+    with pytest.raises(InputError, match=r"^line 3 cannot be read as cp1252: name the file's own --encoding$"):
+        read_all(f"phone,message\n{PHONE},a\n{PHONE},\x81\n".encode("latin-1"), layout=layout)
+
+
+@pytest.mark.parametrize("encoding", ["utf8x", "hex", "rot13", "", "utf-8\0"])
+def test_an_encoding_that_does_not_exist_is_refused(encoding: str) -> None:
+    """A name that is no text encoding of Python's is refused before the file is read."""
+    with pytest.raises(InputError, match=r"^--encoding must name a text encoding of Python's, such as cp1252$"):
+        Layout(encoding=encoding).check()
 
 
 def test_column_names_are_stripped() -> None:
-    """White space around the name of a column does not matter."""
+    """White space and invisible characters around the name of a column do not matter."""
     assert read_one(f' phone ,"\tmessage "\n{PHONE},Halo\n').message == "Halo"
+    assert read_one(f"\u2060phone\u200b,message\u00a0\n{PHONE},Halo\n").message == "Halo"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\r\n"])
@@ -163,26 +183,28 @@ def test_other_separators_of_lines_are_text() -> None:
 @pytest.mark.parametrize(
     ("header", "template", "words"),
     [
-        ("Phone,message", None, "does not name 'phone'$"),
-        ("phone,text", None, "does not name 'message'$"),
-        ("0812,Kode 482913", None, "does not name 'phone', 'message'$"),
-        ("phone,message,code", "{brand}: {code} {brand}", "does not name 'brand'$"),
-        ("phone;message", None, "with commas between the columns$"),
-        ("phone\tmessage", None, "with commas between the columns$"),
-        ("a;b,phone", None, "does not name 'message'$"),
-        ("number", "{phone}", "does not name 'phone'$"),
+        ("nomor,message", None, "does not name 'phone'; it names 'nomor', 'message'$"),
+        ("Phone,text", None, "does not name 'message'; it names 'Phone', 'text'$"),
+        ("0812,Kode 482913", None, "does not name 'phone', 'message'; it looks like a message"),
+        (f"telp,{'x' * 50}", None, "it looks like a message: write a line with the names above it$"),
+        ("phone,message,code", "{brand}: {code} {brand}", "does not name 'brand'; it names"),
+        ("a;b,phone", None, "does not name 'message'; it names 'a;b', 'phone'$"),
+        ("a;b;phone", None, "does not name 'message'; it names 'a', 'b', 'phone'$"),
+        ("number", "{phone}", "does not name 'phone'; it names 'number'$"),
         ("phone,message,phone", None, "more than once: leave one of each: 'phone'$"),
         ("phone,message,key, key", None, ": 'key'$"),
+        ("PHONE,message,Phone", None, ": 'phone'$"),
         ("phone,message,expires_at,expires_at,message", None, ": 'message', 'expires_at'$"),
         ("phone,code,code", "{code}", ": 'code'$"),
         ('"phone"x,message', None, "^the first line is not CSV"),
         ('phone,"message', None, "^the first line is not CSV"),
+        (",".join(f"c{number}" for number in range(30)), None, "'c19', …$"),
     ],
 )
 def test_header_must_name_the_columns_once(header: str, template: str | None, words: str) -> None:
-    """A header without a needed column, or with two of it, is refused at once and not quoted."""
+    """A header without a needed column, or with two of it, is refused, and a message in its place is not quoted."""
     with pytest.raises(InputError, match=words) as caught:
-        read_rows(io.BytesIO(f"{header}\n{PHONE},Halo\n".encode()), template=template)
+        next(read_rows(io.BytesIO(f"{header}\n{PHONE},Halo\n".encode()), Layout(template=template)))
     assert "482913" not in str(caught.value)
 
 
@@ -199,14 +221,14 @@ def test_blank_lines_do_not_count() -> None:
     assert read_texts(f"{line}\n  \t\n\r\n{line}\n") == ["a", "a"]
 
 
-@pytest.mark.parametrize("line", [PHONE, f"{PHONE},Kode, dan lain", ",,"])
+@pytest.mark.parametrize("line", [PHONE, f"{PHONE},Kode, dan lain", f",,{PHONE}"])
 def test_a_row_has_as_many_fields_as_the_header(line: str) -> None:
     """A row with too few or too many fields is bad, and its key is left out, because the columns may have moved."""
     bad, good = read_all(f"key,phone\n{line}\nA,{PHONE}\n", "Halo")
     assert isinstance(bad, BadRow)
     assert bad.reason.startswith(f"the row has {line.count(',') + 1} fields, the first line 2: ")
     assert bad.key is None
-    assert good == RowSms(PHONE, "Halo", "A", row=2)
+    assert good == RowSms(NUMBER, "Halo", "A", row=2)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +245,7 @@ def test_row_that_is_not_csv_is_bad_and_the_rest_goes_on(line: str, lost: int) -
     assert isinstance(bad, BadRow)
     assert bad.reason.startswith("the row is not CSV")
     assert bad.reason.endswith(f"lines lost: {lost}")
-    assert good == RowSms(PHONE, "Halo", row=3)
+    assert good == RowSms(NUMBER, "Halo", row=3)
 
 
 def test_unclosed_quote_ends_with_the_file() -> None:
@@ -377,7 +399,7 @@ def test_template_holds_plain_columns_alone(template: str) -> None:
     """A template with more than plain columns in its braces is refused before the file is read."""
     stream = io.BytesIO(b"code,0,12,phone\n")
     with pytest.raises(InputError, match=r"^the template may hold"):
-        read_rows(stream, template=f"Kode {template}")
+        read_rows(stream, Layout(template=f"Kode {template}"))
     assert stream.tell() == 0
 
 
@@ -417,7 +439,7 @@ def test_all_faults_of_a_row_are_named() -> None:
 
 def test_number_without_country_code_is_indonesian() -> None:
     """A number without country code is Indonesian, and an impossible one is refused."""
-    assert read_one("phone,message\n0812345678,Halo\n").phone == "0812345678"
+    assert read_one("phone,message\n0812345678,Halo\n").phone == "+62812345678"
     assert (
         find_reason("phone,message\n08123,Halo\n")
         == "phone is not a possible mobile number of its country: count its digits"
@@ -442,14 +464,14 @@ def test_file_stays_open_and_can_be_read_again(content: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("header", [b"phone,message\n", b""])
-def test_rows_are_read_one_by_one(header: bytes) -> None:
-    """The file is read no further than the rows that were asked for."""
+def test_rows_are_read_as_they_are_asked_for(header: bytes) -> None:
+    """A file is read not much further than the rows that were asked for."""
     line = b"081234567890,a\n" if header else b'{"phone": "081234567890", "message": "a"}\n'
-    stream = io.BytesIO(header + line * 100)
+    stream = io.BytesIO(header + line * 100_000)
     found = read_rows(stream)
     next(found)
     next(found)
-    assert stream.tell() == len(header) + 2 * len(line)
+    assert stream.tell() < 100_000
 
 
 @unhurried
@@ -457,13 +479,11 @@ def test_rows_are_read_one_by_one(header: bytes) -> None:
 def test_messages_come_back_from_csv(sent: list[Sms], start: bytes, end: str) -> None:
     """Messages that a csv.writer wrote are read back unchanged."""
     written = io.StringIO(newline="")
-    # Older Pythons' writers leave an end of line unquoted unless it is the file's own.
-    quoting: Literal[0, 1] = csv.QUOTE_MINIMAL if end == "\r\n" else csv.QUOTE_ALL
-    writer = csv.writer(written, lineterminator=end, quoting=quoting)
+    writer = csv.writer(written, lineterminator=end, quoting=csv.QUOTE_ALL)
     writer.writerow(["phone", "message", "key", "expires_at"])
     writer.writerows([it.phone, it.message, it.key, it.expires_at and it.expires_at.isoformat()] for it in sent)
     assert read_all(start + written.getvalue().encode()) == [
-        RowSms(it.phone, it.message, it.key, it.expires_at, row=row) for row, it in enumerate(sent, 1)
+        RowSms(NUMBER, it.message, it.key, it.expires_at, row=row) for row, it in enumerate(sent, 1)
     ]
 
 
@@ -474,7 +494,7 @@ def test_messages_come_back_from_json(sent: list[Sms], start: bytes, ascii_only:
     values = [{**attrs.asdict(it), "expires_at": it.expires_at and it.expires_at.isoformat()} for it in sent]
     content = "\n".join(json.dumps(it, ensure_ascii=ascii_only) for it in values)
     assert read_all(start + content.encode()) == [
-        RowSms(it.phone, it.message, it.key, it.expires_at, row=row) for row, it in enumerate(sent, 1)
+        RowSms(NUMBER, it.message, it.key, it.expires_at, row=row) for row, it in enumerate(sent, 1)
     ]
 
 
@@ -501,12 +521,10 @@ starts = st.sampled_from([b"", BOM, b"phone,message,key,expires_at,code\n", b"ph
 @given(starts, pieces, st.none() | st.text(st.sampled_from("{}code!: ")) | st.just("{code}"))
 def test_any_bytes_are_rows_or_a_file_that_cannot_be_used(start: bytes, rest: bytes, template: str | None) -> None:
     """Any file is refused, or becomes rows without a gap in their numbers, at most one for each line."""
-    try:
-        found = read_rows(io.BytesIO(start + rest), template=template)
-    except InputError:
-        return
-    limit = len((start + rest).splitlines())
-    numbers = [row.row for row in itertools.islice(found, limit + 1)]
+    limit, numbers = len((start + rest).splitlines()), list[int]()
+    with contextlib.suppress(InputError):
+        for row in itertools.islice(read_rows(io.BytesIO(start + rest), Layout(template=template)), limit + 1):
+            numbers.append(row.row)
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) <= limit
 
@@ -519,9 +537,7 @@ columns = ["phone", "message", "key", "expires_at", "code"]
 @unhurried
 @given(
     st.tuples(st.just(PHONE) | secrets, *[st.just("") | st.just("Halo") | secrets] * 4),
-    st.sampled_from(
-        ['"{}', "{}", '{{"{}": 1}}', '{{"key": "{}}}', '{{"phone": {{"{}": 1}}}}', "{}\udcff", '"{}"x,,,,']
-    ),
+    st.sampled_from(['"{}', "{}", '{{"{}": 1}}', '{{"key": "{}}}', '{{"phone": {{"{}": 1}}}}', '"{}"x,,,,']),
     st.sampled_from([None, "{code}"]),
 )
 def test_reasons_do_not_quote_their_row(values: tuple[str, ...], damage: str, template: str | None) -> None:

@@ -1,5 +1,6 @@
 """The vendor's four APIs on one sandbox: each at its documented path, with its credentials, fields and codes."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,7 +8,10 @@ from typing import Any
 import attrs
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from oca_sms_async import AsyncOcaSms, SmsRecord, Unlimited
 from oca_sms_async.sandbox import FAULTS, Sandbox
 
 PHONE = "+6281381475159"
@@ -331,3 +335,28 @@ async def test_published_credentials_open_no_api_to_a_site(wire: Wire) -> None:
         wire.sandbox.password = "another"
     async with connect(wire.sandbox, wire.name) as client:
         assert (await client.get(path, headers=foreign)).status_code == 404
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200).filter(lambda text: text.strip())
+numbers = st.integers(10**6, 10**9 - 1).map(lambda digits: f"+628{digits}1")
+
+
+@settings(deadline=None)  # a busy machine must not fail a test
+@given(name=st.sampled_from(NAMES), phone=numbers, text=texts, sender=st.sampled_from(["Acme", "PT Ácme 😀", '"; x']))
+def test_a_message_goes_from_send_to_status(name: str, phone: str, text: str, sender: str) -> None:
+    """Any text to any number arrives as it is by each API, and its id leads to its record."""
+    sandbox = Sandbox(sender_id=sender)
+    sandbox._base_url = "http://localhost/api/v1"  # called in process
+
+    async def send() -> SmsRecord:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(sandbox.asgi()), trust_env=False) as lent:
+            client = AsyncOcaSms.from_env(sandbox.environment(name), http_client=lent, limiter=Unlimited())
+            receipt = await client.send(phone, text)
+            return await client.status(receipt.msg_uid)
+
+    record = asyncio.run(send())
+    (message,) = sandbox.inbox
+    assert (message.api, message.phone, message.text) == (name, phone, text)
+    assert message.sender_id == (sender if name in PREMIUM else None)
+    assert (record.msg_uid, record.phone_number, record.total_sms) == (message.msg_uid, phone, message.segments)
+    assert record.message_body == ("" if name in PREMIUM else text)

@@ -281,6 +281,7 @@ async def test_access_is_all_that_a_client_needs(control: httpx.AsyncClient, san
     first = access["apis"][0]
     assert (first["title"], first["url"]) == ("Regular V1", sandbox.base_url)
     assert first["lines"] == [
+        "unset OCA_SMS_API OCA_SMS_TOKEN OCA_SMS_SENDER_ID",
         "export OCA_SMS_USERNAME=sandbox@example.com",
         "export OCA_SMS_PASSWORD='it'\"'\"'s'",
         f"export OCA_SMS_BASE_URL={sandbox.base_url}",

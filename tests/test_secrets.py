@@ -24,13 +24,14 @@ import ssl
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import trustme
+from each_api import over
 from misbehaviours import say_nothing
 from moved_clock import Clock
 from raw_gateway import Connection, RawGateway, http
@@ -43,7 +44,10 @@ from oca_sms_async import (
     FieldError,
     OcaSmsError,
     PremiumV1,
+    PremiumV2,
     ReconcileReport,
+    RegularV1,
+    RegularV2,
     RetryPolicy,
     Sent,
     Skipped,
@@ -55,12 +59,14 @@ from oca_sms_async import (
 )
 from oca_sms_async._call import CallOptions
 from oca_sms_async._scrub import chain
+from oca_sms_async._wire._account import Account
 from oca_sms_async.aiohttp import _Stream, aiohttp_client
 from oca_sms_async.cli._app import run
 from oca_sms_async.redis import RedisTokenBucket
 
 USERNAME = "marker-username@example.com"
 PASSWORD = "marker-password"
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.marker-token.c2lnbmF0dXJl"
 PHONE = "+6281381475159"
 CODE = "482913"
 TEXT = f"marker-text {CODE}"
@@ -68,9 +74,11 @@ KEY = "marker-key"
 HEADER = "marker-header"
 UID = "uid-of-a-receipt"
 BASIC = base64.b64encode(f"{USERNAME}:{PASSWORD}".encode()).decode()
-MARKERS = ("marker", CODE, PHONE[1:], PHONE[3:], "81475159", BASIC)
+MARKERS = ("marker", CODE, PHONE[1:], PHONE[3:], "81475159", BASIC, TOKEN)
+BY_PASSWORD = RegularV1(USERNAME, PASSWORD)
+ACCOUNTS: dict[str, Account] = {"password": BY_PASSWORD, "token": RegularV2(TOKEN)}
 
-ECHO = f"marker-echo {PHONE} {TEXT} {BASIC}"
+ECHO = f"marker-echo {PHONE} {TEXT} {BASIC} {TOKEN}"
 DIGITS = 6281381475159
 
 
@@ -82,13 +90,17 @@ def refusal(message: object, code: object, status: str) -> bytes:
 FIELDS = [{"value": PHONE, "msg": ECHO, "param": "marker-param", "location": "marker-location"}]
 RECORD = {"phone_number": PHONE, "message_body": TEXT, "created_at": ECHO, "status": "sent", "msg_uid": "abc"}
 ANSWERS = {
-    "receipt": http({"status": "sent", "msg_uid": UID, "echo": ECHO}),
+    "receipt": http({"status": "sent", "msg_uid": UID, "msg_id": UID, "echo": ECHO}),
     "39": refusal(FIELDS, "39", "406 Not Acceptable"),
     "17": refusal(ECHO, 17, "401 Unauthorized"),
     "19": refusal(ECHO, 19, "406 Not Acceptable"),
     "41": refusal(ECHO, 41, "404 Not Found"),
     "51": refusal(ECHO, 51, "401 Unauthorized"),
     "55": refusal(ECHO, 55, "401 Unauthorized"),
+    "5": refusal(ECHO, 5, "401 Unauthorized"),
+    "43": refusal(ECHO, 43, "401 Unauthorized"),
+    "45": refusal(ECHO, 45, "401 Unauthorized"),
+    "59": refusal(ECHO, 59, "406 Not Acceptable"),
     "403": http(ECHO.encode(), "403 Forbidden"),
     "404": http(ECHO.encode(), "404 Not Found"),
     "code": refusal(ECHO, DIGITS, "400 Bad Request"),
@@ -207,10 +219,10 @@ async def serve_answer(answer: bytes) -> AsyncIterator[RawGateway]:
         yield gateway
 
 
-def client_at(base_url: str, **options: Any) -> AsyncOcaSms:
+def client_at(base_url: str, api: Account = BY_PASSWORD, **options: Any) -> AsyncOcaSms:
     """Return a client with the markers, without limit and back-off."""
     defaults: dict[str, Any] = {"limiter": Unlimited(), "retry": RetryPolicy(max_attempts=2, initial_wait=0)}
-    return AsyncOcaSms(USERNAME, PASSWORD, base_url=base_url, **(defaults | options))
+    return AsyncOcaSms(api=api, base_url=base_url, **(defaults | options))
 
 
 async def error_of(call: Awaitable[object]) -> list[OcaSmsError]:
@@ -222,9 +234,10 @@ async def error_of(call: Awaitable[object]) -> list[OcaSmsError]:
     return []
 
 
+@pytest.mark.parametrize("account", ACCOUNTS)
 @pytest.mark.parametrize("lent", LENT)
 @pytest.mark.parametrize("answer", ANSWERS)
-async def test_no_error_and_no_log_shows_a_secret(answer: str, lent: str, listener: Listener) -> None:
+async def test_no_error_and_no_log_shows_a_secret(answer: str, lent: str, account: str, listener: Listener) -> None:
     """No log record, no error and no cause shows a secret, in every answer and through every client."""
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
@@ -233,13 +246,13 @@ async def test_no_error_and_no_log_shows_a_secret(answer: str, lent: str, listen
     http_client = None if make is None else make()
     errors: list[OcaSmsError] = []
     async with serve_answer(ANSWERS[answer]) as gateway:
-        async with client_at(gateway.base_url, http_client=http_client) as client:
+        async with client_at(gateway.base_url, ACCOUNTS[account], http_client=http_client) as client:
             sms = Sms(PHONE, TEXT, key=KEY)
             report = await client.send_many([sms, sms])
             errors += [outcome.error for outcome in report.failed]
             for call in (client.send(PHONE, TEXT), client.status("abc"), client.history()):
                 errors += await error_of(call)
-            values = [client, client._dispatcher, client.statistics(), report, report.outcomes, sms, client._dispatcher]
+            values = [client, client._dispatcher, client.statistics(), report, report.outcomes, sms, client._api]
             assert find_markers(map(repr, values)) == []
         if http_client is not None:
             await http_client.aclose()
@@ -253,9 +266,9 @@ async def test_no_error_and_no_log_shows_a_secret(answer: str, lent: str, listen
 # --- every error that there is --------------------------------------------------------------------------------------
 
 
-async def send_invalid(folder: Path) -> list[OcaSmsError]:
+async def send_invalid(folder: Path, api: Account) -> list[OcaSmsError]:
     """Send impossible numbers, texts, keys and dates."""
-    async with client_at("http://127.0.0.1:1") as client, SqliteJournal(folder / "journal") as journal:
+    async with client_at("http://127.0.0.1:1", api) as client, SqliteJournal(folder / "journal") as journal:
         naive = Sms(PHONE, TEXT, KEY, datetime(2030, 1, 1))  # noqa: DTZ001 - a naive date is the fault
         refused = [
             Sms(f"{PHONE} marker", TEXT, KEY),
@@ -271,9 +284,9 @@ async def send_invalid(folder: Path) -> list[OcaSmsError]:
         return errors
 
 
-async def send_expired(_: Path) -> list[OcaSmsError]:
+async def send_expired(_: Path, api: Account) -> list[OcaSmsError]:
     """Let a message expire at once, while it waits for its token, and on the wire."""
-    async with RawGateway(say_nothing).serve() as gateway, client_at(gateway.base_url) as client:
+    async with RawGateway(say_nothing).serve() as gateway, client_at(gateway.base_url, api) as client:
         errors = await error_of(client.send(PHONE, TEXT, expires_in=0))
         with pytest.MonkeyPatch.context() as patch:
             call = asyncio.create_task(error_of(client.send(PHONE, TEXT, expires_in=5)))
@@ -282,28 +295,28 @@ async def send_expired(_: Path) -> list[OcaSmsError]:
         assert len(gateway.requests) == 1
         limiter = TokenBucket(rate=0.001)
         await limiter.acquire()
-        async with client_at(gateway.base_url, limiter=limiter) as paced:
+        async with client_at(gateway.base_url, api, limiter=limiter) as paced:
             return errors + await error_of(paced.send(PHONE, TEXT, expires_in=0.1))
 
 
-async def send_without_limiter(_: Path) -> list[OcaSmsError]:
+async def send_without_limiter(_: Path, api: Account) -> list[OcaSmsError]:
     """Send without a Redis; its password is a secret too."""
     limiter = RedisTokenBucket("redis://marker-user:marker-password@127.0.0.1:1/0", name="acme")
-    async with client_at("http://127.0.0.1:1", limiter=limiter) as client:
+    async with client_at("http://127.0.0.1:1", api, limiter=limiter) as client:
         errors = await error_of(client.send(PHONE, TEXT))
         report = await client.send_many([Sms(PHONE, TEXT, KEY)])
     await limiter.aclose()
     return errors + [it.reason for it in report.skipped if it.reason is not None]
 
 
-async def send_without_journal(folder: Path) -> list[OcaSmsError]:
+async def send_without_journal(folder: Path, api: Account) -> list[OcaSmsError]:
     """Open a file that is no journal and holds the markers."""
     (folder / "broken").write_text(ECHO * 100)
-    async with client_at("http://127.0.0.1:1") as client, SqliteJournal(folder / "broken") as journal:
+    async with client_at("http://127.0.0.1:1", api) as client, SqliteJournal(folder / "broken") as journal:
         return await error_of(client.send_many([Sms(PHONE, TEXT, KEY)], journal=journal))
 
 
-async def send_nowhere(_: Path) -> list[OcaSmsError]:
+async def send_nowhere(_: Path, api: Account) -> list[OcaSmsError]:
     """Find a closed port, and a server with an unknown certificate, through each transport."""
     errors: list[OcaSmsError] = []
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -312,7 +325,7 @@ async def send_nowhere(_: Path) -> list[OcaSmsError]:
         for base_url in ("http://127.0.0.1:1", gateway.base_url):
             for make in LENT.values():
                 http_client = None if make is None else make()
-                async with client_at(base_url, http_client=http_client) as client:
+                async with client_at(base_url, api, http_client=http_client) as client:
                     errors += await error_of(client.send(PHONE, TEXT))
                 if http_client is not None:
                     await http_client.aclose()
@@ -320,60 +333,79 @@ async def send_nowhere(_: Path) -> list[OcaSmsError]:
     return errors
 
 
-async def ask_without_history(_: Path) -> list[OcaSmsError]:
-    """Ask an API for a history that it does not have."""
-    try:
-        PremiumV1(USERNAME, PASSWORD, sender_id="Acme").history()
-    except OcaSmsError as error:
-        return [error]
-    return []
+async def ask_without_history(_: Path, api: Account) -> list[OcaSmsError]:
+    """Ask Premium for a history, which it does not have, with the same credentials."""
+    by_password = PremiumV1(USERNAME, PASSWORD, sender_id="Acme")
+    premium = by_password if api is BY_PASSWORD else PremiumV2(TOKEN, sender_id="Acme")
+    async with client_at("http://127.0.0.1:1", premium) as client:
+        since = datetime.now(UTC)
+        return [
+            *await error_of(client.history()),
+            *await error_of(client.find_in_history(Sms(PHONE, TEXT), since=since)),
+        ]
 
 
-def ask_gateway(answer: str) -> Callable[[Path], Awaitable[list[OcaSmsError]]]:
-    """Return a function that sends to a gateway with this answer, and asks it for a status."""
+def ask_gateway(*answers: str) -> Callable[[Path, Account], Awaitable[list[OcaSmsError]]]:
+    """Return a function that sends to a gateway with each of these answers, and asks it for a status."""
 
-    async def ask(_: Path) -> list[OcaSmsError]:
-        async with serve_answer(ANSWERS[answer]) as gateway, client_at(gateway.base_url) as client:
-            return [*await error_of(client.send(PHONE, TEXT)), *await error_of(client.status("abc"))]
+    async def ask(_: Path, api: Account) -> list[OcaSmsError]:
+        errors: list[OcaSmsError] = []
+        for answer in answers:
+            async with serve_answer(ANSWERS[answer]) as gateway, client_at(gateway.base_url, api) as client:
+                errors += [*await error_of(client.send(PHONE, TEXT)), *await error_of(client.status("abc"))]
+        return errors
 
     return ask
 
 
-async def send_after_close(_: Path) -> list[OcaSmsError]:
+async def send_with_closed_journal(folder: Path, api: Account) -> list[OcaSmsError]:
+    """Send with a journal that is closed."""
+    journal = SqliteJournal(folder / "closed")
+    await journal.aclose()
+    async with client_at("http://127.0.0.1:1", api) as client:
+        return await error_of(client.send_many([Sms(PHONE, TEXT, KEY)], journal=journal))
+
+
+async def send_after_close(_: Path, api: Account) -> list[OcaSmsError]:
     """Send through a client that is closed."""
-    async with client_at("http://127.0.0.1:1") as client:
+    async with client_at("http://127.0.0.1:1", api) as client:
         pass
     return await error_of(client.send(PHONE, TEXT))
 
 
-WAYS: dict[str, Callable[[Path], Awaitable[list[OcaSmsError]]]] = {
+WAYS: dict[str, Callable[[Path, Account], Awaitable[list[OcaSmsError]]]] = {
     "InvalidMessageError": send_invalid,
     "ExpiredError": send_expired,
     "UnsupportedError": ask_without_history,
     "LimiterUnavailableError": send_without_limiter,
     "JournalError": send_without_journal,
+    "JournalClosedError": send_with_closed_journal,
     "ConnectionFailedError": send_nowhere,
     "ClientClosedError": send_after_close,
     "DeliveryUnknownError": ask_gateway("hang up"),
     "UnexpectedResponseError": ask_gateway("not json"),
     "ApiError": ask_gateway("html"),
     "InternalError": ask_gateway("13"),
-    "InvalidRequestError": ask_gateway("39"),
+    "InvalidRequestError": ask_gateway("39", "59"),
     "RateLimitedError": ask_gateway("429"),
     "NotFoundError": ask_gateway("404"),
     "AccountError": ask_gateway("403"),
-    "InvalidCredentialsError": ask_gateway("17"),
-    "MissingAuthorizationError": ask_gateway("19"),
+    "InvalidCredentialsError": ask_gateway("17", "45"),
+    "MissingAuthorizationError": ask_gateway("19", "43"),
     "UserNotFoundError": ask_gateway("41"),
     "AccountExpiredError": ask_gateway("51"),
-    "QuotaExhaustedError": ask_gateway("55"),
+    "QuotaExhaustedError": ask_gateway("55", "5"),
 }
+OF_V1 = {"UserNotFoundError", "AccountExpiredError"}  # V2 has no codes for them
 
 
-@pytest.mark.parametrize("name", WAYS)
-async def test_no_real_error_shows_a_secret(name: str, tmp_path: Path, listener: Listener) -> None:
+@pytest.mark.parametrize(
+    ("name", "account"),
+    [(name, account) for name in WAYS for account in ACCOUNTS if account == "password" or name not in OF_V1],
+)
+async def test_no_real_error_shows_a_secret(name: str, account: str, tmp_path: Path, listener: Listener) -> None:
     """Each error is provoked for real. Neither the error nor the log shows a secret."""
-    errors = await WAYS[name](tmp_path)
+    errors = await WAYS[name](tmp_path, ACCOUNTS[account])
     assert name in {type(error).__name__ for error in errors}
     assert find_markers(text for error in errors for text in texts_of(error)) == []
     assert find_markers(listener.texts()) == []
@@ -459,10 +491,11 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_bytes().decode("latin-1") for path in folder.iterdir()}
 
 
+@pytest.mark.parametrize("account", ACCOUNTS)
 @pytest.mark.parametrize("answer", ["receipt", "13", "39", "hang up", "not json"])
-async def test_the_journal_holds_no_secret(answer: str, tmp_path: Path) -> None:
+async def test_the_journal_holds_no_secret(answer: str, account: str, tmp_path: Path) -> None:
     """The journal holds no secret, in use and closed, and it is the only file."""
-    async with serve_answer(ANSWERS[answer]) as gateway, client_at(gateway.base_url) as client:
+    async with serve_answer(ANSWERS[answer]) as gateway, client_at(gateway.base_url, ACCOUNTS[account]) as client:
         async with SqliteJournal(tmp_path / "journal") as journal:
             await client.send_many([Sms(PHONE, TEXT, KEY), Sms(PHONE, TEXT)], journal=journal)
             used = contents(tmp_path)
@@ -472,13 +505,21 @@ async def test_the_journal_holds_no_secret(answer: str, tmp_path: Path) -> None:
     assert find_markers([*used.values(), *closed.values()]) == []
 
 
+VARIABLES = {
+    "regular-v1": {"OCA_SMS_USERNAME": USERNAME, "OCA_SMS_PASSWORD": PASSWORD},
+    "premium-v2": {"OCA_SMS_API": "premium-v2", "OCA_SMS_TOKEN": TOKEN, "OCA_SMS_SENDER_ID": "Acme"},
+}
+
+
 @pytest.fixture
-def account(monkeypatch: pytest.MonkeyPatch) -> Callable[[RawGateway], None]:
-    """Return a function that sets the command's account, with the markers, at a gateway."""
+def account(monkeypatch: pytest.MonkeyPatch, api: str) -> Callable[[RawGateway], None]:
+    """Return a function that sets the command's account for `api`, with the markers, at a gateway."""
 
     def put(gateway: RawGateway) -> None:
-        for name, value in (("USERNAME", USERNAME), ("PASSWORD", PASSWORD), ("BASE_URL", gateway.base_url)):
-            monkeypatch.setenv(f"OCA_SMS_{name}", value)
+        for name in {name for variables in VARIABLES.values() for name in variables}:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in {**VARIABLES[api], "OCA_SMS_BASE_URL": gateway.base_url}.items():
+            monkeypatch.setenv(name, value)
 
     return put
 
@@ -496,6 +537,7 @@ COMMANDS = {
 }
 
 
+@over(VARIABLES)
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("answer", ["receipt", "13", "39", "17", "code", "404", "html", "not json", "hang up"])
 async def test_a_command_shows_no_secret(

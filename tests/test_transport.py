@@ -827,3 +827,23 @@ def test_one_client_serves_one_loop_after_another(monkeypatch: pytest.MonkeyPatc
     asyncio.run(client.aclose())
     # The sockets of a closed loop cannot be closed, and asyncio warns of them: here, not in another test.
     gc.collect()
+
+
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # of the first loop
+def test_closing_does_not_wait_for_a_loop_that_stands_still() -> None:
+    """A loop that ends right after a time-out is still closing its connection; `aclose` in the next loop returns."""
+    loop = asyncio.new_event_loop()
+    client = client_of("http://localhost", timeout=0.01)
+
+    async def time_out() -> None:
+        async with RawGateway(say_nothing).serve() as gateway:
+            client._dispatcher._url = lambda path: httpx.URL(gateway.base_url + path)  # type: ignore[assignment,method-assign,unused-ignore] # as a test above
+            with pytest.raises(DeliveryUnknownError):
+                await client.send(PHONE, TEXT)
+
+    loop.run_until_complete(time_out())
+    asyncio.run(asyncio.wait_for(client.aclose(), HANG))
+    loop.close()
+    gc.collect()

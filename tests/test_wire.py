@@ -340,7 +340,7 @@ def test_success_that_is_not_as_documented(what: str, status: int, body: bytes |
         ("send", {"data": {"status": "sent", "msg_uid": UID}}),
         ("history", {"status": True, "data": [RECORD]}),
         ("history", RECORD),
-        ("history", [RECORD, {}]),
+        ("history", [{}]),
         ("status", [RECORD]),
         ("status", {"status": True, "data": [RECORD]}),
         ("status", {"status": True, "data": {}}),
@@ -375,10 +375,22 @@ def test_record_in_both_shapes(word: str, *, wrapped: bool) -> None:
 @pytest.mark.parametrize("field", ["msg_uid", "phone_number", "message_body", "status"])
 @pytest.mark.parametrize("value", ["missing", None, 5, True, ["a"], {"a": "b"}])
 def test_record_without_a_needed_text(field: str, value: object) -> None:
-    """A record needs each of its texts. Null or a number never becomes one."""
+    """A record needs each of its texts, and null or a number never becomes one; a history skips the broken row."""
     record = {name: part for name, part in {**RECORD, field: value}.items() if value != "missing" or name != field}
-    for what, body in (("status", {"status": True, "data": record}), ("status", record), ("history", [RECORD, record])):
+    for what, body in (("status", {"status": True, "data": record}), ("status", record), ("history", [record])):
         assert type(error_of(what, 200, body)) is UnexpectedResponseError
+    assert [it.msg_uid for it in read("history", 200, [record, RECORD, record])] == [UID]
+
+
+def test_broken_rows_of_a_history_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """One event of the log has the number of skipped rows; a history without any has none."""
+    caplog.set_level("INFO", "oca_sms_async")
+    assert len(read("history", 200, [RECORD, {}, None, RECORD, 5])) == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "history.broken broken=3 rows=5: the other rows are used"
+    ]
+    caplog.clear()
+    assert (read("history", 200, []), len(read("history", 200, [RECORD])), caplog.records) == ([], 1, [])
 
 
 @pytest.mark.parametrize("msg_uid", ["", "  "])

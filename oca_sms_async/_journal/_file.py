@@ -199,13 +199,16 @@ class JournalFile:
 
     def _check_place(self) -> None:
         """Refuse to go on if a later run would not find this file."""
-        try:
-            in_place = os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
-        except FileNotFoundError:
-            in_place = False
-        if not in_place:
+        if not self.is_in_place():
             self.broken = True
             raise self.error(_MOVED)
+
+    def is_in_place(self) -> bool:
+        """Tell whether the path still names this file."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            return False
 
 
 def _open(path: Path) -> io.FileIO:

@@ -1,6 +1,7 @@
 """The protocol of a journal: the calls by which a run looks messages up and writes down their outcomes."""
 
 from collections.abc import Awaitable
+from datetime import datetime
 from typing import Protocol
 
 from oca_sms_async._journal._values import JournalEntry, Lookup
@@ -19,6 +20,21 @@ class Journal(Protocol):
         """Take the journal for one run; `JournalError` if another run has it."""
         ...
 
+    async def lookup(self, key: str) -> JournalEntry | None:
+        """Return what the journal keeps of a key, or None for a key that it does not know."""
+        ...
+
+    async def forget(self, before: datetime, *, doubtful: bool = False) -> int:
+        """Forget the messages whose last news is older than an aware datetime, and return their number.
+
+        Messages in doubt stay, unless `doubtful`. A forgotten key is new: its message would be sent again.
+        """
+        ...
+
+    def lookup_key(self, key: str, number: str, text: str) -> Awaitable[Lookup]:
+        """Look up a message with a key outside of any run. Nothing is stored."""
+        ...
+
     def lookup_next(self, key: str | None, number: str, text: str) -> Awaitable[Lookup]:
         """Look up the run's next message.
 
@@ -27,11 +43,12 @@ class Journal(Protocol):
         """
         ...
 
-    def intend(self, message: Lookup) -> Awaitable[bool]:
+    def intend(self, message: Lookup, *, seconds: float) -> Awaitable[bool]:
         """Note that a request is about to start, so that the message is in doubt from now on. Durable.
 
-        This is one conditional write. Return whether this run got the message: it is False if the message was sent
-        meanwhile, or if another run took it.
+        This is one conditional write. Return whether the caller got the message: it is False if the message's entry is
+        not the one of the lookup any more, because another run or send took it. For `seconds` from now, others may
+        expect the outcome.
         """
         ...
 

@@ -8,7 +8,14 @@ from typing import Final, Self
 from attrs import evolve
 
 from oca_sms_async._call import CallState
-from oca_sms_async._errors import DeliveryUnknownError, InvalidMessageError, JournalError
+from oca_sms_async._errors import (
+    ApiError,
+    DeliveryUnknownError,
+    InvalidMessageError,
+    JournalError,
+    OcaSmsError,
+    safe_code,
+)
 from oca_sms_async._journal._protocol import Journal
 from oca_sms_async._journal._values import Answer, JournalEntry, Lookup, Status
 from oca_sms_async._messages import check_key, check_text
@@ -19,15 +26,27 @@ from oca_sms_async._sources import MessageSource
 _CHUNK: Final = 256  # messages looked up at once
 
 
+class ClaimLostError(Exception):
+    """Another run or send got the message. Its caller decides about that; no request was made."""
+
+
 class JournalRun:
     """A run's use of its journal, while it is entered.
 
-    `number` returns the E.164 number of a phone in any spelling. With `resend_unknown`, the run sends messages again
-    that an earlier run left in doubt; `resent` counts them.
+    `number` returns the E.164 number of a phone in any spelling. `seconds` bounds one attempt. With `resend_unknown`,
+    the run sends messages again that an earlier run left in doubt; `resent` counts them.
     """
 
-    def __init__(self, journal: Journal, number: Callable[[str], str], *, resend_unknown: bool = False) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        number: Callable[[str], str],
+        *,
+        seconds: float = 0.0,
+        resend_unknown: bool = False,
+    ) -> None:
         self.resent = 0
+        self._seconds = seconds
         self._journal = journal
         self._number = number
         self._resend_unknown = resend_unknown
@@ -71,13 +90,17 @@ class JournalRun:
 
     def intent(self, lookup: Lookup, call: CallState) -> "Intent":
         """Return the intent to send this message, to be entered around its sending."""
-        if self._resends(lookup):
-            call.doubt(_left_in_doubt(lookup.entry))
-        return Intent(self, self._journal, lookup, call, resends=self._resends(lookup))
+        if not self._resends(lookup):
+            return Intent(self._journal, lookup, call, seconds=self._seconds)
+        call.doubt(_left_in_doubt(lookup.entry))
+        return Intent(self._journal, lookup, call, seconds=self._seconds, on_recorded=self._count_resent)
 
     def find(self, lookup: Lookup, receipt: SendReceipt) -> Awaitable[bool]:
         """Note that a doubtful message was sent, unless another one has its id already; return whether it was noted."""
         return self._journal.find(lookup, receipt)
+
+    def _count_resent(self) -> None:
+        self.resent += 1
 
     def _resends(self, lookup: Lookup) -> bool:
         return self._resend_unknown and lookup.answer is Answer.STORED and lookup.entry.status is Status.DOUBTFUL
@@ -86,35 +109,51 @@ class JournalRun:
 class Intent:
     """The journal around the sending of one message: doubt before the first byte, the outcome before it is told.
 
-    Leaving the block waits until the outcome is durable; leaving it by an exception does not wait. Then the journal
-    holds the message as sent, in doubt or unsent, as its call knows it. `JournalError` if that cannot be kept.
+    Leaving the block waits until the outcome is durable. Leaving it by an error of ours waits too; leaving it by any
+    other exception does not. Then the journal holds the message as sent, in doubt or unsent, as its call knows it.
+    `JournalError` if that cannot be kept.
     """
 
-    def __init__(self, run: JournalRun, journal: Journal, lookup: Lookup, call: CallState, *, resends: bool) -> None:
-        self._run = run
+    def __init__(
+        self,
+        journal: Journal,
+        lookup: Lookup,
+        call: CallState,
+        *,
+        seconds: float,
+        on_recorded: Callable[[], None] = lambda: None,
+    ) -> None:
         self._journal = journal
         self._lookup = lookup
         self._call = call
-        self._resends = resends
+        self._seconds = seconds
+        self._on_recorded = on_recorded
         self._receipt: SendReceipt | None = None
+        self._error: OcaSmsError | None = None
         self._recorded: asyncio.Future[bool] | None = None
 
     async def record(self) -> None:
-        """Make durable that a request is about to start. `JournalError` if another run or send got the message."""
-        self._recorded = asyncio.ensure_future(self._journal.intend(self._lookup))
+        """Make durable that a request is about to start. `ClaimLostError` if another run or send got the message."""
+        self._recorded = asyncio.ensure_future(self._journal.intend(self._lookup, seconds=self._seconds))
         # The write finishes even if this task is cancelled; the block's end needs to know how.
         if not await asyncio.shield(self._recorded):
-            self._recorded = None  # the message is another's, and so is its end
-            raise DeliveryUnknownError("the message is under way elsewhere, or was sent meanwhile: look it up")
-        self._run.resent += self._resends
+            self._recorded = None  # the message is another's, and so is its outcome
+            raise ClaimLostError
+        self._on_recorded()
 
     def conclude(self, outcome: Outcome) -> Outcome:
         """Return the outcome with the attempts of earlier runs added, and remember its receipt."""
-        if isinstance(outcome, Sent):
-            attempts = self._lookup.entry.attempts + outcome.receipt.attempts
-            self._receipt = evolve(outcome.receipt, attempts=attempts)
-            outcome = Sent(outcome.sms, self._receipt)
+        match outcome:
+            case Sent(sms=sms, receipt=receipt):
+                return Sent(sms, self.keep(receipt))
+            case Failed(error=error):
+                self._error = error
         return outcome
+
+    def keep(self, receipt: SendReceipt) -> SendReceipt:
+        """Return a receipt with the attempts of earlier runs added, and remember it."""
+        self._receipt = evolve(receipt, attempts=self._lookup.entry.attempts + receipt.attempts)
+        return self._receipt
 
     async def __aenter__(self) -> Self:
         return self
@@ -124,8 +163,10 @@ class Intent:
     ) -> None:
         if self._recorded is None:
             return
+        if isinstance(error, OcaSmsError):
+            self._error = error
         settled = asyncio.ensure_future(self._journal.settle(self._lookup, self._entry()))
-        if kind is not None:  # cancelled, or a bug: nobody waits for the outcome
+        if error is not None and not isinstance(error, OcaSmsError):  # cancelled, or a bug: no caller waits
             return
         try:
             await settled
@@ -133,15 +174,19 @@ class Intent:
             await asyncio.wait({self._recorded})  # a journal that was closed refuses this while the intent is written
             if not self._recorded.cancelled() and self._recorded.exception() is None:
                 self._call.doubt(lost)  # a later run will see it so
+            elif error is not None:
+                return  # nothing was recorded, and this error says why
             raise
 
     def _entry(self) -> JournalEntry:
         earlier, call = self._lookup.entry.attempts, self._call
         if self._receipt is not None:
             return JournalEntry(Status.SENT, self._receipt, self._receipt.attempts)
+        name = None if self._error is None else type(self._error).__name__
+        code = safe_code(self._error.code) if isinstance(self._error, ApiError) else None
         if call.may_have_been_sent:
-            return JournalEntry(Status.DOUBTFUL, attempts=earlier + call.attempts)
-        return JournalEntry(Status.UNSENT)
+            return JournalEntry(Status.DOUBTFUL, attempts=earlier + call.attempts, error=name, code=code)
+        return JournalEntry(Status.UNSENT, error=name, code=code)
 
 
 def earlier_outcome(sms: Sms, lookup: Lookup) -> Outcome | None:

@@ -7,13 +7,14 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from attrs import frozen
 
-from oca_sms_async._errors import JournalError
+from oca_sms_async._errors import JournalClosedError, JournalError
 from oca_sms_async._journal._store import Operation, Store
 from oca_sms_async._journal._values import JournalEntry, Lookup
 from oca_sms_async._log import log
@@ -27,10 +28,6 @@ _T = TypeVar("_T")
 class _Waiting:
     operation: Operation
     done: asyncio.Future[Any]
-
-
-class JournalClosedError(JournalError, RuntimeError):
-    """A mistake of the program's: the journal was closed, or belongs to another process."""
 
 
 class SqliteJournal:
@@ -105,9 +102,33 @@ class SqliteJournal:
         """Look up the run's next message; the order of the calls tells equal messages without a key apart."""
         return self._perform(lambda store: store.lookup_next(key, number, text))
 
-    def intend(self, message: Lookup) -> asyncio.Future[bool]:
-        """Note, durably, that a request is about to start; return whether this run got the message."""
-        return self._perform(lambda store: store.intend(message))
+    async def lookup(self, key: str) -> JournalEntry | None:
+        """Return the entry of a key, or None for a key that the journal does not know."""
+        return await self._perform(lambda store: store.lookup(key))
+
+    async def forget(self, before: datetime, *, doubtful: bool = False) -> int:
+        """Forget the messages without news since an aware datetime, and return their number.
+
+        Messages in doubt stay, unless `doubtful`. A forgotten key is new: its message would be sent again. The file
+        does not get shorter. `ValueError` for a naive datetime.
+        """
+        if before.utcoffset() is None:
+            raise ValueError("before must be an aware datetime: give it a tzinfo")
+        moment, forgotten = before.timestamp(), 0
+        while page := await self._perform(lambda store: store.forget(moment, doubtful=doubtful)):
+            forgotten += page
+        return forgotten
+
+    def lookup_key(self, key: str, number: str, text: str) -> asyncio.Future[Lookup]:
+        """Look up a message with a key outside of any run. Nothing is stored."""
+        return self._perform(lambda store: store.lookup_key(key, number, text))
+
+    def intend(self, message: Lookup, *, seconds: float) -> asyncio.Future[bool]:
+        """Note, durably, that a request is about to start; return whether the caller got the message.
+
+        Others wait for the outcome for that many `seconds`.
+        """
+        return self._perform(lambda store: store.intend(message, seconds))
 
     def settle(self, message: Lookup, entry: JournalEntry) -> asyncio.Future[None]:
         """Store durably the outcome of an intended message."""
@@ -176,9 +197,14 @@ class SqliteJournal:
                     loop.call_soon_threadsafe(_tell, told)
 
     def _opened(self, batch: list[_Waiting]) -> Store:
-        """Return the open store. A run that begins opens a broken one anew; the run that broke it must not go on."""
-        if self._store is not None and self._store.broken and batch[0].operation is Store.begin_run:
-            self._close()
+        """Return the open store. A broken one is opened anew, but not for the run that broke it: it must not go on.
+
+        Outside of a run, only the same file is opened again. In a new one, all keys would be new.
+        """
+        if self._store is not None and self._store.broken:
+            begins = any(waiting.operation is Store.begin_run for waiting in batch)
+            if begins or (not self._in_use and self._store.is_in_place()):
+                self._close()
         if self._store is None:
             self._store = Store(self._path)
             if self._store.doubtful:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from attrs import field, frozen
+
 from oca_sms_async._errors import JournalError
 from oca_sms_async._journal._file import JournalFile
 from oca_sms_async._journal._records import Record, join, split
@@ -26,17 +28,24 @@ _TABLES: Final = """
 PRAGMA journal_mode = MEMORY;
 PRAGMA synchronous = OFF;
 CREATE TABLE message (
-    identity TEXT PRIMARY KEY, content TEXT, run INTEGER, status TEXT, uid TEXT, record TEXT
+    identity TEXT PRIMARY KEY, status TEXT, uid TEXT, run INTEGER, ended REAL, record TEXT
 ) WITHOUT ROWID;
 CREATE TABLE occurrence (content TEXT PRIMARY KEY, run INTEGER, seen INTEGER) WITHOUT ROWID;
 """
 _BY_UID: Final = "CREATE INDEX message_by_uid ON message (uid) WHERE uid IS NOT NULL"
 _PUT: Final = "INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?, ?)"
-# A message that was looked up and not intended has no record, and is not in the file.
-_ENTER: Final = "INSERT INTO message (content, run, identity) VALUES (?, ?, ?)"
-_ENTER_AGAIN: Final = "UPDATE message SET content = ?, run = ? WHERE identity = ?"
+_FORGOTTEN: Final = "forgotten"  # the status of a record that removes its message
+_PAGE: Final = 5000
 
 Operation = Callable[["Store"], Any]
+
+
+@frozen
+class Claimable(Lookup):
+    """A lookup of this store, with what it takes to claim the message. `run` is 0 outside of any run."""
+
+    content: str = field(default="", eq=False)
+    run: int = field(default=0, eq=False)
 
 
 class Store:
@@ -50,6 +59,8 @@ class Store:
         self._file = JournalFile(path)
         self._changes = list[str]()
         self._run = 0
+        # By identity, the claimed message, and the end of the time in which its sender may be at work.
+        self._claims = dict[str, tuple[Lookup, float]]()
         self.broken = False
         with contextlib.ExitStack() as undo, self._explained():
             undo.callback(self._file.close)
@@ -63,6 +74,7 @@ class Store:
         self._index.execute("BEGIN")
         rows = (_row(record, text, run=0) for commit in self._file.commits() for record, text in split(commit))
         self._index.executemany(_PUT, rows)
+        self._index.execute("DELETE FROM message WHERE status = ?", (_FORGOTTEN,))
         self._index.execute(_BY_UID)
         self._index.execute("COMMIT")
         count = self._index.execute("SELECT count(*) FROM message WHERE status = ?", (Status.DOUBTFUL,))
@@ -72,6 +84,11 @@ class Store:
         """Close the file and unlock it."""
         self._index.close()
         self._file.close()
+
+    def is_in_place(self) -> bool:
+        """Tell whether a new opening would find the same file."""
+        with self._file.explained():
+            return self._file.is_in_place()
 
     def perform(self, operations: Sequence[Operation]) -> list[Any]:
         """Run all operations in one commit, and return their results. Their changes are on the disk when this returns.
@@ -102,6 +119,34 @@ class Store:
         """Count equal messages from the start again."""
         self._run += 1
 
+    def lookup(self, key: str) -> JournalEntry | None:
+        """Return the entry of a key, or None for one that was never about to be sent."""
+        found = self._get(self._digest(b"key", key))
+        return None if found is None or not found[0].ended else _entry(found[0])
+
+    def lookup_key(self, key: str, number: str, text: str) -> Lookup:
+        """Return the entry of a message with a key, outside of any run."""
+        content, identity = self._digest(b"content", number, text), self._digest(b"key", key)
+        record, _ = self._get(identity) or (Record(identity, content, Status.UNSENT), 0)
+        differs = record.content != content and record.status != Status.UNSENT
+        return self._answer(record, Answer.KEY_CONFLICT if differs else Answer.STORED, content, run=0)
+
+    def forget(self, before: float, *, doubtful: bool) -> int:
+        """Forget at most a page of messages without news since a time, and return how many they are.
+
+        Messages that are being sent stay. In the file the forgotten ones are marked; their lines stay.
+        """
+        query = """
+        SELECT record FROM message WHERE ended > 0 AND ended < ?
+        AND (status != ? OR ? AND identity NOT IN (SELECT value FROM json_each(?))) LIMIT ?
+        """
+        busy = json.dumps([identity for identity in self._claims if self._busy_for(identity)])
+        rows = self._index.execute(query, (before, Status.DOUBTFUL, doubtful, busy, _PAGE)).fetchall()
+        for record in (Record.decode(row[0]) for row in rows):
+            self._index.execute("DELETE FROM message WHERE identity = ?", (record.identity,))
+            self._changes.append(Record(record.identity, "", _FORGOTTEN).encode())
+        return len(rows)
+
     def lookup_next(self, key: str | None, number: str, text: str) -> Lookup:
         """Return the entry of the run's next message; counting tells messages without a key from their equals."""
         content = self._digest(b"content", number, text)
@@ -116,24 +161,57 @@ class Store:
             answer = Answer.KEY_CONFLICT
         elif run == self._run:
             answer = Answer.REPEATED
+        elif known is not None and record.content == content:  # the usual case of a later run
+            self._index.execute("UPDATE message SET run = ? WHERE identity = ?", (self._run, identity))
         else:
-            self._index.execute(_ENTER if known is None else _ENTER_AGAIN, (content, self._run, identity))
-        return Lookup(bytes.fromhex(identity), _entry(record), answer, record.began, record.ended)
+            self._put(record._replace(content=content), self._run)
+        return self._answer(record, answer, content, run=self._run)
 
-    def intend(self, message: Lookup) -> bool:
-        """Put the message in doubt, unless it was sent or another run took it; return whether that happened."""
-        record, run = self._known(message)
-        if record.status == Status.SENT or run != self._run:
+    def intend(self, message: Lookup, seconds: float) -> bool:
+        """Put the message in doubt, if its entry is still the one of the lookup; return whether that happened."""
+        if not isinstance(message, Claimable):
+            raise self._file.error("this message was not looked up in it: begin a new run")
+        identity = message.identity.hex()
+        record, run = self._get(identity) or (Record(identity, message.content, Status.UNSENT), 0)
+        is_same = (record.status, record.attempts, record.ended) == (
+            message.entry.status,
+            message.entry.attempts,
+            message.ended,
+        )
+        if not is_same or record.status == Status.SENT or (message.run and message.run != run):
+            return False
+        if record.status == Status.DOUBTFUL and self._busy_for(identity):
             return False
         now = time.time()
         attempts, began = message.entry.attempts + 1, message.began or now
-        self._change(record._replace(status=Status.DOUBTFUL, attempts=attempts, began=began, ended=now))
+        claimed = record._replace(
+            content=message.content,
+            status=Status.DOUBTFUL,
+            attempts=attempts,
+            began=began,
+            ended=now,
+            error=None,
+            code=None,
+        )
+        self._change(claimed, run)
+        self._claims[identity] = message, time.monotonic() + seconds
         return True
 
     def settle(self, message: Lookup, entry: JournalEntry) -> None:
-        """Store the outcome of an intended message."""
-        record, _ = self._known(message)
-        receipt = entry.receipt
+        """Store the outcome of an intended message. One that was found sent meanwhile stays sent."""
+        identity = message.identity.hex()
+        claimer, _ = self._claims.get(identity, (None, 0.0))
+        known = self._get(identity)
+        if known is None or claimer is not message:
+            if entry.status is Status.UNSENT:  # a claim that failed leaves nothing to settle
+                return
+            raise self._file.error("another sender took the message meanwhile, or it was forgotten")
+        del self._claims[identity]
+        if known[0].status != Status.SENT or entry.status is Status.SENT:
+            self._store_outcome(known, entry)
+
+    def _store_outcome(self, known: tuple[Record, int], entry: JournalEntry) -> None:
+        (record, run), receipt = known, entry.receipt
         self._change(
             record._replace(
                 status=entry.status,
@@ -144,14 +222,15 @@ class Store:
                 word=None if receipt is None else receipt.status,
                 error=entry.error,
                 code=entry.code,
-            )
+            ),
+            run,
         )
 
     def find(self, message: Lookup, receipt: SendReceipt) -> bool:
         """Store that a doubtful message was found sent, unless another message has this id; return whether it was."""
         if self._index.execute("SELECT 1 FROM message WHERE uid = ?", (_ascii(receipt.msg_uid),)).fetchone():
             return False
-        self.settle(message, JournalEntry(Status.SENT, receipt, receipt.attempts))
+        self._store_outcome(self._known(message), JournalEntry(Status.SENT, receipt, receipt.attempts))
         return True
 
     def _attempt(self, operation: Operation) -> Any:
@@ -161,12 +240,8 @@ class Store:
             return refusal
 
     def _get(self, identity: str) -> tuple[Record, int] | None:
-        row = self._index.execute("SELECT content, run, record FROM message WHERE identity = ?", (identity,)).fetchone()
-        if row is None:
-            return None
-        content, run, text = row
-        record = Record(identity, content, Status.UNSENT) if text is None else Record.decode(text)
-        return record if record.content == content else record._replace(content=content), run
+        row = self._index.execute("SELECT record, run FROM message WHERE identity = ?", (identity,)).fetchone()
+        return None if row is None else (Record.decode(row[0]), row[1])
 
     def _known(self, message: Lookup) -> tuple[Record, int]:
         known = self._get(message.identity.hex())
@@ -174,10 +249,23 @@ class Store:
             raise self._file.error("this message was not looked up in it: begin a new run")
         return known
 
-    def _change(self, record: Record) -> None:
+    def _put(self, record: Record, run: int) -> str:
         text = record.encode()
-        self._index.execute(_PUT, _row(record, text, run=self._run))
-        self._changes.append(text)
+        self._index.execute(_PUT, _row(record, text, run=run))
+        return text
+
+    def _change(self, record: Record, run: int) -> None:
+        self._changes.append(self._put(record, run))
+
+    def _answer(self, record: Record, answer: Answer, content: str, *, run: int) -> Claimable:
+        busy_for, entry = self._busy_for(record.identity), _entry(record)
+        identity = bytes.fromhex(record.identity)
+        return Claimable(identity, entry, answer, record.began, record.ended, busy_for, content, run)
+
+    def _busy_for(self, identity: str) -> float:
+        """Return the seconds for which the sender of a message may still be at work."""
+        _, until = self._claims.get(identity, (None, 0.0))
+        return max(0.0, until - time.monotonic())
 
     def _occurrence(self, content: str) -> int:
         row = self._index.execute("SELECT run, seen FROM occurrence WHERE content = ?", (content,)).fetchone()
@@ -202,9 +290,9 @@ class Store:
             raise self._file.error(reason) from error
 
 
-def _row(record: Record, text: str, *, run: int) -> tuple[str, str, int, str, str | None, str]:
+def _row(record: Record, text: str, *, run: int) -> tuple[str, str, str | None, int, float, str]:
     uid = None if record.msg_uid is None else _ascii(record.msg_uid)
-    return record.identity, record.content, run, record.status, uid, text
+    return record.identity, record.status, uid, run, record.ended, text
 
 
 def _ascii(text: str) -> str:

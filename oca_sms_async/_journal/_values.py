@@ -48,7 +48,7 @@ class Lookup:
 
     `identity` names the message in the journal, and `entry` is stored under that name. After a key conflict the entry
     belongs to the other message. `began` is the start of the first request in doubt, and `ended` the last news of it,
-    in seconds since the epoch.
+    in seconds since the epoch. For `busy_for` seconds more, the sender of a doubtful message may still be at work.
     """
 
     identity: bytes
@@ -56,3 +56,4 @@ class Lookup:
     answer: Answer = Answer.STORED
     began: float = 0.0
     ended: float = 0.0
+    busy_for: float = 0.0

@@ -1,5 +1,6 @@
 """Values to JSON and back: a cattrs converter, made from an API's table of fields."""
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -8,6 +9,7 @@ from typing import Any, Final, Protocol, TypeVar
 import attrs
 from attrs import field, frozen
 
+from oca_sms_async._log import log
 from oca_sms_async._models import SmsRecord
 from oca_sms_async._phone import mask_phone
 from oca_sms_async._wire._json import whole_number
@@ -106,12 +108,24 @@ def _reader(shape: Shape, read: Callable[[Any, Any], Any]) -> Callable[[Any, Any
 
 
 def _reader_of_rows(converter: Converter) -> Callable[[Any, Any], list[SmsRecord]]:
-    """Return the hook for a history. Of itself, cattrs would take any iterable, a str among them."""
+    """Return the hook for a history. Of itself, cattrs would take any iterable, a str among them.
+
+    One broken row must not hide all others, which may settle a doubt: it is skipped, and the log has the count. A
+    history of nothing but broken rows is no history.
+    """
 
     def structure(rows: Any, _: Any) -> list[SmsRecord]:
         if not isinstance(rows, list):
             raise TypeError("not an array")
-        return [converter.structure(row, SmsRecord) for row in rows]
+        records = []
+        for row in rows:
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                records.append(converter.structure(row, SmsRecord))
+        if broken := len(rows) - len(records):
+            if not records:
+                raise ValueError("no row is a record")
+            log("history.broken", broken=broken, rows=len(rows))
+        return records
 
     return structure
 

@@ -1,6 +1,7 @@
 """The command line itself: its commands, the errors in their arguments, and the ends of commands."""
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -20,13 +21,16 @@ from oca_sms_async import __version__
 from oca_sms_async.cli._bulk import bulk
 from oca_sms_async.cli._console import complain
 from oca_sms_async.cli._demo import demo
-from oca_sms_async.cli._endings import CommandError, ExitStatus
+from oca_sms_async.cli._endings import CommandError, ExitStatus, end_by_signal
 from oca_sms_async.cli._messages import check, history, send, status
 from oca_sms_async.cli._serve import sandbox
+from oca_sms_async.cli._signals import find_signal, raise_signals
 
 _HELP: Final = """Send SMS through OCA, Telkom Indonesia's gateway. Each error says if the message may have been sent.
 
-The account comes from `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` in the environment. On a terminal, the command asks.
+The account comes from `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` in the environment. For the vendor's other APIs,
+`OCA_SMS_API` is `regular-v2`, `premium-v1` or `premium-v2`; V2 needs `OCA_SMS_TOKEN` in place of the two, and Premium
+`OCA_SMS_SENDER_ID` beside them. On a terminal, the command asks.
 
 | exit status | meaning |
 | --- | --- |
@@ -34,15 +38,17 @@ The account comes from `OCA_SMS_USERNAME` and `OCA_SMS_PASSWORD` in the environm
 | 1 | a message failed or may have been sent; or a question had no answer |
 | 2 | wrong usage, input or configuration, or no credentials; nothing was sent |
 | 3 | the gateway refused the account, or it (or a limiter) is out of reach; nothing was sent, or a bulk stopped |
+| 129 | ended by SIGHUP: the terminal is gone |
 | 130 | interrupted by Ctrl-C |
-| 143 | `sandbox` was ended by SIGTERM |
+| 143 | terminated by SIGTERM |
 """
+_OPTION: Final = re.compile(r"--[a-z]+(-[a-z]+)*")
+_HYPHEN: Final = "a text that begins with a hyphen needs a -- before it"
 _COMPLAINTS: Final[dict[type[CycloptsError], str]] = {
     MissingArgumentError: "{name} is missing",
     CoercionError: "{name} cannot be read",
     ValidationError: "{name} {limits}",
     RepeatArgumentError: "{name} is given more than once",
-    UnknownOptionError: "unknown option; a text that begins with a hyphen needs a -- before it",
     UnusedCliTokensError: "too many arguments; a text with spaces needs quotes around it",
 }
 _SILENCE: Final = logging.NullHandler()
@@ -57,13 +63,15 @@ def run(arguments: Sequence[str]) -> int:
     # That line says all that the library logs, and Python would write the log to standard error too.
     logging.getLogger("oca_sms_async").addHandler(_SILENCE)
     try:
-        _parse(arguments)()
+        with raise_signals():
+            _parse(arguments)()
     except CommandError as error:
         complain(str(error))
         return error.status
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return ExitStatus.INTERRUPTED
+    except KeyboardInterrupt as interruption:
+        ended = end_by_signal(find_signal(interruption))
+        complain(str(ended))
+        return ended.status
     except OSError as error:  # a full disk, or a reader that has gone
         complain(f"the output could not be written: {error.strerror}")
         return ExitStatus.FAILED
@@ -82,10 +90,14 @@ def _parse(arguments: Sequence[str]) -> Callable[[], Any]:
 
 
 def _describe(error: CycloptsError) -> str:
-    """Say what is wrong with the arguments, and quote none: an argument may be a number or a text.
+    """Describe the fault of the arguments, and quote no argument: it may be a number or a text.
 
     For that reason cyclopts' own sentences are not used.
     """
+    if isinstance(error, UnknownOptionError):
+        # Only a word that looks like an option is shown.
+        name = (error.token.keyword or error.token.value or "").partition("=")[0]
+        return f"unknown option {name}" if _OPTION.fullmatch(name) else f"unknown option; {_HYPHEN}"
     if not error.command_chain:
         return "unknown command or option"
     sentence = next((sentence for kind, sentence in _COMPLAINTS.items() if isinstance(error, kind)), "bad usage")

@@ -1,79 +1,133 @@
 """The command that sends a file of messages, and goes on where an earlier run of it ended."""
 
-import asyncio
 import contextlib
-import tempfile
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final
+from typing import Annotated, BinaryIO, Final, TextIO, cast
 
 from cyclopts import Parameter
 
-from oca_sms_async import AsyncOcaSms, JournalError, RetryPolicy, SqliteJournal, TokenBucket
+from oca_sms_async import AsyncOcaSms, Journal, JournalError, RetryPolicy, SqliteJournal, TokenBucket
 from oca_sms_async.cli._account import client_of_account
 from oca_sms_async.cli._bulk_input import open_input, stamp
-from oca_sms_async.cli._bulk_options import Options, check_options
+from oca_sms_async.cli._bulk_options import Options, Session, check_options
 from oca_sms_async.cli._bulk_plan import show_plan, survey_rows
 from oca_sms_async.cli._bulk_run import send_rows
 from oca_sms_async.cli._campaign import Campaign
-from oca_sms_async.cli._console import complain, show
-from oca_sms_async.cli._endings import CommandError, ExitStatus, while_asking
+from oca_sms_async.cli._console import ForgivingStream, complain, show
+from oca_sms_async.cli._endings import CommandError, ExitStatus, explain, while_asking
 from oca_sms_async.cli._input_errors import InputError
+from oca_sms_async.cli._memory_journal import MemoryJournal
+from oca_sms_async.cli._out import OutcomesFile
+from oca_sms_async.cli._signals import run_in_loop
 
 _DEFAULTS: Final = Options()
 
 
 def bulk(
     file: Annotated[
-        Path, Parameter(allow_leading_hyphen=True, help="CSV with a header, or JSON lines; `-` is standard input.")
+        Path,
+        Parameter(
+            allow_leading_hyphen=True, help="CSV with a header, JSON lines, or a workbook; `-` is standard input."
+        ),
     ],
     /,
     *,
     options: Options = _DEFAULTS,
 ) -> None:
-    """Send a file of messages: columns phone, message, and optionally key and expires_at (ISO 8601).
+    """Send a file of messages: columns phone, message, and optionally key and expires_at (ISO 8601 with an offset).
 
     First the whole file is checked. With --journal, the same command goes on after an interruption or a kill: it sends
-    no message twice, and names the messages that may have been sent. The first Ctrl-C lets requests on the wire finish;
-    the second cuts them short. Exit status: 0 all sent, 1 some failed or unknown, 2 bad usage or input, 3 stopped by
-    the account or an outage, 130 interrupted.
+    no message twice, and names the messages that may have been sent. The first Ctrl-C, SIGTERM or SIGHUP lets requests
+    on the wire finish; Ctrl-C after it cuts them short. Exit status: 0 all sent, 1 some failed or unknown, or output
+    was lost, 2 bad usage or input, 3 stopped by the account or an outage, 129, 130 and 143 ended by a signal.
     """
     check_options(file, options)
-    with open_input(file) as stream, tempfile.TemporaryDirectory(prefix="oca-sms-") as temporary:
-        path = options.journal
-        if path is None or (options.dry_run and not path.exists()):
-            path = Path(temporary) / "journal"  # its digests are deleted after the run
-        client = None
-        if not options.dry_run:
-            limiter, retry = TokenBucket(rate=options.rate), RetryPolicy(retry_unsent=options.retry_unsent)
-            client = client_of_account(limiter=limiter, retry=retry)
+    client = None if options.dry_run else _make_client(options)
+    screen = ForgivingStream(_choose_screen(options.out))
+    with open_input(file) as stream:
         try:
-            asyncio.run(_bulk(stream, path, client, options))
+            with _open_out(options) as out:
+                run_in_loop(lambda stop: _bulk(stream, client, Session(options, cast("TextIO", screen), out, stop)))
         except InputError as error:
             raise CommandError(f"{file}: {error}", ExitStatus.USAGE) from error
         except JournalError as error:  # while it is closed; an earlier failure has a sentence of its own
-            raise CommandError(str(error), ExitStatus.FAILED) from error
+            raise CommandError(explain(error), ExitStatus.FAILED) from error
+    if screen.lost is not None:
+        line = f"all was done, but some output could not be written: {screen.lost.strerror}"
+        raise CommandError(line, ExitStatus.FAILED)
 
 
-async def _bulk(stream: BinaryIO, path: Path, client: AsyncOcaSms | None, options: Options) -> None:
-    before = stamp(stream)
-    async with SqliteJournal(path) as journal, client or contextlib.nullcontext():
-        campaign = Campaign(stream, options.template, journal)
+def _make_client(options: Options) -> AsyncOcaSms:
+    limiter, retry = TokenBucket(rate=options.rate), RetryPolicy(retry_unsent=options.retry_unsent)
+    return client_of_account(limiter=limiter, retry=retry)
+
+
+def _open_journal(options: Options) -> Journal:
+    # A dry run leaves no file behind.
+    if options.journal is None or (options.dry_run and not options.journal.exists()):
+        return MemoryJournal()
+    return SqliteJournal(options.journal)
+
+
+async def _bulk(stream: BinaryIO, client: AsyncOcaSms | None, session: Session) -> None:
+    before, options = stamp(stream), session.options
+    async with contextlib.aclosing(_open_journal(options)) as journal, client or contextlib.nullcontext():
+        if client is not None and options.reconcile and not client.has_history:
+            with while_asking():
+                await client.reconcile(journal, ())  # refused, before any row is looked at
+        campaign = Campaign(stream, options.layout, journal)
         with while_asking():
-            survey = await survey_rows(campaign, options)
+            survey = await survey_rows(campaign, session)
         if survey.unsendable and not options.skip_invalid:
             line = f"nothing was sent: {survey.unsendable} of {survey.rows} rows cannot be sent"
             raise CommandError(f"{line}; --skip-invalid goes on without them", ExitStatus.USAGE)
         if client is None:
-            show_plan(survey, options)
+            show_plan(survey, session)
             return
         if options.reconcile:
             with while_asking():
                 report = await client.reconcile(journal, campaign.messages())
-            show(f"{len(report.found)} found in the gateway's history, {len(report.doubtful)} still in doubt")
+            line = f"{len(report.found)} found in the gateway's history, {len(report.doubtful)} still in doubt"
+            show(line, file=session.screen)
         if stamp(stream) != before:
             raise CommandError("the file changed while it was checked: nothing was sent", ExitStatus.USAGE)
+        _keep(session)
         try:
-            await send_rows(campaign, client, survey, options)
+            await send_rows(campaign, client, survey, session)
         finally:
             if stamp(stream) != before:
                 complain("the file changed while it was sent: the same command again looks at every row")
+
+
+@contextlib.contextmanager
+def _open_out(options: Options) -> Iterator[OutcomesFile]:
+    path = None if options.dry_run else options.out
+    try:
+        out = OutcomesFile(path, show_numbers=options.show_numbers)
+    except OSError as error:
+        raise CommandError(f"--out {path} cannot be written: {error.strerror}", ExitStatus.USAGE) from error
+    with contextlib.closing(out):
+        yield out
+
+
+def _keep(session: Session) -> None:
+    """Let the new file of outcomes take the place of the old one, before anything is sent."""
+    try:
+        session.out.keep()
+        error = session.out.error
+    except OSError as failure:
+        error = failure
+    if error is not None:
+        line = f"nothing was sent: --out {session.options.out} cannot be written: {error.strerror}"
+        raise CommandError(line, ExitStatus.USAGE)
+
+
+def _choose_screen(out: Path | None) -> TextIO:
+    """Return standard output, or standard error if the outcomes go to standard output."""
+    with contextlib.suppress(OSError, ValueError):
+        if out is not None and os.path.samestat(out.stat(), os.fstat(sys.stdout.fileno())):
+            return sys.stderr
+    return sys.stdout

@@ -31,7 +31,7 @@ def open_input(file: Path) -> Iterator[BinaryIO]:
 
 
 def stamp(stream: BinaryIO) -> tuple[int, int] | None:
-    """Return size and time of a file, which change when it is written to; None for input in memory."""
+    """Return size and time of a file, which change when it is written to. Input in memory has no stamp: `None`."""
     if isinstance(stream, io.BytesIO):
         return None
     status = os.fstat(stream.fileno())

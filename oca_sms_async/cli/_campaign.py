@@ -1,25 +1,40 @@
 """One run over a file of messages: first the outcomes that the journal knows, then the others as they come."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import BinaryIO, cast
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from signal import Signals
+from typing import BinaryIO, Final, cast
 
-from attrs import define, field, frozen
+from attrs import frozen
 
-from oca_sms_async import AsyncOcaSms, BulkRun, Journal, JournalError, OcaSmsError, Outcome, SendReceipt, Sent, Skipped
-from oca_sms_async._journal import Answer, JournalRun, Lookup, earlier_outcome
+from oca_sms_async import (
+    AsyncOcaSms,
+    BulkRun,
+    DeliveryUnknownError,
+    Failed,
+    Journal,
+    JournalError,
+    OcaSmsError,
+    Outcome,
+    SendReceipt,
+    Sent,
+    Skipped,
+)
+from oca_sms_async._journal import Answer, JournalRun, Lookup, Status, earlier_outcome
 from oca_sms_async._messages import check_number
 from oca_sms_async.cli._input_errors import InputError
-from oca_sms_async.cli._out import OutcomesFile
+from oca_sms_async.cli._layout import Layout
 from oca_sms_async.cli._rows import REGION, BadRow, RowSms, read_rows
-from oca_sms_async.cli._signals import cut_short, listen_for_ctrl_c
+from oca_sms_async.cli._signals import Stop
+
+_ROWS_AT_ONCE: Final = 1000
 
 
 @frozen
 class Ending:
-    """The end of a run. `stopped_by` is the error that stopped it, if any. `resent` messages had been in doubt."""
+    """The end of a run: by a signal, by an error, or with neither by itself. `resent` messages had been in doubt."""
 
-    interrupted: bool
+    signal: Signals | None
     stopped_by: OcaSmsError | None
     resent: int
 
@@ -29,14 +44,14 @@ class Campaign:
     """A file of messages, read once for each pass over it, and the journal of its runs."""
 
     stream: BinaryIO
-    template: str | None
+    layout: Layout | None
     journal: Journal
 
     def messages(self, bad: Callable[[BadRow], None] = lambda _: None) -> Iterator[RowSms]:
         """Yield the rows that can be sent, and give the others to `bad`; `InputError` if the file cannot be read."""
         try:
             self.stream.seek(0)
-            for row in read_rows(self.stream, template=self.template):
+            for row in read_rows(self.stream, self.layout or Layout()):
                 if isinstance(row, BadRow):
                     bad(row)
                 else:
@@ -48,14 +63,10 @@ class Campaign:
         """Yield each row that can be sent with the journal's answer about it, and give the others to `bad`."""
         async with JournalRun(self.journal, lambda phone: check_number(phone, REGION)) as journal_run:
             async for sms, entry in journal_run.lookups(self.messages(bad)):
-                yield cast(RowSms, sms), entry
-
-    async def rebuild(self, out: OutcomesFile) -> None:
-        """Write the outcomes that are known already: rows that an earlier run sent, and rows that cannot be sent."""
-        async for sms, entry in self.entries(lambda row: out.write(row, "failed", error=row.reason)):
-            if (receipt := _find_receipt(entry)) is not None:
-                out.write(sms, "sent", msg_uid=receipt.msg_uid, attempts=receipt.attempts)
-        out.keep()
+                row = cast(RowSms, sms)
+                yield row, entry
+                if row.row % _ROWS_AT_ONCE == 0:
+                    await asyncio.sleep(0)  # a signal may have come
 
     async def run(
         self,
@@ -64,64 +75,108 @@ class Campaign:
         *,
         concurrency: int,
         resend_unknown: bool,
+        duplicates: Sequence[int] = (),
+        stop: Stop | None = None,
+        bad: Callable[[BadRow], None] = lambda _: None,
     ) -> Ending:
         """Send the messages, and `note` one outcome for each row that can be sent, also if the run is cut short.
 
-        The first Ctrl-C lets requests on the wire finish. A second one cuts them short.
+        The other rows are given to `bad`. `duplicates` has a 1 at the place of each row that is not sent. A request to
+        stop lets requests on the wire finish. Ctrl-C after it cuts them short.
         """
-        pulled = _PulledRows(self.messages())
+        stop = stop or Stop()
+        pulled = _PulledRows(self.messages(bad), self.journal, duplicates, note)
         bulk = client.bulk(pulled, concurrency=concurrency, journal=self.journal, resend_unknown=resend_unknown)
-        stop = asyncio.Event()
 
         async def drain(outcomes: AsyncIterator[Outcome]) -> None:
             async for outcome in outcomes:
-                pulled.pending.discard(cast(RowSms, outcome.sms).row)
-                note(outcome)
+                pulled.note(outcome)
 
         run: BulkRun | None = None
-        with listen_for_ctrl_c(stop):
-            with cut_short(stop):
+        with stop.gently():
+            with stop.cut_short():
                 async with bulk as run:
                     draining = asyncio.create_task(drain(run))
-                    stopping = asyncio.create_task(stop.wait())
+                    stopping = asyncio.create_task(stop.requested.wait())
                     await asyncio.wait({draining, stopping}, return_when=asyncio.FIRST_COMPLETED)
                     stopping.cancel()
-            with cut_short(stop):
+            with stop.cut_short():
                 await draining
+                await pulled.wait_for_lookups()
             stopped_by, resent = (None, 0) if run is None else (run.stopped_by, run.resent)
-            if stop.is_set() or stopped_by is not None:
-                with cut_short(stop):
-                    await self._note_rest(pulled, stopped_by, note)
-        return Ending(stop.is_set(), stopped_by, resent)
+            if stop.requested.is_set() or stopped_by is not None:
+                with stop.cut_short():
+                    await self._note_rest(pulled, stopped_by, bad)
+        return Ending(stop.signal, stopped_by, resent)
 
     async def _note_rest(
-        self, pulled: "_PulledRows", stopped_by: OcaSmsError | None, note: Callable[[Outcome], None]
+        self, pulled: "_PulledRows", stopped_by: OcaSmsError | None, bad: Callable[[BadRow], None]
     ) -> None:
-        """Note the rows that were never pulled, and those that a second Ctrl-C left without an outcome."""
+        """Note the rows that were never pulled, and those that a cut left without an outcome."""
         if isinstance(stopped_by, JournalError):
             return  # the journal cannot be asked
-        async for sms, entry in self.entries():
-            if sms.row in pulled.pending and (receipt := _find_receipt(entry)) is not None:
-                note(Sent(sms, receipt))
-            elif sms.row in pulled.pending or sms.row > pulled.last:
-                note(earlier_outcome(sms, entry) or Skipped(sms, stopped_by))
+        async for sms, entry in self.entries(bad):
+            is_pending = sms.row in pulled.pending
+            if is_pending and (receipt := find_receipt(entry)) is not None:
+                pulled.note(Sent(sms, receipt))
+            elif is_pending and entry.answer is Answer.STORED and entry.entry.status is Status.DOUBTFUL:
+                cut = DeliveryUnknownError("the run was cut short before the answer", attempts=entry.entry.attempts)
+                pulled.note(Failed(sms, cut))
+            elif is_pending or sms.row > pulled.last:
+                pulled.note(earlier_outcome(sms, entry) or Skipped(sms, stopped_by))
 
 
-@define
 class _PulledRows(Iterator[RowSms]):
-    """The messages of a run. `last` is the last row that was pulled; `pending` are the rows without an outcome yet."""
+    """The messages of a run. `last` is the last row that was pulled; `pending` are the rows without an outcome yet.
 
-    _messages: Iterator[RowSms]
-    last: int = 0
-    pending: set[int] = field(factory=set)
+    A duplicate is not handed out. The journal is asked for it all the same, because it counts equal messages.
+    """
+
+    def __init__(
+        self,
+        messages: Iterator[RowSms],
+        journal: Journal,
+        duplicates: Sequence[int],
+        note: Callable[[Outcome], None],
+    ) -> None:
+        self.last = 0
+        self.pending = set[int]()
+        self._messages = messages
+        self._journal = journal
+        self._duplicates = duplicates
+        self._note = note
+        self._lookups = set[asyncio.Future[Lookup]]()
 
     def __next__(self) -> RowSms:
-        sms = next(self._messages)
-        self.last = sms.row
-        self.pending.add(sms.row)
-        return sms
+        while True:
+            sms = next(self._messages)
+            self.last = sms.row
+            self.pending.add(sms.row)
+            if sms.row > len(self._duplicates) or not self._duplicates[sms.row - 1]:
+                return sms
+            self._pass_over(sms)
+
+    def note(self, outcome: Outcome) -> None:
+        """Note the outcome of a row."""
+        self.pending.discard(cast(RowSms, outcome.sms).row)
+        self._note(outcome)
+
+    async def wait_for_lookups(self) -> None:
+        """Wait for the outcomes of the duplicates."""
+        await asyncio.gather(*self._lookups, return_exceptions=True)
+
+    def _pass_over(self, sms: RowSms) -> None:
+        lookup = asyncio.ensure_future(self._journal.lookup_next(sms.key, sms.phone, sms.message))
+        self._lookups.add(lookup)
+
+        def conclude(done: asyncio.Future[Lookup]) -> None:
+            self._lookups.discard(done)
+            if not done.cancelled() and done.exception() is None:
+                self.note(earlier_outcome(sms, done.result()) or Skipped(sms, None))
+
+        lookup.add_done_callback(conclude)
 
 
-def _find_receipt(lookup: Lookup) -> SendReceipt | None:
+def find_receipt(lookup: Lookup) -> SendReceipt | None:
     """Return the receipt of the row's own message; a row that repeats a key has no receipt."""
     return lookup.entry.receipt if lookup.answer is Answer.STORED else None

@@ -1,8 +1,10 @@
 """The output of commands: for people on a terminal, and in plain lines elsewhere."""
 
+import contextlib
+import io
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TextIO
 
 from rich import box
@@ -14,7 +16,7 @@ _SHORT: Final = 15  # characters; a number
 
 
 def on_terminal(stream: TextIO | None) -> bool:
-    """Tell whether this stream is a terminal; a stream that the shell closed is None."""
+    """Tell whether this stream is a terminal. A stream that the shell closed is `None`."""
     return stream is not None and stream.isatty()
 
 
@@ -36,16 +38,65 @@ def quote(argument: str) -> str:
     return f"$'{''.join(escaped)}'"
 
 
-def show(*lines: str) -> None:
+class ForgivingStream(io.TextIOBase):
+    """A stream for the output of a long command: the command goes on in silence if the stream fails.
+
+    A reader leaves (`| head -1`), a disk fills up, a terminal is closed: messages on the wire must not suffer from
+    that. `lost` is the first error.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.lost: OSError | None = None
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a property here, as in every text stream
+        """The encoding of the stream below."""
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        """Tell whether this is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the stream below."""
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Write a text, unless the stream has failed."""
+        with self._forgive():
+            if self.lost is None:
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream, unless it has failed."""
+        with self._forgive():
+            if self.lost is None:
+                self._stream.flush()
+
+    @contextlib.contextmanager
+    def _forgive(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.lost = error
+
+
+def show(*lines: str, file: TextIO | None = None) -> None:
     """Write lines at once: news about a sent message must not be lost in a buffer."""
-    print(*lines, sep="\n", flush=True)
+    print(*lines, sep="\n", flush=True, file=file)
 
 
-def show_pairs(pairs: Iterable[tuple[str, object]]) -> None:
+def show_pairs(pairs: Iterable[tuple[str, object]], *, file: TextIO | None = None) -> None:
     """Write names and values, a line each; an absent value is a dash."""
     texts = [(name, "-" if value is None else escape(str(value))) for name, value in pairs]
     width = max(len(name) for name, _ in texts)
-    show(*(f"{name:{width}}  {value}" for name, value in texts))
+    show(*(f"{name:{width}}  {value}" for name, value in texts), file=file)
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str) -> None:
@@ -64,5 +115,6 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, capti
 
 
 def complain(line: str) -> None:
-    """Write one line to standard error."""
-    print(f"oca-sms: {escape(line)}", file=sys.stderr, flush=True)
+    """Write one line to standard error. If the stream is gone, as on a closed terminal, the command goes on."""
+    with contextlib.suppress(OSError):
+        print(f"oca-sms: {escape(line)}", file=sys.stderr, flush=True)

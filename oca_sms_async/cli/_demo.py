@@ -39,7 +39,7 @@ def demo() -> None:
 async def _run() -> None:
     messages = _one_time_passwords()
     refused = [sms.phone for sms in messages[_REFUSED_EVERY // 2 :: _REFUSED_EVERY]]
-    limiter, tally = TokenBucket(rate=_RATE), Tally(total=len(messages))
+    limiter, tally = TokenBucket(rate=_RATE), Tally(total=len(messages), to_send=len(messages))
     async with (
         Sandbox(faults={"internal-error": _ERROR_RATE}, seed=_SEED, refused_numbers=refused).serve() as sandbox,
         AsyncOcaSms(

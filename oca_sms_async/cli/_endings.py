@@ -3,21 +3,31 @@
 import contextlib
 from collections.abc import Iterator
 from enum import IntEnum
+from signal import Signals
 from typing import Final
 
 from oca_sms_async import (
     AccountError,
+    ApiError,
     ConnectionFailedError,
     InvalidMessageError,
     InvalidRequestError,
     JournalError,
     LimiterUnavailableError,
+    NotFoundError,
     OcaSmsError,
     UnsupportedError,
 )
+from oca_sms_async.cli._signals import describe_signal, find_signal
 
 _LOOK_IT_UP: Final = "look it up with `oca-sms history` before you send it again"
+_ASK_THE_VENDOR: Final = "this API has no history, so ask the vendor before you send it again"
 _NAME_LENGTH: Final = 40
+# The library proposes arguments of its own. And a second journal for the same file would send every message twice.
+_COMMAND_WORDS: Final = {
+    "reconcile, or resend_unknown=True sends it again": "--reconcile looks it up, --resend-unknown sends it again",
+    ": wait for its end, or give this one a journal of its own": ": wait for its end",
+}
 
 
 class ExitStatus(IntEnum):
@@ -30,6 +40,7 @@ class ExitStatus(IntEnum):
     FAILED = 1
     USAGE = 2
     STOPPED = 3
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -49,38 +60,61 @@ def before_sending() -> Iterator[None]:
         yield
     except CommandError as error:
         raise CommandError(f"not sent: {error}", error.status) from error
-    except KeyboardInterrupt:
-        raise CommandError("not sent: interrupted", ExitStatus.INTERRUPTED) from None
+    except KeyboardInterrupt as interruption:
+        raise end_by_signal(find_signal(interruption), before="not sent: ") from None
 
 
 @contextlib.contextmanager
-def while_sending() -> Iterator[None]:
-    """Add to each error of this block whether the message may have been sent."""
+def while_sending(*, has_history: bool = True) -> Iterator[None]:
+    """Add to each error of this block whether the message may have been sent, and how to find out."""
+    advice = _LOOK_IT_UP if has_history else _ASK_THE_VENDOR
     try:
         yield
     except OcaSmsError as error:
-        raise _describe(error) from error
-    except KeyboardInterrupt:
+        raise _describe(error, advice) from error
+    except KeyboardInterrupt as interruption:
         # A cancelled send gives no answer, so no more exact sentence is possible.
-        line = f"interrupted: if a request was under way, the message may have been sent; {_LOOK_IT_UP}"
-        raise CommandError(line, ExitStatus.INTERRUPTED) from None
+        line = f": if a request was under way, the message may have been sent; {advice}"
+        raise end_by_signal(find_signal(interruption), after=line) from None
 
 
 @contextlib.contextmanager
-def while_asking() -> Iterator[None]:
-    """Turn each error of this block into a line; the block sends nothing."""
+def while_asking(*, for_message: bool = False) -> Iterator[None]:
+    """Turn each error of this block into a line; the block sends nothing.
+
+    With `for_message` it asks for one message, which the gateway may not know.
+    """
     try:
         yield
+    except NotFoundError as error:
+        raise CommandError(str(error) if for_message else explain(error), _find_status(error)) from error
     except OcaSmsError as error:
-        raise CommandError(str(error), _find_status(error)) from error
+        raise CommandError(explain(error), _find_status(error)) from error
     except ValueError as error:  # an argument that the library refused before any request
         raise CommandError(str(error), ExitStatus.USAGE) from error
 
 
-def _describe(error: OcaSmsError) -> CommandError:
-    reason = f"{error}{_name_fields(error)}{f', after {error.attempts} attempts' if error.attempts > 1 else ''}"
+def end_by_signal(number: Signals, *, before: str = "", after: str = "") -> CommandError:
+    """Return the end of a command by a signal, with words before and after those about the signal."""
+    return CommandError(f"{before}{describe_signal(number)}{after}", ExitStatus(128 + number))
+
+
+def explain(error: Exception) -> str:
+    """Return an error's sentence in the words of the command, with a hint where the address may be wrong."""
+    sentence = str(error)
+    for words, command_words in _COMMAND_WORDS.items():
+        sentence = sentence.replace(words, command_words)
+    # The gateway answers with a code of its own. Without a code, another server's page was not found.
+    is_elsewhere = isinstance(error, ApiError) and error.status_code == 404 and error.code is None
+    return f"{sentence}; is base_url complete? It comes from OCA_SMS_BASE_URL" if is_elsewhere else sentence
+
+
+def _describe(error: OcaSmsError, advice: str) -> CommandError:
+    reason = (
+        f"{explain(error)}{_name_fields(error)}{f', after {error.attempts} attempts' if error.attempts > 1 else ''}"
+    )
     if error.may_have_been_sent:
-        return CommandError(f"may have been sent: {reason}; {_LOOK_IT_UP}", ExitStatus.FAILED)
+        return CommandError(f"may have been sent: {reason}; {advice}", ExitStatus.FAILED)
     return CommandError(f"not sent: {reason}", _find_status(error))
 
 

@@ -32,8 +32,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _drop_unread_output() -> None:
-    """Drop output that standard output did not take: Python would try again at its end, and exit with 120."""
-    try:
-        print(end="", flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Drop output that a stream did not take: Python would try again at its end, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            print(end="", flush=True, file=stream)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

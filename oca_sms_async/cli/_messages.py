@@ -1,6 +1,5 @@
 """The commands about single messages: send one, look some up, check a text."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated, TypeVar
@@ -12,6 +11,7 @@ from oca_sms_async._phone import mask_phone
 from oca_sms_async.cli._account import client_of_account
 from oca_sms_async.cli._console import show_pairs, show_table
 from oca_sms_async.cli._endings import CommandError, ExitStatus, before_sending, while_asking, while_sending
+from oca_sms_async.cli._signals import run_in_loop
 
 _T = TypeVar("_T")
 
@@ -35,8 +35,8 @@ def send(
     """
     with before_sending():
         client = client_of_account()
-    with while_sending():
-        receipt = asyncio.run(_ask(client, lambda: client.send(phone, message, expires_in=expires_in)))
+    with while_sending(has_history=client.has_history):
+        receipt = run_in_loop(lambda _: _ask(client, lambda: client.send(phone, message, expires_in=expires_in)))
     _show_receipt(receipt)
 
 
@@ -49,8 +49,8 @@ def status(
 ) -> None:
     """Print the gateway's record of one message."""
     client = client_of_account()
-    with while_asking():
-        record = asyncio.run(_ask(client, lambda: client.status(msg_uid)))
+    with while_asking(for_message=True):
+        record = run_in_loop(lambda _: _ask(client, lambda: client.status(msg_uid)))
     names, values = (
         _name_columns(show_texts=show_texts),
         _format_record(record, show_numbers=show_numbers, show_texts=show_texts),
@@ -67,7 +67,7 @@ def history(
     """Print the account's newest messages, the newest last: a table on a terminal, else lines with tabs."""
     client = client_of_account()
     with while_asking():
-        records = asyncio.run(_ask(client, client.history))
+        records = run_in_loop(lambda _: _ask(client, client.history))
     # The gateway's order is not documented. A message without a date may be new: it must not fall out of the limit.
     records.sort(key=lambda it: (it.created_at is None, it.created_at or datetime.min.replace(tzinfo=UTC)))
     rows = [_format_record(record, show_numbers=show_numbers, show_texts=show_texts) for record in records[-limit:]]

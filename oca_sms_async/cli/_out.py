@@ -1,62 +1,78 @@
-"""The file of `oca-sms bulk --out`: one JSON object a line, and at the end exactly one line for each input row."""
+"""The file of `oca-sms bulk --out`: exactly one line for each input row, as JSON, or as CSV if its name says so."""
 
+import csv
+import io
 import json
-import os
 import re
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from oca_sms_async import ApiError, Failed, Outcome, Sent, Skipped
 from oca_sms_async._errors import safe_code
 from oca_sms_async._messages import check_number
 from oca_sms_async._phone import mask_phone
+from oca_sms_async.cli._endings import explain
 from oca_sms_async.cli._rows import REGION, BadRow, RowSms
+from oca_sms_async.cli._sinks import open_sink
 
+_NAMES: Final = ("row", "key", "outcome", "msg_uid", "attempts", "error", "code")
 _SUBSCRIBER: Final = 7  # last digits of a number; they are enough to know the number
 _NO_DIGIT: Final = re.compile(r"[^0-9]")
+_BEGINNINGS: Final = (b'{"row": ', b"row,key,outcome,")
 
 Word = Literal["sent", "failed", "skipped", "unknown"]
 
 
 class OutcomesFile:
-    """The file of outcomes; without a path, no file. `OSError` if it cannot be written.
+    """The file of outcomes; without a path, no file. `OSError` if it cannot be opened.
 
-    Lines go to a new file until `keep` puts it in the place of the old file. So the lines of an earlier run are there
-    until this run knows as much. The operating system has each line before `write` returns. A path that is no regular
-    file, such as a pipe, is written to directly.
+    A failure to write a line is no exception: `error` is the first one.
     """
 
     def __init__(self, path: Path | None, *, show_numbers: bool) -> None:
-        self._path = path
+        self._is_closed = False
         self._show_numbers = show_numbers
-        self._new = None if path is None or (path.exists() and not path.is_file()) else name_new_file(path)
-        to = self._new or path
-        self._file = None if to is None else to.open("w", encoding="utf-8", buffering=1)
+        self._is_csv = path is not None and path.suffix.lower() == ".csv"
+        names = [*_NAMES, *(["phone"] if show_numbers else [])]
+        self._sink = None if path is None else open_sink(path, _join(names).encode() if self._is_csv else b"")
+
+    @property
+    def error(self) -> OSError | None:
+        """The first failure to write a line."""
+        return None if self._sink is None else self._sink.error
+
+    @property
+    def unwritten(self) -> list[str]:
+        """The lines that could not be written, by row. They are about messages that may have been sent."""
+        return [] if self._sink is None else [line.decode() for _, line in sorted(self._sink.unwritten.items())]
 
     def keep(self) -> None:
-        """Put the new file in the place of the old one; later lines go to it as well."""
-        if self._file is not None and self._new is not None and self._path is not None:
-            os.fsync(self._file.fileno())
-            self._new.replace(self._path)
+        """Let the lines so far take the place of the lines of an earlier run."""
+        if self._sink is not None:
+            self._sink.keep()
 
     def close(self) -> None:
-        """Close the file; delete a new file that was not kept."""
-        if self._file is not None:
-            self._file.close()
-        if self._new is not None:
-            self._new.unlink(missing_ok=True)
+        """Sort the lines by row, and close the file; it is deleted if it was not kept."""
+        if self._sink is not None and not self._is_closed:
+            self._is_closed = True
+            self._sink.close()
 
     def note(self, outcome: Outcome) -> None:
-        """Write the outcome of a row in this run. The rows that an earlier run sent were written before."""
+        """Write the outcome of a row, unless it has its line."""
         match outcome:
-            case Sent(sms=RowSms() as row, receipt=receipt):
+            case Sent(sms=RowSms() as row, receipt=receipt) | Skipped(sms=RowSms() as row, receipt=receipt) if receipt:
                 self.write(row, "sent", msg_uid=receipt.msg_uid, attempts=receipt.attempts)
             case Failed(sms=RowSms() as row, error=error):
                 self.write(
                     row, "unknown" if error.may_have_been_sent else "failed", attempts=error.attempts, error=error
                 )
-            case Skipped(sms=RowSms() as row, receipt=None, reason=reason):
+            case Skipped(sms=RowSms() as row, reason=reason):
                 self.write(row, "skipped", error=reason)
+
+    def write_known(self, row: RowSms | BadRow, word: Word, **values: Any) -> None:
+        """Write an outcome that is known before the run. A stream gets it in the run, when its turn comes."""
+        if self._sink is not None and self._sink.knows_early:
+            self.write(row, word, **values)
 
     def write(
         self,
@@ -67,28 +83,40 @@ class OutcomesFile:
         attempts: int = 0,
         error: Exception | str | None = None,
     ) -> None:
-        """Write one row's line."""
-        if self._file is None:
+        """Write the line of a row, unless it has one."""
+        if self._sink is None or self._sink.has(row.row):
             return
+        if self._sink.error is not None and word not in {"sent", "unknown"}:
+            return  # the file fails: only lines about messages that may have been sent are worth memory
         line = {
             "row": row.row,
             "key": row.key,
             "outcome": word,
             "msg_uid": msg_uid,
             "attempts": attempts,
-            "error": None if error is None else str(error),
+            "error": explain(error) if isinstance(error, Exception) else error,
             "code": safe_code(error.code) if isinstance(error, ApiError) else None,
         }
         if self._show_numbers:
-            line |= {"phone": check_number(row.phone, REGION)} if isinstance(row, RowSms) else {}
+            number = check_number(row.phone, REGION) if isinstance(row, RowSms) else None
+            line |= {"phone": number} if number or self._is_csv else {}
         elif row.key is not None and _may_show_number(row):
             line["key"] = mask_phone(row.key)
-        self._file.write(json.dumps(line) + "\n")
+        text = _join(line.values()) if self._is_csv else json.dumps(line) + "\n"
+        self._sink.write(row.row, text.encode("utf-8", "backslashreplace"))
 
 
-def name_new_file(path: Path) -> Path:
-    """Return the path of the new file, until it takes the place of the old one."""
-    return path.with_name(f".{path.name}.oca-sms")
+def is_outcomes_file(path: Path) -> bool:
+    """Tell whether a file may be overwritten: it is empty, or begins as a file of outcomes does."""
+    with path.open("rb") as file:
+        beginning = file.read(max(map(len, _BEGINNINGS)))
+    return not beginning or any(beginning.startswith(it) for it in _BEGINNINGS)
+
+
+def _join(values: Any) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)
+    return line.getvalue()
 
 
 def _may_show_number(row: RowSms | BadRow) -> bool:

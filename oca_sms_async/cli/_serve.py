@@ -22,6 +22,7 @@ from oca_sms_async.sandbox import FAULTS, Sandbox
 
 _SUBMITTED_FOR: Final = 1.0  # seconds: a status that moves teaches more than a constant one
 _EVERY_ADDRESS: Final = {"0.0.0.0", "::"}  # noqa: S104 - compared with, not bound to
+_DEFAULT_API: Final = "regular-v1"
 _OTHER_APIS: Final = ("regular-v2", "premium-v1", "premium-v2")
 _DURATION: Final = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ms|s)|0")
 _UNITS: Final = {"ms": 1e-3, "s": 1.0}  # seconds
@@ -133,7 +134,7 @@ def _explain(error: OSError) -> str:
 
 
 def _welcome(gateway: Sandbox) -> list[str]:
-    """Return the lines to print. All can be pasted into a shell, and the other APIs' are comments to choose from."""
+    """Return the lines to print. Those for one API can be pasted into a shell, also after those for another one."""
     variables = _read_environment(gateway)
     url = variables["OCA_SMS_BASE_URL"]
     if _is_beyond_loopback(url):
@@ -145,10 +146,11 @@ def _welcome(gateway: Sandbox) -> list[str]:
     return [
         f"Sandbox at {url}, {account}; its inbox is {inbox} and Ctrl-C ends it.",
         "",
+        _unset(gateway, _DEFAULT_API),
         *(_export({name: value}) for name, value in variables.items()),
         "",
-        "# The other APIs, one line each:",
-        *(f"# {_export(_read_environment(gateway, api))}" for api in _OTHER_APIS),
+        "# For another API, its line after those above:",
+        *(f"{_unset(gateway, api)}; {_export(_read_environment(gateway, api))}" for api in _OTHER_APIS),
     ]
 
 
@@ -161,7 +163,13 @@ def _name_machine(gateway: Sandbox, host: str) -> list[str]:
     return ["", f"# From other machines: export OCA_SMS_BASE_URL={own} OCA_SMS_ALLOW_HTTP=1"]
 
 
-def _read_environment(gateway: Sandbox, api: str = "regular-v1") -> dict[str, str]:
+def _unset(gateway: Sandbox, api: str) -> str:
+    """Return the command that removes the variables of other APIs: with one of them, a client refuses the account."""
+    known = {name: None for other in (_DEFAULT_API, *_OTHER_APIS) for name in gateway.environment(other)}
+    return " ".join(["unset", *(name for name in known if name not in gateway.environment(api))])
+
+
+def _read_environment(gateway: Sandbox, api: str = _DEFAULT_API) -> dict[str, str]:
     """Return a client's variables. The URL has the first of the allowed names: others reach the sandbox by it."""
     variables = gateway.environment(api)
     for name in [*gateway.allowed_hosts][:1]:

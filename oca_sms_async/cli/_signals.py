@@ -1,46 +1,138 @@
-"""Ctrl-C during a bulk: the first one stops the run, the next one cuts it short."""
+"""The signals that ask a command to end: Ctrl-C, SIGTERM and SIGHUP."""
 
 import asyncio
 import contextlib
 import signal
-from collections.abc import Iterator
-from typing import cast
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from signal import Signals
+from types import FrameType
+from typing import Final, TypeVar, cast
 
 from oca_sms_async.cli._console import complain
 
+_T = TypeVar("_T")
+
+# Not every system has a SIGHUP.
+_ENDING: Final = tuple(Signals[name] for name in ("SIGTERM", "SIGHUP") if name in Signals.__members__)
+
+
+class SignalError(KeyboardInterrupt):
+    """A signal asked the command to end. It is an interruption, as Ctrl-C is."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = Signals(number)
+
+
+def find_signal(interruption: KeyboardInterrupt) -> Signals:
+    """Return the signal behind an interruption."""
+    return interruption.signal if isinstance(interruption, SignalError) else Signals.SIGINT
+
+
+def describe_signal(number: Signals) -> str:
+    """Return the words for a command that a signal ended."""
+    return {"SIGTERM": "terminated", "SIGHUP": "hung up"}.get(number.name, "interrupted")
+
 
 @contextlib.contextmanager
-def listen_for_ctrl_c(stop: asyncio.Event) -> Iterator[None]:
-    """Let the first Ctrl-C within the block set `stop`, and each further one cancel the task of the block."""
-    loop, task = asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())
+def raise_signals() -> Iterator[None]:
+    """Raise `SignalError` in the block at a SIGTERM or SIGHUP.
 
-    def press() -> None:
-        if stop.is_set():
-            task.cancel()
-        else:
-            complain("stopping: requests on the wire may finish; press Ctrl-C again to cut them short")
-            stop.set()
+    The first process of a container does not even see a signal that it does not handle. A signal that the parent
+    process set to be ignored, as nohup does, stays ignored.
+    """
 
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a shell: Ctrl-C is for another program
-        yield
-        return
-    try:
-        loop.add_signal_handler(signal.SIGINT, press)
-    except (NotImplementedError, RuntimeError):  # on Windows the first one cancels; other threads get no signals
-        yield
-        return
+    def end(number: int, _: FrameType | None) -> None:
+        raise SignalError(number)
+
+    on_main_thread = threading.current_thread() is threading.main_thread()  # only there Python takes handlers
+    taken = [it for it in _ENDING if on_main_thread and signal.getsignal(it) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
-@contextlib.contextmanager
-def cut_short(stop: asyncio.Event) -> Iterator[None]:
-    """End the block, but not the task, if a further Ctrl-C cancels it."""
+class Stop:
+    """The request to end the command whose task this is.
+
+    At first a signal cancels the task. Within `gently`, the first signal only sets `requested`, and Ctrl-C after it
+    cancels the task. A second SIGTERM does not: some programs send it twice. `signal` is the first one that came.
+    """
+
+    def __init__(self) -> None:
+        self.requested = asyncio.Event()
+        self.signal: Signals | None = None
+        self._task = cast("asyncio.Task[object]", asyncio.current_task())
+        self._gentle = False
+
+    @contextlib.contextmanager
+    def gently(self) -> Iterator[None]:
+        """Let the work of the block end by itself after a signal."""
+        self._gentle = True
+        try:
+            yield
+        finally:
+            self._gentle = False
+
+    @contextlib.contextmanager
+    def cut_short(self) -> Iterator[None]:
+        """End the block, but not the task, if Ctrl-C after the first signal cancels it."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self.signal is None:
+                raise
+            self._task.uncancel()
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[None]:
+        """Take the signals in the event loop, except those that are ignored."""
+        loop, before = asyncio.get_running_loop(), {}
+        for number in (Signals.SIGINT, *_ENDING):
+            handler = signal.getsignal(number)
+            # In the background of a shell Ctrl-C is for another program, and nohup keeps SIGHUP away.
+            if handler is signal.SIG_IGN:
+                continue
+            # Windows has no handlers for an event loop, and only the main thread takes them.
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.add_signal_handler(number, self._receive, number)
+                before[number] = handler
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                loop.remove_signal_handler(number)
+                signal.signal(number, handler)
+
+    def _receive(self, number: Signals) -> None:
+        first = self.signal is None
+        self.signal = self.signal or number
+        if not self._gentle or (number == Signals.SIGINT and not first):
+            self._task.cancel()
+        elif first:
+            complain("stopping: requests on the wire may finish; press Ctrl-C again to cut them short")
+            self.requested.set()
+
+
+def run_in_loop(main: Callable[[Stop], Awaitable[_T]]) -> _T:
+    """Run a coroutine as `asyncio.run` does. `SignalError` if a signal cancelled it."""
+    stop: Stop | None = None
+
+    async def run() -> _T:
+        nonlocal stop
+        stop = Stop()
+        with stop.listen():
+            return await main(stop)
+
     try:
-        yield
+        return asyncio.run(run())
     except asyncio.CancelledError:
-        if not stop.is_set():
+        if stop is None or stop.signal is None:
             raise
-        cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
+        number = stop.signal
+    raise SignalError(number)

@@ -1,43 +1,41 @@
 """The counts of a file of messages, taken before the first one is sent."""
 
-import hashlib
-import secrets
-import sqlite3
 from collections import Counter
-from typing import Self
+from typing import Final
 
 from oca_sms_async import check_message, segments
 from oca_sms_async._journal import Answer, Lookup, Status
-from oca_sms_async._messages import check_number
-from oca_sms_async.cli._rows import REGION, RowSms
+from oca_sms_async.cli._rows import RowSms
+from oca_sms_async.cli._seen import SeenTable
+
+_SAMPLES: Final = 3
 
 
 class Survey:
     """The rows of a file, counted: the `bad` ones, and the others by the journal's answer.
 
-    `segments` and `advice` are about the rows that are still to be sent. `respelt` counts rows with a recipient that an
-    earlier row spells differently. A temporary file of SQLite's holds a digest of each recipient, so memory stays flat.
+    A duplicate is a row with the recipient of an earlier one, in any spelling: `same` have its text too, `others` have
+    another one. With `dedupe` they are not meant to be sent. With `in_detail`, `segments`, `advice` and `samples` are
+    about the rows that are still to be sent.
     """
 
-    def __init__(self, *, brand: str | None, resend_unknown: bool) -> None:
+    def __init__(self, *, brand: str | None, resend_unknown: bool, dedupe: bool, in_detail: bool) -> None:
         self.standings = Counter[Status | Answer]()
         self.bad = 0
-        self.recipients = 0
+        self.same = 0
+        self.others = 0
         self.segments = 0
         self.advice = Counter[str]()
-        self.respelt = 0
+        self.samples = list[str]()
+        self.first_duplicate: RowSms | None = None
+        self.duplicates = bytearray()  # 1 at the place of each row that is not sent because it is one
+        self._passed = 0
+        self._to_send = 0
+        self._recipients = SeenTable()
         self._brand = brand
         self._resend_unknown = resend_unknown
-        self._salt = secrets.token_bytes(16)
-        self._seen = sqlite3.connect("", isolation_level=None)
-        self._seen.execute("CREATE TABLE recipient (number BLOB PRIMARY KEY, spelling BLOB, row INTEGER) WITHOUT ROWID")
-        self._seen.execute("BEGIN")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._seen.close()
+        self._dedupe = dedupe
+        self._in_detail = in_detail
 
     @property
     def rows(self) -> int:
@@ -45,32 +43,53 @@ class Survey:
         return self.standings.total() + self.bad
 
     @property
+    def recipients(self) -> int:
+        """The different numbers."""
+        return len(self._recipients)
+
+    @property
     def unsendable(self) -> int:
         """The rows that no run can send: bad rows, and rows with the key of another message."""
         return self.bad + self.standings[Answer.KEY_CONFLICT]
 
     @property
+    def passed(self) -> int:
+        """The rows that are not meant to be sent: they repeat a key, or are duplicates."""
+        return self.standings[Answer.REPEATED] + self._passed
+
+    @property
     def to_send(self) -> int:
         """The rows that a run would send."""
-        doubtful = self.standings[Status.DOUBTFUL] if self._resend_unknown else 0
-        return self.standings[Status.UNSENT] + doubtful
+        return self._to_send
 
-    def note(self, sms: RowSms, lookup: Lookup) -> int | None:
-        """Count a row that can be sent; return the earlier row that spells its recipient differently, or None."""
+    def note(self, sms: RowSms, lookup: Lookup) -> None:
+        """Count a row that can be sent."""
         standing = lookup.entry.status if lookup.answer is Answer.STORED else lookup.answer
+        is_duplicate = lookup.answer is Answer.STORED and self._find_duplicate(sms)
+        if is_duplicate and self._dedupe:
+            self._passed += standing is Status.UNSENT
+            self.duplicates.extend(bytes(sms.row - len(self.duplicates)))
+            self.duplicates[sms.row - 1] = 1
         self.standings[standing] += 1
+        if is_duplicate and self._dedupe:
+            return
         if standing is Status.UNSENT or (standing is Status.DOUBTFUL and self._resend_unknown):
-            self.segments += segments(sms.message).count
-            self.advice.update(f"{it.code}: {it.text}" for it in check_message(sms.message, brand=self._brand))
-        number, spelling = (self._digest(it) for it in (check_number(sms.phone, REGION), sms.phone))
-        known = self._seen.execute("SELECT spelling, row FROM recipient WHERE number = ?", (number,)).fetchone()
-        if known is None:
-            self.recipients += 1
-            self._seen.execute("INSERT INTO recipient VALUES (?, ?, ?)", (number, spelling, sms.row))
-        elif known[0] != spelling:
-            self.respelt += 1
-            return int(known[1])
-        return None
+            self._to_send += 1
+            if self._in_detail:
+                self._look_closely(sms.message)
 
-    def _digest(self, text: str) -> bytes:
-        return hashlib.blake2b(text.encode(), key=self._salt, digest_size=16).digest()
+    def _look_closely(self, text: str) -> None:
+        self.segments += segments(text).count
+        self.advice.update(f"{it.code}: {it.text}" for it in check_message(text, brand=self._brand))
+        if len(self.samples) < _SAMPLES:
+            self.samples.append(text)
+
+    def _find_duplicate(self, sms: RowSms) -> bool:
+        content = hash(sms.message)
+        first = self._recipients.see(int(sms.phone), content)
+        if first is None:
+            return False
+        self.same += first == content
+        self.others += first != content
+        self.first_duplicate = self.first_duplicate or sms
+        return True

@@ -5,9 +5,11 @@ from typing import Any, Final
 
 from oca_sms_async import InvalidMessageError
 from oca_sms_async.cli._input_errors import InputError
+from oca_sms_async.cli._workbook import Unreadable
 
 # Two braces for one, a plain field, or a single brace. A name of digits alone would be a position.
 _BRACES: Final = re.compile(r"\{\{|\}\}|\{(?!\s*\d*\s*\})([^{}!:.\[\]]+)\}|[{}]")
+_SPREADSHEET_ERROR: Final = re.compile(r"#(N/A|REF!|VALUE!|NAME\?|DIV/0!|NUM!|NULL!)")
 
 
 def list_columns(template: str) -> list[str]:
@@ -28,6 +30,10 @@ def fill(template: str, values: dict[str, Any]) -> str:
         value = values.get(name)
         if value is None or (isinstance(value, str) and not value.strip()):
             faults.append(f"the template needs column '{name}', which is empty")
+        elif isinstance(value, str) and _SPREADSHEET_ERROR.fullmatch(value):
+            faults.append(f"the template needs column '{name}', which has an error of a spreadsheet")
+        elif isinstance(value, Unreadable):
+            faults.append(value.fault)
         elif not is_plain(value):
             faults.append(f"column '{name}' must be a text in quotes, or a whole number")
     if faults:

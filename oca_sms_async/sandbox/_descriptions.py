@@ -1,7 +1,7 @@
 """The JSON of the sandbox's own paths: messages, refused requests, counts, and all that a client needs to connect."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from oca_sms_async._phone import mask_phone
@@ -75,14 +75,18 @@ def describe_counts(gateway: Gateway) -> dict[str, Any]:
     }
 
 
-def describe_access(gateway: Gateway, apis: Iterable[Api], origin: str, host: str) -> dict[str, Any]:
-    """Return the base URL of each API, the variables that a client needs, and the same as lines for a shell."""
-    described = []
+def describe_access(gateway: Gateway, apis: Collection[Api], origin: str, host: str) -> dict[str, Any]:
+    """Return the base URL of each API, the variables that a client needs, and the same as lines for a shell.
+
+    The first line removes the variables of other APIs: with one of them, a client refuses the account.
+    """
+    described, known = [], {name: None for api in apis for name in api.variables(gateway)}
     for api in apis:
         url = origin + api.prefix
         variables = api.variables(gateway) | {"OCA_SMS_BASE_URL": url}
         if not is_loopback(host):
             variables["OCA_SMS_ALLOW_HTTP"] = "1"
-        lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+        lines = [" ".join(["unset", *(name for name in known if name not in variables)])]
+        lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
         described.append({"name": api.name, "title": api.title, "url": url, "variables": variables, "lines": lines})
     return {"apis": described, "faults": {kind: find_fault(kind).sentence for kind in FAULTS}}

@@ -35,6 +35,8 @@ from oca_sms_async import (
     InvalidMessageError,
     InvalidRequestError,
     Journal,
+    JournalClosedError,
+    JournalEntry,
     JournalError,
     LimiterStatistics,
     LimiterUnavailableError,
@@ -73,6 +75,7 @@ from oca_sms_async import (
 )
 from oca_sms_async.aiohttp import aiohttp_client
 from oca_sms_async.cli import main
+from oca_sms_async.postgres import SCHEMA, PostgresJournal, PostgresTokenBucket
 from oca_sms_async.redis import RedisTokenBucket
 from oca_sms_async.sandbox import FAULTS, Inbox, Message, Sandbox
 from oca_sms_async.testing import oca_sms_client, oca_sms_sandbox
@@ -113,6 +116,7 @@ async def make() -> None:
         allow_http=True,
         region="SG",
     )
+    assert_type(own.has_history, bool)
     assert_type(await own.aclose(), None)
     assert_type(AsyncOcaSms.from_env(), AsyncOcaSms)
     assert_type(AsyncOcaSms.from_env(os.environ, timeout=5.0), AsyncOcaSms)
@@ -154,7 +158,7 @@ async def send(client: AsyncOcaSms) -> None:
     await client.send(PHONE, TEXT, expires_in=None)
     await client.send(PHONE)  # type: ignore[call-arg] # no text
     await client.send(6281381475159, TEXT)  # type: ignore[arg-type] # a number is text
-    await client.send(PHONE, TEXT, 30)  # type: ignore[call-arg] # options are named
+    await client.send(PHONE, TEXT, 30)  # type: ignore[arg-type, call-arg] # options are named
     await client.send(PHONE, TEXT, expires_in=datetime.now(UTC))  # type: ignore[arg-type] # a duration, no moment
     await client.send(PHONE, TEXT, priority=1)  # type: ignore[arg-type] # a lane has a name
     receipt.status = "read"  # type: ignore[misc] # frozen
@@ -232,6 +236,41 @@ async def send_them(client: AsyncOcaSms, path: Path) -> None:
         pass
 
 
+async def send_by_key(journal: Journal) -> None:
+    """Send a message with a key, and ask what a journal knows of it."""
+    client = AsyncOcaSms("user", "secret", journal=journal)
+    assert_type(client.journal, Journal | None)
+    assert_type(await client.send(PHONE, TEXT, key="login 17", expires_at=datetime.now(UTC)), SendReceipt)
+    assert_type(client.has_history, bool)
+    entry = await journal.lookup("login 17")
+    assert_type(entry, JournalEntry | None)
+    if entry is not None:
+        assert_type((entry.receipt, entry.attempts), tuple[SendReceipt | None, int])
+        assert_type((entry.error, entry.code), tuple[str | None, int | None])
+        status: str = entry.status
+        assert status != "unsent"
+    assert_type(await journal.forget(datetime.now(UTC), doubtful=True), int)
+    await client.send(PHONE, TEXT, key=17)  # type: ignore[arg-type] # a key is text
+
+
+async def share() -> None:
+    """Share a journal between machines."""
+    async with PostgresJournal("postgresql://localhost/sms", name="acme", timeout=2) as shared:
+        assert_type(await shared.setup(), None)
+        await send_by_key(shared)
+    bucket = PostgresTokenBucket(
+        "postgresql://localhost/sms", name="acme", rate=22, capacity=1, fallback=TokenBucket(5)
+    )
+    assert_type(await bucket.setup(), None)
+    limiter: RateLimiter = bucket
+    AsyncOcaSms("user", "secret", limiter=limiter)
+    found = shared.lookup_key("login 17", PHONE, TEXT)
+    await found
+    PostgresJournal("postgresql://localhost/sms")  # type: ignore[call-arg] # a journal has a name
+    tables: str = SCHEMA
+    assert tables
+
+
 def told(outcome: Outcome) -> str:
     """Tell the three outcomes apart, so that mypy knows that there is no fourth."""
     match outcome:
@@ -265,7 +304,7 @@ class Kinds:
     values: type[ValueError] = InvalidMessageError
     times: type[TimeoutError] = ExpiredError
     unsent: type[ConnectionFailedError] = ClientClosedError
-    misused: type[RuntimeError] = ClientClosedError
+    misused: tuple[type[RuntimeError], ...] = (ClientClosedError, JournalClosedError)
     ours: tuple[type[OcaSmsError], ...] = (
         ApiError,
         ConnectionFailedError,

@@ -1,4 +1,4 @@
-"""The disk below a test's journal: it counts and holds up writes, it fails, and it shows the bytes that are on it."""
+"""The disk below a test's journal: it holds up writes, it fails, and it shows the bytes that are on it."""
 
 import errno
 import io
@@ -17,10 +17,9 @@ _PATIENCE: Final = 20  # seconds, after which something hangs
 
 
 class Disk:
-    """Counts the syncs, and holds up the next one when it is told to."""
+    """Holds up the next sync when it is told to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.syncs = 0
         self.held = False
         self._free = threading.Event()
         self._free.set()
@@ -49,7 +48,6 @@ class Disk:
         self._free.set()  # a test that fails here does so once
         assert released, "the disk was not released: was that the event loop's own thread?"
         self.held = False
-        self.syncs += 1
         self._sync(descriptor)
 
 
@@ -77,11 +75,20 @@ class FullDisk:
         monkeypatch.setattr(os, "fsync", failing_sync)
 
 
+def commits_on_disk(path: Path) -> list[dict[str, Status]]:
+    """Return the messages and their statuses of each commit in the file, as a crash at this moment would leave them."""
+    lines = [line[9:].split(b"\t") for line in path.read_bytes().splitlines()[1:]]
+    return [{fields[0]: Status(fields[2]) for fields in map(json.loads, line)} for line in lines]
+
+
 def statuses_on_disk(path: Path) -> list[Status]:
-    """Return the status of each message in the file, as a crash at this moment would leave it."""
+    """Return the status of each message in the file."""
     latest = dict[str, Status]()
-    for line in path.read_bytes().splitlines()[1:]:
-        for record in line[9:].split(b"\t"):
-            identity, _, status, *_ = json.loads(record)
-            latest[identity] = Status(status)
+    for commit in commits_on_disk(path):
+        latest |= commit
     return sorted(latest.values())
+
+
+def commits_of(path: Path, status: Status) -> list[int]:
+    """Return how many messages each commit in the file brings into this status."""
+    return [[*commit.values()].count(status) for commit in commits_on_disk(path)]

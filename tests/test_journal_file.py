@@ -306,6 +306,21 @@ async def test_an_intent_needs_a_lookup(path: Path) -> None:
             await journal.intend(Lookup(bytes(16), JournalEntry(Status.UNSENT)), seconds=10)
 
 
+async def test_a_refused_call_does_not_disturb_the_others_of_its_commit(path: Path, disk: Disk) -> None:
+    """Calls of several messages share a commit, and the mistake of one is its own."""
+    async with SqliteJournal(path) as journal, run_over(journal):
+        known = [await journal.lookup_next(key, NUMBER, TEXT) for key in "abc"]
+        disk.hold()
+        first = journal.intend(known[0], seconds=10)
+        await until(lambda: disk.held)
+        unknown = journal.intend(Lookup(bytes(16), JournalEntry(Status.UNSENT)), seconds=10)
+        others = [journal.intend(lookup, seconds=10) for lookup in known[1:]]
+        disk.release()
+        with pytest.raises(JournalError, match="begin a new run"):
+            await unknown
+        assert await asyncio.gather(first, *others) == [True, True, True]
+
+
 async def test_the_time_of_a_doubt_begins_with_its_first_request(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that is proven unsent leaves no doubt, so the doubt of a later one begins later."""
     clock = itertools.count(1000)

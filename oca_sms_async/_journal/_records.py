@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple, Self
 
 _ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode
+_DECODE: Final = json.JSONDecoder().decode
 _SEPARATOR: Final = "\t"  # JSON escapes it in a text
 
 
@@ -36,7 +37,7 @@ class Record(NamedTuple):
     @classmethod
     def decode(cls, text: str) -> Self:
         """Return the record of an encoded text."""
-        return cls(*json.loads(text))
+        return cls(*_DECODE(text))
 
 
 def join(records: Iterable[str]) -> bytes:

@@ -1,4 +1,4 @@
-"""The journal in a file, for asyncio. One thread writes, and all calls that wait meanwhile share the next commit."""
+"""The journal in a file, for asyncio: one thread writes, and all calls that come meanwhile share the next commit."""
 
 import asyncio
 import concurrent.futures
@@ -183,12 +183,10 @@ class SqliteJournal:
                 self._writing = bool(batch)
             if not batch:
                 return
-            error: Exception | None = None
             try:
                 results = self._opened(batch).perform([waiting.operation for waiting in batch])
-            except Exception as failure:  # noqa: BLE001 - each error belongs to the callers that wait
-                error = failure
-                results = [None] * len(batch)
+            except Exception as error:  # noqa: BLE001 - it belongs to the callers that wait
+                results = [error] * len(batch)
             for loop in {waiting.done.get_loop() for waiting in batch}:
                 told = [
                     (waiting.done, result)
@@ -196,7 +194,7 @@ class SqliteJournal:
                     if waiting.done.get_loop() is loop
                 ]
                 with contextlib.suppress(RuntimeError):  # the loop has ended, and its callers with it
-                    loop.call_soon_threadsafe(_tell, told, error)
+                    loop.call_soon_threadsafe(_tell, told)
 
     def _opened(self, batch: list[_Waiting]) -> Store:
         """Return the open store. A broken one is opened anew, but not for the run that broke it: it must not go on.
@@ -219,16 +217,16 @@ class SqliteJournal:
             store.close()
 
 
-def _tell(told: list[tuple[asyncio.Future[Any], Any]], error: Exception | None) -> None:
-    """End the futures of one loop, by their results or all by the error."""
+def _tell(told: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    """End the futures of one loop."""
     for done, result in told:
         if done.done():
             continue
-        if error is None:
-            done.set_result(result)
-        else:
-            done.set_exception(_own(error))
+        if isinstance(result, Exception):
+            done.set_exception(_own(result))
             done.exception()  # mark it as retrieved: a cancelled caller never asks for it
+        else:
+            done.set_result(result)
 
 
 async def _end_of(work: "concurrent.futures.Future[Any]") -> None:

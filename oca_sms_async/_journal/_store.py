@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
+from oca_sms_async._errors import JournalError
 from oca_sms_async._journal._file import JournalFile
 from oca_sms_async._journal._records import Record, join, split
 from oca_sms_async._journal._values import Answer, JournalEntry, Lookup, Status
@@ -90,16 +91,16 @@ class Store:
             return self._file.is_in_place()
 
     def perform(self, operations: Sequence[Operation]) -> list[Any]:
-        """Run all operations in one transaction, and return their results; an error undoes all of them.
+        """Run all operations in one commit, and return their results. Their changes are on the disk when this returns.
 
-        Their changes are on the disk when this returns.
+        If the commit fails, nothing is changed. The result of an operation that is refused is its `JournalError`.
         """
         if self.broken:
             raise self._file.error("an earlier write has failed: begin a new run")
         with self._explained():
             self._index.execute("BEGIN")
             try:
-                results = [operation(self) for operation in operations]
+                results = [self._attempt(operation) for operation in operations]
                 if self._changes:
                     self._file.append(join(self._changes))
                     self.broken = True  # the file is ahead of the index
@@ -152,13 +153,16 @@ class Store:
         identity = (
             self._digest(b"nth", content, str(self._occurrence(content))) if key is None else self._digest(b"key", key)
         )
-        record, run = self._get(identity) or (Record(identity, content, Status.UNSENT), 0)
+        known = self._get(identity)
+        record, run = known or (Record(identity, content, Status.UNSENT), 0)
         answer = Answer.STORED
         # A message that certainly was not sent may be corrected in a later run, and keeps its key.
         if record.content != content and (run == self._run or record.status != Status.UNSENT):
             answer = Answer.KEY_CONFLICT
         elif run == self._run:
             answer = Answer.REPEATED
+        elif known is not None and record.content == content:  # the usual case of a later run
+            self._index.execute("UPDATE message SET run = ? WHERE identity = ?", (self._run, identity))
         else:
             self._put(record._replace(content=content), self._run)
         return self._answer(record, answer, content, run=self._run)
@@ -228,6 +232,12 @@ class Store:
             return False
         self._store_outcome(self._known(message), JournalEntry(Status.SENT, receipt, receipt.attempts))
         return True
+
+    def _attempt(self, operation: Operation) -> Any:
+        try:
+            return operation(self)
+        except JournalError as refusal:  # it has changed nothing, and the other operations are of other callers
+            return refusal
 
     def _get(self, identity: str) -> tuple[Record, int] | None:
         row = self._index.execute("SELECT record, run FROM message WHERE identity = ?", (identity,)).fetchone()

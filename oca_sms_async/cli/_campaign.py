@@ -1,7 +1,8 @@
 """One run over a file of messages: first the outcomes that the journal knows, then the others as they come."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from signal import Signals
 from typing import BinaryIO, Final, cast
 
@@ -27,7 +28,7 @@ from oca_sms_async.cli._layout import Layout
 from oca_sms_async.cli._rows import REGION, BadRow, RowSms, read_rows
 from oca_sms_async.cli._signals import Stop
 
-_ROWS_AT_ONCE: Final = 1000
+_ROWS_AHEAD: Final = 1000
 
 
 @frozen
@@ -61,12 +62,19 @@ class Campaign:
 
     async def entries(self, bad: Callable[[BadRow], None] = lambda _: None) -> AsyncIterator[tuple[RowSms, Lookup]]:
         """Yield each row that can be sent with the journal's answer about it, and give the others to `bad`."""
+        waiting = deque[tuple[RowSms, Awaitable[Lookup]]]()
         async with JournalRun(self.journal, lambda phone: check_number(phone, REGION)) as journal_run:
-            async for sms, entry in journal_run.lookups(self.messages(bad)):
-                row = cast(RowSms, sms)
-                yield row, entry
-                if row.row % _ROWS_AT_ONCE == 0:
+            for sms in self.messages(bad):
+                waiting.append((sms, journal_run.lookup(sms)))
+                # The journal looks rows up in its thread while the next ones are read here.
+                if len(waiting) == _ROWS_AHEAD:
+                    earliest, lookup = waiting.popleft()
+                    yield earliest, await lookup
+                if sms.row % _ROWS_AHEAD == 0:
                     await asyncio.sleep(0)  # a signal may have come
+            while waiting:
+                sms, lookup = waiting.popleft()
+                yield sms, await lookup
 
     async def run(
         self,

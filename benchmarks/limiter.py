@@ -1,4 +1,4 @@
-"""The cost of an acquire and how well a limit is kept: ours, in one process and through Redis, beside others.
+"""The cost of an acquire and how well a limit is kept: ours, in one process, Redis or PostgreSQL, beside others.
 
 The cost is CPU of this process in microseconds per acquire: alone, and with 5,000 waiters at once. Then a limit of 25
 requests a second is kept with 200 waiters. The table shows the most requests in any one second, and the used share of
@@ -21,9 +21,11 @@ import pyrate_limiter
 from table import show
 
 from oca_sms_async import TokenBucket
+from oca_sms_async.postgres import PostgresTokenBucket
 from oca_sms_async.redis import RedisTokenBucket
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+import postgres_server
 from redis_server import serving
 
 ALLOWED = 25
@@ -59,6 +61,19 @@ def ours_redis(url: str) -> Make:
     @asynccontextmanager
     async def make(rate: float) -> AsyncIterator[Acquire]:
         bucket = RedisTokenBucket(url, name=f"bench-{rate}-{time.monotonic()}", rate=rate - 1)
+        yield bucket.acquire
+        await bucket.aclose()
+
+    return make
+
+
+def ours_postgres(conninfo: str) -> Make:
+    """`PostgresTokenBucket` on a real server."""
+
+    @asynccontextmanager
+    async def make(rate: float) -> AsyncIterator[Acquire]:
+        bucket = PostgresTokenBucket(conninfo, name=f"bench-{rate}-{time.monotonic()}", rate=rate - 1)
+        await bucket.setup()
         yield bucket.acquire
         await bucket.aclose()
 
@@ -127,12 +142,13 @@ async def kept(make: Make) -> tuple[int, float]:
 async def main() -> None:
     """Measure all of them in one run."""
     measured: list[tuple[str, str, float, float | None, int, float]] = []
-    with serving() as server:
+    with serving() as server, postgres_server.serving() as database:
         for name, beside, make, count, polls in (
             ("TokenBucket", "aiolimiter", ours, 5000, False),
             ("aiolimiter", "aiolimiter", theirs_aiolimiter, 5000, False),
             ("pyrate-limiter", "aiolimiter", theirs_pyrate, 5000, False),
             ("RedisTokenBucket", "limits, Redis", ours_redis(server.url), 500, False),
+            ("PostgresTokenBucket", "limits, Redis", ours_postgres(database.url), 500, False),
             ("limits, Redis", "limits, Redis", theirs_limits(server.url), 500, True),
         ):
             most, share = await kept(make)

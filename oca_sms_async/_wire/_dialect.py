@@ -83,9 +83,13 @@ class Dialect:
                 return _converter_of(self).structure(document, model)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 cause = error
-        raise UnexpectedResponseError(
-            f"the gateway's answer (HTTP {status_code}) is not what it documents for this request"
-        ) from scrub(cause, sys.exception())
+        line = f"the gateway's answer (HTTP {status_code}) is not what it documents for this request"
+        if body is None and not about_sending:
+            line = (
+                "the answer is too long (a history may have 64 MiB, any other answer 1 MiB) or cannot be decompressed: "
+                "ask for single messages by status(msg_uid)"
+            )
+        raise UnexpectedResponseError(line) from scrub(cause, sys.exception())
 
 
 @functools.cache

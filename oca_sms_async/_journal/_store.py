@@ -1,41 +1,24 @@
 """The state of every message: each change goes into the journal's file, and an index answers for the file.
 
-The index is a temporary SQLite database. Each opening makes it anew from the file, and it ends with the process, so
-nothing in it need be durable. It lies on a disk, so memory stays flat however long the list of messages is.
-
 Every call here blocks, so it belongs in a thread of its own. `_sqlite` calls it from asyncio.
 """
 
 import contextlib
 import hashlib
-import json
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from attrs import field, frozen
 
 from oca_sms_async._errors import JournalError
 from oca_sms_async._journal._file import JournalFile
-from oca_sms_async._journal._records import Record, join, split
+from oca_sms_async._journal._index import Index
+from oca_sms_async._journal._records import Record, join
 from oca_sms_async._journal._values import Answer, JournalEntry, Lookup, Status
 from oca_sms_async._models import SendReceipt
-
-_TABLES: Final = """
-PRAGMA journal_mode = MEMORY;
-PRAGMA synchronous = OFF;
-CREATE TABLE message (
-    identity TEXT PRIMARY KEY, status TEXT, uid TEXT, run INTEGER, ended REAL, record TEXT
-) WITHOUT ROWID;
-CREATE TABLE occurrence (content TEXT PRIMARY KEY, run INTEGER, seen INTEGER) WITHOUT ROWID;
-"""
-_BY_UID: Final = "CREATE INDEX message_by_uid ON message (uid) WHERE uid IS NOT NULL"
-_PUT: Final = "INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?, ?)"
-_FORGOTTEN: Final = "forgotten"  # the status of a record that removes its message
-_PAGE: Final = 5000
 
 Operation = Callable[["Store"], Any]
 
@@ -64,21 +47,10 @@ class Store:
         self.broken = False
         with contextlib.ExitStack() as undo, self._explained():
             undo.callback(self._file.close)
-            self._index = sqlite3.connect(_index_name(), isolation_level=None, check_same_thread=False)
+            self._index = Index()
             undo.callback(self._index.close)
-            self._fill_index()
+            self.doubtful = self._index.fill(self._file.commits())
             undo.pop_all()
-
-    def _fill_index(self) -> None:
-        self._index.executescript(_TABLES)
-        self._index.execute("BEGIN")
-        rows = (_row(record, text, run=0) for commit in self._file.commits() for record, text in split(commit))
-        self._index.executemany(_PUT, rows)
-        self._index.execute("DELETE FROM message WHERE status = ?", (_FORGOTTEN,))
-        self._index.execute(_BY_UID)
-        self._index.execute("COMMIT")
-        count = self._index.execute("SELECT count(*) FROM message WHERE status = ?", (Status.DOUBTFUL,))
-        self.doubtful = int(count.fetchone()[0])
 
     def close(self) -> None:
         """Close the file and unlock it."""
@@ -97,22 +69,18 @@ class Store:
         """
         if self.broken:
             raise self._file.error("an earlier write has failed: begin a new run")
-        with self._explained():
-            self._index.execute("BEGIN")
-            try:
+        try:
+            with self._explained(), self._index.transaction():
                 results = [self._attempt(operation) for operation in operations]
                 if self._changes:
                     self._file.append(join(self._changes))
                     self.broken = True  # the file is ahead of the index
-                self._index.execute("COMMIT")
-                self.broken = False
-            except BaseException:
-                self.broken = self.broken or self._file.broken
-                with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
-                    self._index.execute("ROLLBACK")
-                raise
-            finally:
-                self._changes.clear()
+            self.broken = False
+        except BaseException:
+            self.broken = self.broken or self._file.broken
+            raise
+        finally:
+            self._changes.clear()
         return results
 
     def begin_run(self) -> None:
@@ -121,13 +89,13 @@ class Store:
 
     def lookup(self, key: str) -> JournalEntry | None:
         """Return the entry of a key, or None for one that was never about to be sent."""
-        found = self._get(self._digest(b"key", key))
+        found = self._index.get(self._digest(b"key", key))
         return None if found is None or not found[0].ended else _entry(found[0])
 
     def lookup_key(self, key: str, number: str, text: str) -> Lookup:
         """Return the entry of a message with a key, outside of any run."""
         content, identity = self._digest(b"content", number, text), self._digest(b"key", key)
-        record, _ = self._get(identity) or (Record(identity, content, Status.UNSENT), 0)
+        record, _ = self._index.get(identity) or (Record(identity, content, Status.UNSENT), 0)
         differs = record.content != content and record.status != Status.UNSENT
         return self._answer(record, Answer.KEY_CONFLICT if differs else Answer.STORED, content, run=0)
 
@@ -136,24 +104,20 @@ class Store:
 
         Messages that are being sent stay. In the file the forgotten ones are marked; their lines stay.
         """
-        query = """
-        SELECT record FROM message WHERE ended > 0 AND ended < ?
-        AND (status != ? OR ? AND identity NOT IN (SELECT value FROM json_each(?))) LIMIT ?
-        """
-        busy = json.dumps([identity for identity in self._claims if self._busy_for(identity)])
-        rows = self._index.execute(query, (before, Status.DOUBTFUL, doubtful, busy, _PAGE)).fetchall()
-        for record in (Record.decode(row[0]) for row in rows):
-            self._index.execute("DELETE FROM message WHERE identity = ?", (record.identity,))
-            self._changes.append(Record(record.identity, "", _FORGOTTEN).encode())
-        return len(rows)
+        busy = [identity for identity in self._claims if self._busy_for(identity)]
+        forgotten = self._index.forget(before, doubtful=doubtful, busy=busy)
+        self._changes += forgotten
+        return len(forgotten)
 
     def lookup_next(self, key: str | None, number: str, text: str) -> Lookup:
         """Return the entry of the run's next message; counting tells messages without a key from their equals."""
         content = self._digest(b"content", number, text)
         identity = (
-            self._digest(b"nth", content, str(self._occurrence(content))) if key is None else self._digest(b"key", key)
+            self._digest(b"nth", content, str(self._index.count(content, self._run)))
+            if key is None
+            else self._digest(b"key", key)
         )
-        known = self._get(identity)
+        known = self._index.get(identity)
         record, run = known or (Record(identity, content, Status.UNSENT), 0)
         answer = Answer.STORED
         # A message that certainly was not sent may be corrected in a later run, and keeps its key.
@@ -162,9 +126,9 @@ class Store:
         elif run == self._run:
             answer = Answer.REPEATED
         elif known is not None and record.content == content:  # the usual case of a later run
-            self._index.execute("UPDATE message SET run = ? WHERE identity = ?", (self._run, identity))
+            self._index.touch(identity, self._run)
         else:
-            self._put(record._replace(content=content), self._run)
+            self._index.put(record._replace(content=content), self._run)
         return self._answer(record, answer, content, run=self._run)
 
     def intend(self, message: Lookup, seconds: float) -> bool:
@@ -172,7 +136,7 @@ class Store:
         if not isinstance(message, Claimable):
             raise self._file.error("this message was not looked up in it: begin a new run")
         identity = message.identity.hex()
-        record, run = self._get(identity) or (Record(identity, message.content, Status.UNSENT), 0)
+        record, run = self._index.get(identity) or (Record(identity, message.content, Status.UNSENT), 0)
         is_same = (record.status, record.attempts, record.ended) == (
             message.entry.status,
             message.entry.attempts,
@@ -201,7 +165,7 @@ class Store:
         """Store the outcome of an intended message. One that was found sent meanwhile stays sent."""
         identity = message.identity.hex()
         claimer, _ = self._claims.get(identity, (None, 0.0))
-        known = self._get(identity)
+        known = self._index.get(identity)
         if known is None or claimer is not message:
             if entry.status is Status.UNSENT:  # a claim that failed leaves nothing to settle
                 return
@@ -228,7 +192,7 @@ class Store:
 
     def find(self, message: Lookup, receipt: SendReceipt) -> bool:
         """Store that a doubtful message was found sent, unless another message has this id; return whether it was."""
-        if self._index.execute("SELECT 1 FROM message WHERE uid = ?", (_ascii(receipt.msg_uid),)).fetchone():
+        if self._index.has_uid(receipt.msg_uid):
             return False
         self._store_outcome(self._known(message), JournalEntry(Status.SENT, receipt, receipt.attempts))
         return True
@@ -239,23 +203,14 @@ class Store:
         except JournalError as refusal:  # it has changed nothing, and the other operations are of other callers
             return refusal
 
-    def _get(self, identity: str) -> tuple[Record, int] | None:
-        row = self._index.execute("SELECT record, run FROM message WHERE identity = ?", (identity,)).fetchone()
-        return None if row is None else (Record.decode(row[0]), row[1])
-
     def _known(self, message: Lookup) -> tuple[Record, int]:
-        known = self._get(message.identity.hex())
+        known = self._index.get(message.identity.hex())
         if known is None:
             raise self._file.error("this message was not looked up in it: begin a new run")
         return known
 
-    def _put(self, record: Record, run: int) -> str:
-        text = record.encode()
-        self._index.execute(_PUT, _row(record, text, run=run))
-        return text
-
     def _change(self, record: Record, run: int) -> None:
-        self._changes.append(self._put(record, run))
+        self._changes.append(self._index.put(record, run))
 
     def _answer(self, record: Record, answer: Answer, content: str, *, run: int) -> Claimable:
         busy_for, entry = self._busy_for(record.identity), _entry(record)
@@ -266,12 +221,6 @@ class Store:
         """Return the seconds for which the sender of a message may still be at work."""
         _, until = self._claims.get(identity, (None, 0.0))
         return max(0.0, until - time.monotonic())
-
-    def _occurrence(self, content: str) -> int:
-        row = self._index.execute("SELECT run, seen FROM occurrence WHERE content = ?", (content,)).fetchone()
-        seen = row[1] + 1 if row is not None and row[0] == self._run else 1
-        self._index.execute("INSERT OR REPLACE INTO occurrence VALUES (?, ?, ?)", (content, self._run, seen))
-        return int(seen)
 
     def _digest(self, kind: bytes, *parts: str) -> str:
         digest = hashlib.blake2b(key=self._file.salt, person=kind, digest_size=16)
@@ -290,26 +239,8 @@ class Store:
             raise self._file.error(reason) from error
 
 
-def _row(record: Record, text: str, *, run: int) -> tuple[str, str, str | None, int, float, str]:
-    uid = None if record.msg_uid is None else _ascii(record.msg_uid)
-    return record.identity, record.status, uid, run, record.ended, text
-
-
-def _ascii(text: str) -> str:
-    """Return a text in ASCII: the gateway's words may hold half a surrogate pair, and SQLite's texts may not."""
-    return json.dumps(text)
-
-
 def _entry(record: Record) -> JournalEntry:
     receipt = None
     if record.msg_uid is not None and record.word is not None:
         receipt = SendReceipt(record.msg_uid, record.word, record.attempts)
     return JournalEntry(Status(record.status), receipt, record.attempts, record.error, record.code)
-
-
-def _index_name() -> str:
-    """Return SQLite's name of a temporary database: on a disk, or in memory if there is no folder to write to."""
-    if os.name == "nt":  # the system names a folder
-        return ""
-    folders = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"), "/var/tmp", "/usr/tmp", "/tmp", ".")  # noqa: S108 - SQLite's own list
-    return "" if any(folder and os.access(folder, os.W_OK | os.X_OK) for folder in folders) else ":memory:"

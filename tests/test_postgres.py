@@ -204,13 +204,22 @@ async def test_a_message_in_doubt_is_claimed_once_its_sender_may_be_given_up(jou
 
 async def test_only_the_claimer_settles(journal: PostgresJournal, other: PostgresJournal) -> None:
     """A process that was given up cannot overwrite the outcome of the one that sent again; it is told so."""
+    late = JournalEntry(Status.SENT, SendReceipt("late", "sent", 1), 1)
     slow = await claim(journal, seconds=0)
     again = await other.lookup_key("key", NUMBER, "text")
     assert await other.intend(again, seconds=100)
-    await other.settle(again, SENT)
-    with pytest.raises(JournalError, match="another sender"):
-        await journal.settle(slow, JournalEntry(Status.DOUBTFUL, attempts=1))
     await journal.settle(slow, UNSENT)  # it sent nothing, so nothing is lost
+    assert (await other.lookup_key("key", NUMBER, "text")).busy_for > 0
+
+    async def assert_too_late() -> None:
+        for lost in (late, JournalEntry(Status.DOUBTFUL, attempts=1)):
+            with pytest.raises(JournalError, match="another sender"):
+                await journal.settle(slow, lost)
+
+    await assert_too_late()
+    assert await journal.lookup("key") == JournalEntry(Status.DOUBTFUL, attempts=2)
+    await other.settle(again, SENT)
+    await assert_too_late()
     assert await journal.lookup("key") == SENT
 
 

@@ -112,13 +112,14 @@ async def test_closing_in_the_child_leaves_the_parents_request_alone(kind: str) 
 
 PERMITS = """
 import asyncio, os
+from oca_sms_async._call import CallState
 from oca_sms_async._keyed import KeyedSends
 from oca_sms_async._waiting import Priority, PrioritySemaphore
 
 semaphore, sends = PrioritySemaphore(1), KeyedSends(None, seconds=10.0)
 
 async def hold():
-    async with sends._alone("otp-1", None), semaphore.held(Priority.BULK, None):
+    async with sends._alone("otp-1", None, CallState()), semaphore.held(Priority.BULK, None):
         print("held", flush=True)
         await asyncio.sleep(0)
 

@@ -1,7 +1,6 @@
 """A request's way, always the same: slot, token, transport, parse; and round again where the retry policy says so."""
 
 import asyncio
-import functools
 import inspect
 import os
 import sys
@@ -25,11 +24,11 @@ from oca_sms_async._errors import (
 from oca_sms_async._httpx_internals import transport_of
 from oca_sms_async._limiter import RateLimiter
 from oca_sms_async._log import log
+from oca_sms_async._requests import HttpRequests
 from oca_sms_async._retry import RetryPolicy, retry
 from oca_sms_async._scrub import scrub
 from oca_sms_async._statistics import Counts
 from oca_sms_async._transport import Reply, UnderWay, exchange
-from oca_sms_async._version import __version__
 from oca_sms_async._waiting import PrioritySemaphore
 from oca_sms_async._wire import Api, Request
 
@@ -56,7 +55,6 @@ class Dispatcher:
             raise TypeError("http_client must be an httpx.AsyncClient")
         if not isinstance(policy, RetryPolicy):  # as above
             raise TypeError("retry must be a RetryPolicy")
-        self._api = api
         self._base_url = base_url
         self._limiter = limiter
         self._policy = policy
@@ -64,19 +62,7 @@ class Dispatcher:
         self.counts = Counts()
         self._owned = lent is None
         self._client = own_client(httpx.URL(base_url)) if lent is None else lent
-        headers = httpx.Headers(self._client.headers if lent else {})  # what a lent client always sends goes with ours
-        for name in api.headers():
-            headers.pop(name, None)
-        headers.update(
-            {
-                "Accept": "application/json",
-                "Accept-Encoding": "gzip",
-                "User-Agent": f"oca-sms-async/{__version__}",
-                "Host": httpx.URL(base_url).netloc.decode("ascii"),
-            }
-        )
-        self._headers = headers.raw
-        self._url = functools.lru_cache(maxsize=8)(lambda path: httpx.URL(base_url + path))
+        self._requests = HttpRequests(api, base_url, lent=lent)
         self._pid: int | None = None  # of the process that first sent
         self._under_way = UnderWay()
         self._waits = EndableWaits()
@@ -188,7 +174,7 @@ class Dispatcher:
         self.check_open()
         if options.deadline is not None and options.deadline.has_passed():
             raise ExpiredError("the message expired before its request was started")
-        http = self._http(request)
+        http = self._requests.make(request)
         self._pid = self._pid or os.getpid()
         self.counts.in_flight += 1
         call.started()
@@ -246,18 +232,7 @@ class Dispatcher:
 
         httpx's own would send on a connection of the parent, which could take the answer for one of its own.
         """
-        return isinstance(transport_of(self._client, self._url("")), ExactConnectErrors)
-
-    def _http(self, request: Request[_T]) -> httpx.Request:
-        """Return a request whose headers are complete already; httpx would put them together anew each time."""
-        headers = [*self._headers, *((name.encode(), value.encode()) for name, value in self._api.headers().items())]
-        if request.body is not None:
-            headers += [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(request.body))]
-        http = httpx.Request(
-            request.method, self._url(request.path), headers=headers, stream=httpx.ByteStream(request.body or b"")
-        )
-        http.read()  # else its content could not be looked at
-        return http
+        return isinstance(transport_of(self._client, self._requests.url("")), ExactConnectErrors)
 
 
 def _broken(error: Exception) -> LimiterUnavailableError:

@@ -819,7 +819,7 @@ def test_one_client_serves_one_loop_after_another(monkeypatch: pytest.MonkeyPatc
 
     async def use() -> int:
         async with RawGateway().serve() as gateway:
-            monkeypatch.setattr(client._dispatcher, "_url", lambda path: httpx.URL(gateway.base_url + path))
+            monkeypatch.setattr(client._dispatcher._requests, "url", lambda path: httpx.URL(gateway.base_url + path))
             await asyncio.gather(*(client.send(PHONE, TEXT) for _ in range(3)))
             return len(gateway.requests)
 
@@ -839,7 +839,7 @@ def test_closing_does_not_wait_for_a_loop_that_stands_still() -> None:
 
     async def time_out() -> None:
         async with RawGateway(say_nothing).serve() as gateway:
-            client._dispatcher._url = lambda path: httpx.URL(gateway.base_url + path)  # type: ignore[assignment,method-assign,unused-ignore] # as a test above
+            client._dispatcher._requests.url = lambda path: httpx.URL(gateway.base_url + path)  # type: ignore[assignment, misc, method-assign, unused-ignore] # as above
             with pytest.raises(DeliveryUnknownError):
                 await client.send(PHONE, TEXT)
 

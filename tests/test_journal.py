@@ -7,15 +7,13 @@ import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import threading
-from asyncio.subprocess import PIPE, Process
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -24,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from in_memory import Answer, Gateway, accept, ask, client_of, fail, lose_answer, make_messages, refuse, respond
 from journal_disk import Disk, FullDisk, commits_of, statuses_on_disk
+from journals import PATIENCE, Source, child, kinds
 
 from oca_sms_async import (
     AsyncOcaSms,
@@ -54,7 +53,6 @@ from oca_sms_async._messages import check_number
 from oca_sms_async.postgres import PostgresJournal
 from oca_sms_async.sandbox import Sandbox
 
-PATIENCE: Final = 20  # seconds, after which something hangs
 UNSENT, DOUBTFUL, SENT = Status.UNSENT, Status.DOUBTFUL, Status.SENT
 
 
@@ -130,27 +128,10 @@ async def resend(place: Place, gateway: Gateway, messages: Iterable[Sms], **opti
         return await run.report(), run.resent
 
 
-def kinds(report: BulkReport) -> list[type[Outcome]]:
-    """Return the kind of each outcome."""
-    return [type(outcome) for outcome in report.outcomes]
-
-
 def the_error(report: BulkReport) -> Any:
     """Return the error of a report's only failure."""
     (failed,) = report.failed
     return failed.error
-
-
-class Source(Iterator[Sms]):
-    """An iterator that notes each message that is pulled from it."""
-
-    def __init__(self, messages: Iterable[Sms]) -> None:
-        self.pulled: list[Sms] = []
-        self._messages = iter(messages)
-
-    def __next__(self) -> Sms:
-        self.pulled.append(next(self._messages))
-        return self.pulled[-1]
 
 
 class Turns(Unlimited):
@@ -870,21 +851,6 @@ STEPS = {
     "before the outcome is synced": (0, 1),
     "after the outcome is synced": (0, 1),
 }
-
-
-@contextlib.asynccontextmanager
-async def child(script: str, *arguments: str, **environment: str) -> AsyncIterator[Process]:
-    """Run a script in a process of its own, which ends with the block."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, *arguments, stdin=PIPE, stdout=PIPE, env=os.environ | environment
-    )
-    try:
-        async with asyncio.timeout(PATIENCE):
-            yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.communicate(b"")
 
 
 @pytest.mark.parametrize(

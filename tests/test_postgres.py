@@ -6,22 +6,16 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
 
 import pytest
+from claims import LATER, NUMBER, SENT, UNSENT, claim, entries
+from journals import PATIENCE
 from postgres_server import PostgresServer, execute
 
 from oca_sms_async import JournalError, SendReceipt
-from oca_sms_async._journal import Answer, Journal, JournalEntry, Lookup, Status
+from oca_sms_async._journal import Answer, JournalEntry, Lookup, Status
 from oca_sms_async._postgres_schema import VERSION
 from oca_sms_async.postgres import SCHEMA, PostgresJournal
-
-PATIENCE: Final = 60  # seconds, after which something hangs
-NUMBER: Final = "+6281234567890"
-RECEIPT: Final = SendReceipt("uid", "sent")
-SENT: Final = JournalEntry(Status.SENT, RECEIPT, 1)
-UNSENT: Final = JournalEntry(Status.UNSENT)
-LATER: Final = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -36,18 +30,6 @@ async def other(database: str) -> AsyncIterator[PostgresJournal]:
     """The same journal, as another process has it."""
     async with PostgresJournal(database, name="acme") as opened:
         yield opened
-
-
-async def claim(journal: Journal, key: str = "key", text: str = "text", *, seconds: float = 100.0) -> Lookup:
-    """Claim a message that nobody has, and return its lookup."""
-    found = await journal.lookup_key(key, NUMBER, text)
-    assert await journal.intend(found, seconds=seconds)
-    return found
-
-
-def entries(database: str) -> list[tuple[Any, ...]]:
-    """Return what is stored of each message."""
-    return execute(database, "SELECT status, attempts, error, code FROM oca_sms_message ORDER BY began")
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------

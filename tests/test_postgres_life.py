@@ -7,9 +7,10 @@ import sys
 from typing import Any
 
 import pytest
+from claims import NUMBER, RECEIPT, SENT, claim
+from journals import PATIENCE
 from moved_clock import until
 from postgres_server import execute
-from test_postgres import NUMBER, PATIENCE, RECEIPT, SENT, claim
 
 from oca_sms_async._journal import Status
 from oca_sms_async.postgres import PostgresJournal

@@ -5,35 +5,27 @@ import signal
 from typing import Any
 
 import pytest
+from claims import NUMBER, SENT, UNSENT, LastingJournal, claim, entries
 from in_memory import Gateway, client_of, make_messages
+from journals import PATIENCE, Source, child, kinds
 from moved_clock import until
 from postgres_server import execute
-from test_journal import PATIENCE, Source, child, kinds
-from test_postgres import NUMBER, SENT, UNSENT, claim, entries
 
 from oca_sms_async import AsyncOcaSms, BulkReport, JournalError, SendReceipt, Sent, Skipped, Sms
-from oca_sms_async._journal import Answer, JournalEntry, Lookup, Status
+from oca_sms_async._journal import Answer, JournalEntry, Status
 from oca_sms_async.postgres import PostgresJournal
 from oca_sms_async.sandbox import Sandbox
 
 
-class Journal(PostgresJournal):
-    """A journal whose claims need no time, as a run that knows none asks for them."""
-
-    def intend(self, message: Lookup, *, seconds: float = 100.0) -> asyncio.Future[bool]:
-        """Claim a message."""
-        return super().intend(message, seconds=seconds)
-
-
 @pytest.fixture
-def journal(database: str) -> Journal:
+def journal(database: str) -> LastingJournal:
     """A journal that is ready for use."""
-    return Journal(database, name="acme")
+    return LastingJournal(database, name="acme")
 
 
 async def sent_with(database: str, gateway: Gateway, messages: list[Sms], **options: Any) -> BulkReport:
     """Return the report of one run."""
-    async with Journal(database, name="acme") as journal:
+    async with LastingJournal(database, name="acme") as journal:
         return await client_of(gateway).send_many(messages, journal=journal, **options)
 
 
@@ -54,12 +46,12 @@ async def test_a_second_run_is_refused_until_the_first_has_ended(database: str) 
     """Neither another object nor the same one can be used while a run is on; afterwards both can."""
     gateway = Gateway()
     client = client_of(gateway)
-    async with Journal(database, name="acme") as journal, Journal(database, name="acme") as other:
+    async with LastingJournal(database, name="acme") as journal, LastingJournal(database, name="acme") as other:
         async with client.bulk(make_messages(3), journal=journal) as outcomes:
             await anext(outcomes)
             await assert_refused(journal)
             await assert_refused(other)
-            async with Journal(database, name="another") as another:
+            async with LastingJournal(database, name="another") as another:
                 assert kinds(await client.send_many(make_messages(1), journal=another)) == [Sent]
         assert kinds(await client.send_many(make_messages(3), journal=other)) == [Skipped] * 3
         assert kinds(await client.send_many(make_messages(4), journal=journal)) == [Skipped] * 3 + [Sent]
@@ -68,7 +60,7 @@ async def test_a_second_run_is_refused_until_the_first_has_ended(database: str) 
 
 async def test_closing_a_journal_ends_its_run(database: str) -> None:
     """The name is free again at once."""
-    async with Journal(database, name="acme") as journal:
+    async with LastingJournal(database, name="acme") as journal:
         await journal.begin_run()
     assert kinds(await sent_with(database, Gateway(), make_messages(1))) == [Sent]
 
@@ -93,7 +85,7 @@ async def test_a_run_of_another_process_is_refused_until_the_first_has_ended(dat
     async with child(HOLDER, database) as holder:
         assert holder.stdout is not None
         assert await holder.stdout.readline() == b"open\n"
-        async with Journal(database, name="acme") as journal:
+        async with LastingJournal(database, name="acme") as journal:
             await assert_refused(journal)
         if end == "killed":
             holder.kill()
@@ -109,7 +101,7 @@ async def test_a_run_of_another_process_is_refused_until_the_first_has_ended(dat
     assert kinds(report) == [Sent] * 3
 
 
-async def test_a_begin_that_is_cancelled_gives_the_name_back(database: str, journal: Journal) -> None:
+async def test_a_begin_that_is_cancelled_gives_the_name_back(database: str, journal: LastingJournal) -> None:
     """No lock stays behind, in whatever step the cancelling comes."""
     for steps in range(60):
         beginning = asyncio.create_task(journal.begin_run())
@@ -132,7 +124,7 @@ async def test_a_begin_that_is_cancelled_gives_the_name_back(database: str, jour
 
 async def test_calls_take_effect_in_their_order(database: str) -> None:
     """Equal messages are counted in the order of the calls, whatever the order in which the answers are awaited."""
-    async with Journal(database, name="acme") as journal:
+    async with LastingJournal(database, name="acme") as journal:
         await journal.begin_run()
         first = [journal.lookup_next(None, NUMBER, "text") for _ in range(3)]
         await asyncio.sleep(0)  # the first three are on their way
@@ -146,7 +138,7 @@ async def test_calls_take_effect_in_their_order(database: str) -> None:
 
 
 async def test_what_waits_meanwhile_shares_the_next_transaction(
-    database: str, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    database: str, journal: LastingJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundred lookups and claims that come while a write is on take one transaction."""
     await journal.begin_run()
@@ -164,7 +156,7 @@ async def test_what_waits_meanwhile_shares_the_next_transaction(
 
 async def test_keys_within_one_batch(database: str) -> None:
     """In one statement as in many: the first use counts, the same again is repeated, another text is a conflict."""
-    async with Journal(database, name="acme") as journal:
+    async with LastingJournal(database, name="acme") as journal:
         await journal.settle(await claim(journal, "sent"), SENT)
         await journal.begin_run()
         asked = [("a", "1"), ("a", "1"), ("a", "2"), ("b", "1"), ("sent", "other"), ("sent", "text"), ("sent", "other")]
@@ -176,7 +168,7 @@ async def test_keys_within_one_batch(database: str) -> None:
 
 async def test_a_keyed_send_and_a_run_share_their_keys(database: str) -> None:
     """Whichever claims first has the message, and the other one sees its outcome."""
-    async with Journal(database, name="acme") as journal, Journal(database, name="acme") as other:
+    async with LastingJournal(database, name="acme") as journal, LastingJournal(database, name="acme") as other:
         await journal.begin_run()
         of_run = await journal.lookup_next("run", NUMBER, "text")
         of_send = await other.lookup_key("send", NUMBER, "text")
@@ -193,7 +185,7 @@ async def test_a_keyed_send_and_a_run_share_their_keys(database: str) -> None:
 
 async def test_a_message_that_was_found_is_sent(database: str) -> None:
     """A record settles one message in doubt, and no message that another sender took meanwhile or has settled."""
-    async with Journal(database, name="acme") as journal, Journal(database, name="acme") as other:
+    async with LastingJournal(database, name="acme") as journal, LastingJournal(database, name="acme") as other:
         for key in "abc":
             await claim(journal, key, seconds=0)
         await journal.begin_run()
@@ -221,7 +213,7 @@ async def test_an_outcome_that_came_first_is_not_replaced_by_a_record(database: 
 
 async def test_a_late_outcome_does_not_undo_what_was_found(database: str) -> None:
     """A sender that does not know cannot put a message into doubt again that the history has."""
-    async with Journal(database, name="acme") as journal:
+    async with LastingJournal(database, name="acme") as journal:
         late = await claim(journal, seconds=0)
         await journal.begin_run()
         receipt = SendReceipt("its id", "delivered", 1)
@@ -233,7 +225,7 @@ async def test_a_late_outcome_does_not_undo_what_was_found(database: str) -> Non
 async def test_reconciling_over_the_journal(database: str) -> None:
     """A lost answer is found in the history, and a later run skips the message."""
     sandbox = Sandbox()
-    async with sandbox.serve() as served, Journal(database, name="acme") as journal:
+    async with sandbox.serve() as served, LastingJournal(database, name="acme") as journal:
         client = AsyncOcaSms(served.username, served.password, base_url=served.base_url)
         sms = Sms(NUMBER, "text")
         await client.send(sms.phone, sms.message)
@@ -245,7 +237,7 @@ async def test_reconciling_over_the_journal(database: str) -> None:
         await client.aclose()
 
 
-async def test_a_run_needs_a_beginning(journal: Journal) -> None:
+async def test_a_run_needs_a_beginning(journal: LastingJournal) -> None:
     """A lookup outside of a run would be counted by nobody."""
     calls = [journal.lookup_next(None, NUMBER, "text") for _ in range(2)]
     with pytest.raises(JournalError, match="no run has begun"):
@@ -254,7 +246,7 @@ async def test_a_run_needs_a_beginning(journal: Journal) -> None:
 
 
 async def test_doubt_of_earlier_runs_is_logged(
-    database: str, journal: Journal, caplog: pytest.LogCaptureFixture
+    database: str, journal: LastingJournal, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A run that begins tells how many messages are in doubt, without those that are being sent."""
     await claim(journal, "given up", seconds=0)

@@ -12,12 +12,11 @@ from typing import Final
 import httpx
 import psycopg
 import pytest
+from claims import LATER, NUMBER, RECEIPT, SENT, UNSENT, LastingJournal, claim, entries
 from in_memory import Gateway, accept, ask, client_of, make_messages
 from moved_clock import until
 from pooler import pooling
 from postgres_server import PostgresServer, execute, serving
-from test_postgres import LATER, NUMBER, RECEIPT, SENT, UNSENT, claim, entries
-from test_postgres_runs import Journal
 
 from oca_sms_async import JournalError, Sent
 from oca_sms_async._journal import JournalEntry, Status
@@ -56,16 +55,16 @@ def place(server: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture
-async def journal(place: str) -> AsyncIterator[Journal]:
+async def journal(place: str) -> AsyncIterator[LastingJournal]:
     """A journal on the restless server, with more patience than a restart takes."""
-    async with Journal(place, name="acme", timeout=PATIENCE) as opened:
+    async with LastingJournal(place, name="acme", timeout=PATIENCE) as opened:
         yield opened
 
 
 @contextlib.asynccontextmanager
-async def hasty(place: str, *, timeout: float = 0.3) -> AsyncIterator[Journal]:
+async def hasty(place: str, *, timeout: float = 0.3) -> AsyncIterator[LastingJournal]:
     """Open a journal that gives up soon."""
-    async with Journal(place, name="acme", timeout=timeout) as opened:
+    async with LastingJournal(place, name="acme", timeout=timeout) as opened:
         yield opened
 
 
@@ -150,7 +149,7 @@ async def test_a_refused_role_fails_at_once(server: PostgresServer, place: str) 
             "user=nobody_here": "refused the role or its password",
             "dbname=nowhere": "there is no such database",
         }.items():
-            async with Journal(f"{place} {options}", name="acme", timeout=1000) as journal:
+            async with LastingJournal(f"{place} {options}", name="acme", timeout=1000) as journal:
                 for use in uses(journal):
                     await assert_fails(use, reason)
     finally:
@@ -166,7 +165,7 @@ async def test_a_server_without_a_free_connection(place: str) -> None:
         async with hasty(f"{place} user=limited") as journal:
             await assert_fails(lambda: journal.lookup("key"), "no connection left")
             await assert_fails(journal.begin_run, "no connection left")
-        async with Journal(f"{place} user=limited", name="acme", timeout=PATIENCE) as journal:
+        async with LastingJournal(f"{place} user=limited", name="acme", timeout=PATIENCE) as journal:
             waiting = journal.lookup_key("key", NUMBER, "text")
             await asyncio.sleep(0.05)
             execute(place, "ALTER ROLE limited CONNECTION LIMIT 10")
@@ -178,7 +177,7 @@ async def test_a_server_without_a_free_connection(place: str) -> None:
 # --- statements that fail -------------------------------------------------------------------------------------------
 
 
-async def test_a_read_only_server(place: str, journal: Journal) -> None:
+async def test_a_read_only_server(place: str, journal: LastingJournal) -> None:
     """A standby after a failover: the error names it, and the same journal goes on when the server takes writes."""
     found = await journal.lookup_key("key", NUMBER, "text")
     database = psycopg.conninfo.conninfo_to_dict(place)["dbname"]
@@ -188,7 +187,7 @@ async def test_a_read_only_server(place: str, journal: Journal) -> None:
         await assert_fails(lambda: other.intend(found), "read-only")
         await assert_fails(other.begin_run, "read-only")
     await journal.aclose()
-    async with Journal(place, name="acme", timeout=PATIENCE) as again:
+    async with LastingJournal(place, name="acme", timeout=PATIENCE) as again:
         waiting = again.intend(found)
         await asyncio.sleep(0.05)
         writing = f"{place} options='-c default_transaction_read_only=off'"
@@ -208,7 +207,7 @@ async def test_tables_that_were_harmed(place: str, harm: str, reason: str) -> No
     """Each statement tells what is wrong with them."""
     execute(place, "CREATE ROLE limited LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO limited")
     try:
-        async with Journal(f"{place} user=limited", name="acme") as journal:
+        async with LastingJournal(f"{place} user=limited", name="acme") as journal:
             found = await claim(journal)
             await journal.begin_run()
             execute(place, harm)
@@ -222,7 +221,7 @@ async def test_tables_that_were_harmed(place: str, harm: str, reason: str) -> No
 
 async def test_a_statement_time_out(place: str) -> None:
     """The server's own time-out is an error that says so, in a run and outside."""
-    async with Journal(f"{place} options='-c statement_timeout=50'", name="acme") as journal:
+    async with LastingJournal(f"{place} options='-c statement_timeout=50'", name="acme") as journal:
         found = await journal.lookup_key("key", NUMBER, "text")
         await journal.begin_run()
         of_run = await journal.lookup_next("other", NUMBER, "text")
@@ -234,7 +233,9 @@ async def test_a_statement_time_out(place: str) -> None:
         await assert_fails(lambda: journal.intend(of_run), "cancelled the statement")  # that run is over
 
 
-async def test_a_locked_table_costs_the_time_out_and_leaves_no_statement_behind(place: str, journal: Journal) -> None:
+async def test_a_locked_table_costs_the_time_out_and_leaves_no_statement_behind(
+    place: str, journal: LastingJournal
+) -> None:
     """A migration that holds the table: the error comes in time, and the server gives up what nobody waits for."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     found = [await journal.lookup_key(str(it), NUMBER, "text") for it in range(10)]
@@ -257,7 +258,7 @@ async def test_a_commit_is_durable_whatever_the_database_prefers(place: str, ser
     """With `synchronous_commit` off, a crash right after a claim and an outcome loses neither."""
     database = psycopg.conninfo.conninfo_to_dict(place)["dbname"]
     execute(place, f"ALTER DATABASE {database} SET synchronous_commit = off")
-    async with Journal(place, name="acme", timeout=PATIENCE) as journal:
+    async with LastingJournal(place, name="acme", timeout=PATIENCE) as journal:
         await journal.begin_run()
         run = [await journal.lookup_next(f"run {it}", NUMBER, "text") for it in range(2)]
         one, _ = await claim(journal, "one"), await claim(journal, "two")
@@ -273,7 +274,7 @@ async def test_a_commit_is_durable_whatever_the_database_prefers(place: str, ser
 # --- connections that are lost --------------------------------------------------------------------------------------
 
 
-async def test_a_restart_costs_only_time(place: str, server: PostgresServer, journal: Journal) -> None:
+async def test_a_restart_costs_only_time(place: str, server: PostgresServer, journal: LastingJournal) -> None:
     """Keyed sends go on over a restart: the claims before it are kept, and the statements under way are repeated."""
     before = [await claim(journal, str(it)) for it in range(8)]
     await asyncio.to_thread(server.stop)
@@ -299,7 +300,7 @@ async def test_a_server_that_stays_away_is_told_in_time_and_noticed_when_it_is_b
         assert await journal.lookup("key") == SENT
 
 
-async def test_connections_that_an_administrator_ends_are_replaced(place: str, journal: Journal) -> None:
+async def test_connections_that_an_administrator_ends_are_replaced(place: str, journal: LastingJournal) -> None:
     """A killed backend is no error of a send, even in the middle of its statement."""
     mine = "datname = current_database() AND pid <> pg_backend_pid()"
     await asyncio.gather(*(claim(journal, str(it)) for it in range(8)))
@@ -320,7 +321,7 @@ async def test_connections_that_died_in_silence_are_noticed(
     place: str, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A firewall that forgets idle connections: the next use checks the first one, and takes a new one in time."""
-    async with Journal(place, name="acme", timeout=2.0) as journal:
+    async with LastingJournal(place, name="acme", timeout=2.0) as journal:
         await asyncio.gather(*(claim(journal, str(it)) for it in range(8)))
         server.freeze()
         await assert_fails(lambda: journal.lookup("0"), "did not answer in time")  # it was in use a moment ago
@@ -333,7 +334,7 @@ async def test_connections_that_died_in_silence_are_noticed(
 
 
 async def test_a_run_without_its_connection_stops_and_its_outcomes_are_kept(
-    place: str, server: PostgresServer, journal: Journal
+    place: str, server: PostgresServer, journal: LastingJournal
 ) -> None:
     """The server restarts in mid-run: the run stops by a `JournalError` and claims no more, and messages that are on
     the wire are settled when the server is back.
@@ -372,13 +373,13 @@ async def test_a_run_whose_connection_says_nothing_stops_in_time(place: str, ser
         assert await journal.lookup("key") is None
 
 
-async def test_a_killed_connection_ends_the_run_before_its_next_write(place: str, journal: Journal) -> None:
+async def test_a_killed_connection_ends_the_run_before_its_next_write(place: str, journal: LastingJournal) -> None:
     """Another run may have the name by then, so nothing of the first one's is written."""
     await journal.begin_run()
     found = await journal.lookup_next(None, NUMBER, "text")
     locked = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
     execute(place, locked)
-    async with Journal(place, name="acme") as other:
+    async with LastingJournal(place, name="acme") as other:
         await other.begin_run()
         await assert_fails(lambda: journal.intend(found), "lost")
         await assert_fails(lambda: journal.find(found, RECEIPT), "lost")
@@ -393,7 +394,7 @@ async def test_keyed_sends_go_through_a_pooler_in_transaction_mode(postgres: Pos
     database = psycopg.conninfo.conninfo_to_dict(postgres.create_database())["dbname"]
     async with pooling(postgres.folder, tmp_path, size=2, latest_first=False) as pooler:
         place = f"host={tmp_path} user=postgres dbname={database}"
-        async with Journal(place, name="acme") as journal, Journal(place, name="acme") as other:
+        async with LastingJournal(place, name="acme") as journal, LastingJournal(place, name="acme") as other:
             await asyncio.gather(journal.setup(), other.setup())
             for each in (journal, other):
                 found = await asyncio.gather(*(each.lookup_key(str(it), NUMBER, "text") for it in range(20)))
@@ -413,7 +414,7 @@ async def test_a_run_through_a_pooler_is_refused(
     database = psycopg.conninfo.conninfo_to_dict(postgres.create_database("with_tables"))["dbname"]
     async with (
         pooling(postgres.folder, tmp_path, size=2, latest_first=latest_first),
-        Journal(f"host={tmp_path} user=postgres dbname={database}", name="acme") as journal,
+        LastingJournal(f"host={tmp_path} user=postgres dbname={database}", name="acme") as journal,
     ):
 
         async def begin() -> None:

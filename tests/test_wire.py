@@ -357,6 +357,12 @@ def test_history_that_is_no_array(body: object) -> None:
     assert str(error_of("history", 200, json.dumps(body).encode()).__cause__) == "not an array"
 
 
+def test_an_answer_that_is_too_long_says_how_to_go_on() -> None:
+    """A history that cannot be held names the way to single messages; a lost receipt has no such way."""
+    assert "ask for single messages by status(msg_uid)" in str(error_of("history", 200, None))
+    assert "status(msg_uid)" not in str(error_of("send", 200, None))
+
+
 def test_byte_order_mark_and_stray_bytes_lose_no_receipt() -> None:
     """A receipt is read past a byte order mark and past bytes that are not UTF-8."""
     assert read("send", 200, b'\xef\xbb\xbf{"msg_uid": "a", "status": "s\xffnt"}') == SendReceipt("a", "s�nt")

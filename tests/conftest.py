@@ -1,6 +1,7 @@
 """The fixtures of all tests: a sandbox on a real socket, and a client of it that does not wait."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -14,6 +15,9 @@ from oca_sms_async.sandbox import Sandbox
 
 if sys.platform != "win32":  # where uvloop does not run
     import uvloop
+
+if hasattr(signal, "SIGHUP"):  # `nohup` and some CI runners ignore it, and each process of a test would inherit that
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 pytest_plugins = ["pytester", "command", "postgres_server"]
 

@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 from each_api import connect
+from hypothesis import HealthCheck, settings
 
 from oca_sms_async import AsyncOcaSms, _dispatch
 from oca_sms_async.aiohttp import aiohttp_client
@@ -18,6 +19,11 @@ if sys.platform != "win32":  # where uvloop does not run
 
 if hasattr(signal, "SIGHUP"):  # `nohup` and some CI runners ignore it, and each process of a test would inherit that
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# The first text that Hypothesis draws on a fresh machine takes a second, for its table of characters. That says nothing
+# about a test's strategies.
+settings.register_profile("suite", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 pytest_plugins = ["pytester", "command", "postgres_server"]
 

@@ -1,5 +1,6 @@
 """`oca-sms bulk`: its checks, its messages, the outcome of each row, and the next run with the same journal."""
 
+import asyncio
 import codecs
 import itertools
 import json
@@ -7,7 +8,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -734,6 +735,24 @@ def test_dedupe_with_the_journal_of_a_run_without_it(bulk: Bulk, served: Sandbox
     assert bulk(file, "--journal", journal, "--dedupe", "--out", out).status == 0
     assert read_words(out) == ["sent"] * 6
     assert list_recipients(served) == [spell_e164(it) for it in (1, 1, 1, 1, 2, 3)]
+
+
+def test_a_duplicate_at_the_end_has_its_line(bulk: Bulk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run waits for the journal's answer about its last row, also if that row is a duplicate."""
+    original = SqliteJournal.lookup_next
+
+    async def answer_late(answer: Awaitable[Any]) -> Any:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return await answer
+
+    def look_up_late(self: SqliteJournal, *given: Any) -> Any:
+        return asyncio.ensure_future(answer_late(original(self, *given)))
+
+    monkeypatch.setattr(SqliteJournal, "lookup_next", look_up_late)
+    file, out = write_csv(tmp_path / "rows.csv", make_row(1), make_row(1)), tmp_path / "out"
+    assert bulk(file, "--dedupe", "--journal", tmp_path / "journal", "--out", out).status == 0
+    assert read_words(out) == ["sent", "skipped"]
 
 
 def test_many_bad_rows_are_named_and_counted(bulk: Bulk, tmp_path: Path) -> None:

@@ -388,3 +388,14 @@ async def test_no_request_troubles_the_control_paths(
         url = httpx.URL("http://localhost", raw_path=path.encode()).copy_merge_params(query)
         response = await client.request(method, url, headers=list(headers.items()), content=body)
     assert response.status_code < 500
+
+
+async def test_a_refusal_is_an_event_at_once(
+    control: httpx.AsyncClient, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream does not wait for its tick to tell of a refused request."""
+    monkeypatch.setattr(_control, "_TICK", 3600.0)
+    async with contextlib.aclosing(events(control)) as stream, asyncio.timeout(60):
+        await anext(stream)
+        await control.get("/api/v1/sms")
+        assert (await anext(stream))["statistics"]["refused"] == {"missing-authorization": 1}

@@ -1,4 +1,4 @@
-"""The pytest plugin: its fixtures serve every kind of test, leave nothing behind, and cost nothing when unused."""
+"""The pytest plugin: it serves every kind of test, leaves nothing behind, and costs nothing when unused."""
 
 import os
 import subprocess
@@ -78,7 +78,7 @@ def run(project: pytest.Pytester, *options: str) -> pytest.RunResult:
     ],
 )
 def test_async_tests_send_to_a_sandbox_each(project: pytest.Pytester, mark: str, options: list[str]) -> None:
-    """Under every plugin for async tests, each test has a sandbox of its own with working knobs, and leaves nothing."""
+    """Under every plugin for async tests, each test has a sandbox with working knobs. It leaves nothing."""
     project.makepyfile(test_1=SENDING.format(mark=mark), test_2=COLLECTING)
     result = run(project, *options)
     result.assert_outcomes(passed=3)
@@ -86,7 +86,7 @@ def test_async_tests_send_to_a_sandbox_each(project: pytest.Pytester, mark: str,
 
 
 def test_plain_tests_send_from_loops_of_their_own(project: pytest.Pytester) -> None:
-    """A test that is no coroutine may run one loop after another with the same client, and leaves nothing."""
+    """A plain test may run one loop after another with the same client. It leaves nothing."""
     project.makepyfile(
         test_1="""
         import asyncio
@@ -113,7 +113,7 @@ def test_plain_tests_send_from_loops_of_their_own(project: pytest.Pytester) -> N
 
 
 def test_a_failing_test_leaves_nothing(project: pytest.Pytester) -> None:
-    """After a test that fails with a request under way, the address and the client are closed and no thread is left."""
+    """A test may fail with a request under way. Address and client are closed then, and no thread is left."""
     project.makepyfile(
         test_1="""
         import asyncio
@@ -148,7 +148,7 @@ def test_a_failing_test_leaves_nothing(project: pytest.Pytester) -> None:
 
 
 def test_the_client_waits_for_nothing(project: pytest.Pytester) -> None:
-    """In a loop with a stopped clock, sends that may take no time repeat and follow on one another."""
+    """In a loop with a stopped clock, sends that may take no time repeat and follow each other."""
     project.makepyfile("""
         import asyncio
 
@@ -183,7 +183,7 @@ def test_a_missing_extra_is_named(project: pytest.Pytester) -> None:
 
 
 def test_unused_fixtures_import_nothing() -> None:
-    """Loading the plugin loads one module more than the package and pytest have loaded already."""
+    """Loading the plugin loads one module beside the package and pytest."""
     script = """
 import sys, oca_sms_async, pytest
 before = set(sys.modules)
@@ -220,7 +220,7 @@ def test_the_plugin_can_be_turned_off(project: pytest.Pytester) -> None:
 
 
 def test_an_installed_wheel_is_all_it_takes(tmp_path: Path) -> None:
-    """In a fresh environment with the wheel, its extra and pytest, a test that names the fixtures passes."""
+    """A fresh environment has the wheel, its extra and pytest. A test that names the fixtures passes there."""
     subprocess.run([sys.executable, "-m", "venv", tmp_path], check=True)
     # Isolated, or PYTHONPATH would lead back here.
     python = [str(tmp_path / ("Scripts" if sys.platform == "win32" else "bin") / "python"), "-I", "-m"]

@@ -12,7 +12,7 @@ _PHONE_CHARACTERS: Final = re.compile(r"\+?[0-9]+")
 
 
 def read_parameters(content_type: str | None, body: bytes) -> dict[str, Any]:
-    """Return the members of a JSON object; none where the body is no object or its type is not JSON."""
+    """Return the members of a JSON object, or nothing where the body is not an object or its type is not JSON."""
     if (content_type or "").partition(";")[0].strip().lower() != "application/json":
         return {}
     try:
@@ -48,7 +48,7 @@ def check_text(value: object) -> str | Complaint:
 
 
 def guess_phone(value: object) -> str:
-    """Return the recipient of a refused send: as E.164 if possible, else as it came, or "" for no number at all."""
+    """Return the recipient of a refused send: as E.164 if possible, else as it came, or "" without a number."""
     phone = check_phone(value)
     if isinstance(phone, str):
         return phone

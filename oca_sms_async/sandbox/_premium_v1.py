@@ -1,4 +1,4 @@
-"""SMS Premium V1 as the vendor documents it: a sender of one's own, a flat record, and no history."""
+"""SMS Premium V1 as the vendor documents it: a sender's name, a flat record, and no history."""
 
 import uuid
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ def _refuse(refusal: Refusal) -> Answer:
 
 
 def _write_receipt(message: Message) -> Answer:
-    """Return the receipt, whose `sender_id` is True where other APIs have a status."""
+    """Return the receipt. Its `sender_id` is True where other APIs have a status."""
     return Answer(200, {"sender_id": True, "msg_id": message.msg_uid})
 
 

@@ -1,4 +1,4 @@
-"""The guard against other sites: their pages can make a developer's browser ask any server on the machine."""
+"""The guard against other sites. Their pages can make a developer's browser ask any server on the machine."""
 
 import ipaddress
 from collections.abc import Awaitable, Callable
@@ -37,12 +37,12 @@ def same_site(endpoint: Endpoint) -> Endpoint:
 
 
 def complaint(status: int, line: str) -> Response:
-    """Return an answer that says in a line why a request to the sandbox's own paths is refused."""
+    """Return the refusal of a request to the sandbox's own paths, with its reason in a line."""
     return JSONResponse({"error": line}, status)
 
 
 def is_own_host(request: Request) -> bool:
-    """Tell whether `Host` names this machine, and cannot belong to a site's domain that leads here (DNS rebinding).
+    """Tell whether `Host` names this machine. A site's own domain may lead here too (DNS rebinding), and does not.
 
     Names without a dot and in `.local` are given by the network. They count only beyond the loopback, where the
     machines of that network can reach the sandbox anyway.

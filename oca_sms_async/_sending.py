@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
+from attrs import evolve
+
 from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._deadline import Deadline, find_deadline
 from oca_sms_async._dispatch import Dispatcher
@@ -46,7 +48,7 @@ class Sender:
 
     async def _request(self, request: Request[SendReceipt], options: CallOptions, call: CallState) -> SendReceipt:
         receipt = await self._dispatcher.request(request, options, call)
-        return SendReceipt(receipt.msg_uid, receipt.status, call.attempts)
+        return receipt if call.attempts == 1 else evolve(receipt, attempts=call.attempts)
 
     async def send_sms(self, sms: Sms, call: CallState) -> SendReceipt:
         """Send one message of a bulk."""

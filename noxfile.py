@@ -135,6 +135,14 @@ def typing(session: nox.Session) -> None:
     session.run("mypy", f"--python-version={sys.version_info.major}.{sys.version_info.minor}")
 
 
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Check the types of the examples, and run their tests; arguments after `--` go to pytest."""
+    install(session, "examples")
+    session.run("mypy", f"--python-version={sys.version_info.major}.{sys.version_info.minor}", "examples")
+    session.run("python", "-m", "pytest", "examples", *session.posargs)
+
+
 BENCHMARKS = ("bulk", "latency", "pace", "limiter", "keyed", "campaign", "memory", "growth", "import_time")
 
 

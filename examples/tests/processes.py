@@ -1,0 +1,56 @@
+"""Servers and workers in processes of their own, for the tests of the examples."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from oca_sms_async.sandbox import Sandbox
+
+EXAMPLES: Final = Path(__file__).parent.parent
+PATIENCE: Final = 60  # seconds, after which a process hangs
+_ADDRESS: Final = re.compile(r"running on (http://\S+)")
+
+Start = Callable[..., str]
+
+
+@pytest.fixture
+def start(oca_sms_sandbox: Sandbox) -> Iterator[Start]:
+    """A function that starts uvicorn with some arguments and variables, and returns its address.
+
+    The processes end with the test.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def begin(*arguments: str, **variables: str) -> str:
+            command = [sys.executable, "-m", "uvicorn", "--port", "0", "--no-access-log", *arguments]
+            environ = os.environ | oca_sms_sandbox.environment() | {"PYTHONPATH": str(EXAMPLES)} | variables
+            process = stack.enter_context(
+                subprocess.Popen(command, env=environ, cwd=EXAMPLES, stderr=subprocess.PIPE, text=True)
+            )
+            stack.callback(process.terminate)
+            return _read_address(process)
+
+        yield begin
+
+
+def _read_address(process: subprocess.Popen[str]) -> str:
+    """Return the address that uvicorn prints once it listens, which is after the application's start."""
+    assert process.stderr is not None
+    watchdog = threading.Timer(PATIENCE, process.kill)
+    watchdog.start()
+    written = ""
+    try:
+        for line in process.stderr:
+            written += line
+            if found := _ADDRESS.search(line):
+                return found[1]
+    finally:
+        watchdog.cancel()
+    pytest.fail(f"uvicorn did not start; it wrote {written}")

@@ -54,3 +54,26 @@ def _read_address(process: subprocess.Popen[str]) -> str:
     finally:
         watchdog.cancel()
     pytest.fail(f"uvicorn did not start; it wrote {written}")
+
+
+@contextlib.contextmanager
+def run_worker(application: str, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a Celery worker with one process, for the length of a block. Its log has all that Celery can tell."""
+    options = ["--concurrency", "1", "--pool", "prefork", "--without-gossip", "--without-mingle"]
+    options += ["--loglevel", "DEBUG", "--logfile", str(log)]
+    command = [sys.executable, "-m", "celery", "--app", application, "worker", *options]
+    environ = os.environ | {"PYTHONPATH": str(EXAMPLES)} | variables
+    with subprocess.Popen(command, env=environ, cwd=EXAMPLES) as worker:
+        try:
+            yield worker
+        finally:
+            worker.terminate()
+            try:
+                worker.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split())]

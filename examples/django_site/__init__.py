@@ -1,0 +1,1 @@
+"""A Django site whose asynchronous view sends an SMS."""

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,24 +15,26 @@ from oca_sms_async.sandbox import Sandbox
 
 EXAMPLES: Final = Path(__file__).parent.parent
 PATIENCE: Final = 60  # seconds, after which a process hangs
-_ADDRESS: Final = re.compile(r"running on (http://\S+)")
+_ADDRESS: Final = re.compile(r"http://[a-z0-9.]+:[0-9]+")
 
+Launch = Callable[[Sequence[str], Mapping[str, str]], str]
 Start = Callable[..., str]
 
 
 @pytest.fixture
-def start(oca_sms_sandbox: Sandbox) -> Iterator[Start]:
-    """A function that starts uvicorn with some arguments and variables, and returns its address.
+def launch() -> Iterator[Launch]:
+    """A function that starts a command with some variables, and returns the address that it prints once it listens.
 
     The processes end with the test.
     """
     with contextlib.ExitStack() as stack:
 
-        def begin(*arguments: str, **variables: str) -> str:
-            command = [sys.executable, "-m", "uvicorn", "--port", "0", "--no-access-log", *arguments]
-            environ = os.environ | oca_sms_sandbox.environment() | {"PYTHONPATH": str(EXAMPLES)} | variables
+        def begin(command: Sequence[str], variables: Mapping[str, str]) -> str:
+            environ = os.environ | {"PYTHONPATH": str(EXAMPLES), **variables}
             process = stack.enter_context(
-                subprocess.Popen(command, env=environ, cwd=EXAMPLES, stderr=subprocess.PIPE, text=True)
+                subprocess.Popen(
+                    command, env=environ, cwd=EXAMPLES, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                )
             )
             stack.callback(process.terminate)
             return _read_address(process)
@@ -40,20 +42,30 @@ def start(oca_sms_sandbox: Sandbox) -> Iterator[Start]:
         yield begin
 
 
+@pytest.fixture
+def start(launch: Launch, oca_sms_sandbox: Sandbox) -> Start:
+    """A function that starts uvicorn on the sandbox, with some arguments and variables, and returns its address."""
+
+    def begin(*arguments: str, **variables: str) -> str:
+        command = [sys.executable, "-m", "uvicorn", "--port", "0", "--no-access-log", *arguments]
+        return launch(command, oca_sms_sandbox.environment() | variables)
+
+    return begin
+
+
 def _read_address(process: subprocess.Popen[str]) -> str:
-    """Return the address that uvicorn prints once it listens, which is after the application's start."""
-    assert process.stderr is not None
+    assert process.stdout is not None
     watchdog = threading.Timer(PATIENCE, process.kill)
     watchdog.start()
     written = ""
     try:
-        for line in process.stderr:
+        for line in process.stdout:
             written += line
             if found := _ADDRESS.search(line):
-                return found[1]
+                return found[0]
     finally:
         watchdog.cancel()
-    pytest.fail(f"uvicorn did not start; it wrote {written}")
+    pytest.fail(f"the process gave no address; it wrote {written}")
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -361,9 +362,12 @@ async def ask(addresses: list[str], path: str, *bodies: dict[str, Any]) -> list[
         return await asyncio.gather(*calls)
 
 
-async def test_two_processes_and_requests_at_once(settings: Settled, start: Start, oca_sms_sandbox: Sandbox) -> None:
+async def test_two_processes_and_requests_at_once(
+    settings: Settled, start: Start, oca_sms_sandbox: Sandbox, tmp_path: Path
+) -> None:
     """A double click sends one SMS, guesses at once get five tries in all, and a right code is right once."""
     oca_sms_sandbox.latency = 0.1  # the second click comes while the first one's SMS is on its way
+    settings["PROMETHEUS_MULTIPROC_DIR"] = str(tmp_path)
     servers = [start("--factory", "otp_service.app:create_app", **settings) for _ in range(2)]
 
     login = str(uuid4())
@@ -387,3 +391,9 @@ async def test_two_processes_and_requests_at_once(settings: Settled, start: Star
     (login,) = (page["login"] for page, answer in zip(pages, asked, strict=True) if answer.status_code == 202)
     right = {"login": login, "code": oca_sms_sandbox.inbox.code("081234567891")}
     assert Counter(answer.status_code for answer in await ask(servers, "verify", *[right] * 4)) == {200: 1, 410: 3}
+
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for server in servers:  # each tells the counts of both
+            lines = (await client.get(f"{server}/metrics")).text.splitlines()
+            assert 'otp_guesses_total{status="over"} 19.0' in lines
+            assert 'otp_sms_total{error="",outcome="sent"} 2.0' in lines

@@ -16,7 +16,7 @@ from oca_sms_async import AsyncOcaSms, Failed, SendReceipt, Sent, Skipped, Sms, 
 
 TEXT: Final = "Acme: halo {name}, diskon 20 persen sampai Minggu di semua toko. Balas STOP untuk berhenti."
 JAKARTA: Final = timezone(timedelta(hours=7), "WIB")
-EVENING: Final = 20  # o'clock; nobody wants an advertisement at night
+EVENING: Final = 20  # o'clock; an advertisement at night annoys
 
 
 def read_messages(file: Path, campaign: str, until: datetime) -> Iterator[Sms]:
@@ -48,7 +48,7 @@ async def run_campaign(campaign: str, file: Path, until: datetime) -> Counter[st
                     case Skipped():
                         counts["not attempted"] += 1
                     case Failed(sms, error) if error.may_have_been_sent:
-                        counts["unknown"] += 1  # not sent again: two advertisements annoy more than none
+                        counts["unknown"] += 1  # not sent again: a second copy would annoy more than a missing one
                         print("unknown", sms.key, error)
                     case Failed(sms, error):
                         counts["failed"] += 1  # the next run tries it again

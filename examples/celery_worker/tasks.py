@@ -35,7 +35,7 @@ app.conf.update(
     broker_url=os.environ.get("CELERY_BROKER_URL", "redis://127.0.0.1:6379/0"),
     result_backend=os.environ.get("CELERY_RESULT_BACKEND"),
     task_acks_late=True,  # a job is done when it has ended, not when it begins: else a killed worker loses it
-    task_reject_on_worker_lost=True,  # without this, Celery counts a job whose process was killed as done
+    task_reject_on_worker_lost=True,  # without this, a job is done for Celery when its process is killed
     worker_prefetch_multiplier=1,  # an idle worker takes the next job, not one that holds a queue of them
 )
 
@@ -87,9 +87,9 @@ def send_sms(self: Task[Any, Any], key: str, phone: str, text: str, expires_at: 
 
 
 def enqueue(key: str, phone: str, text: str, expires_at: datetime) -> AsyncResult[str]:
-    """Put one SMS into the queue. The key is your name of the message, such as `order-17-shipped`.
+    """Put one SMS into the queue. The key is your name of the message, for example `order-17-shipped`.
 
-    `expires_at` is aware. An SMS about a parcel is worse than none if a broken queue sends it three days later.
+    `expires_at` is aware. After it, a queue that was broken for days sends no stale news.
     """
     return send_sms.apply_async((key, phone, text, expires_at), **_hide(key))
 

@@ -1,1 +1,1 @@
-"""A Django site whose asynchronous view sends an SMS."""
+"""A Django site with an asynchronous view that sends an SMS."""

@@ -69,8 +69,8 @@ def get_metrics(request: Request) -> Metrics:
 def find_address(request: Request) -> str:
     """Return the address that limits count: one IPv4 address, or the /64 that one IPv6 subscriber has.
 
-    X-Forwarded-For is not read here: anybody can write one. uvicorn reads it if it comes from your own proxy, named by
-    `--forwarded-allow-ips`.
+    X-Forwarded-For is not read here: every caller can write one. uvicorn reads it if it comes from your own proxy,
+    named by `--forwarded-allow-ips`.
     """
     host = request.client.host if request.client else ""
     try:
@@ -125,7 +125,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> FastAPI:
 async def send(wanted: SendRequest, service: Service, metrics: Counts, address: Address) -> JSONResponse:
     """Send a code. The same login again gets the same answer, and sends nothing.
 
-    The answer is the same for a number that has an account with you and for one that has none. Keep it so.
+    The answer does not depend on accounts: it must not tell strangers which numbers have one with you.
     """
     try:
         status = await service.send(wanted.login, wanted.phone, address)

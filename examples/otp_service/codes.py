@@ -24,7 +24,7 @@ def digest(secret: bytes, purpose: str, *parts: str) -> bytes:
 def write_text(brand: str, domain: str, code: str) -> str:
     """Return the text of an SMS.
 
-    The brand comes first: Telkomsel blocks an OTP without one, and the user sees whose code it is. The last line binds
+    The brand comes first: Telkomsel blocks an OTP without one, and the user sees its sender. The last line binds
     the code to the page's host. Browsers (WebOTP) and iOS fill it in there only, and not on a page that imitates it.
     """
     sentence = f"{brand}: kode Anda {code}, berlaku {LIFETIME} menit. Jangan berikan kepada siapa pun."

@@ -1,4 +1,4 @@
-"""The rules: who gets a code, what became of it, and whether a guess is right. No HTTP."""
+"""The rules: the sending of codes, their outcomes, and the checks of guesses. No HTTP."""
 
 import hmac
 import logging
@@ -117,7 +117,7 @@ class OtpService:
         return "sent"
 
     async def _look_up(self, login: UUID, number: str) -> Status:
-        """Return what became of the newest code of a login, whichever worker sent it: the journal is shared."""
+        """Return the outcome of a login's newest code. All workers share the journal, so any of them can answer."""
         async with self._pool.connection() as connection:
             known = await store.find(connection, login)
         if known is None or known.phone != number:

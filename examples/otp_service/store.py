@@ -128,7 +128,7 @@ async def give_back(connection: Connection, limits: Iterable[Limit]) -> None:
 
 
 async def take_try(connection: Connection, login: UUID) -> Guess | None:
-    """Take one try of a live code; None if there is none: unknown, used, expired, or out of tries."""
+    """Take one try of a code, and return it. None for a login that is unknown, used, expired or out of tries."""
     statement = """
         UPDATE otp_login SET tries = tries + 1
         WHERE login = %(login)s AND used_at IS NULL AND expires_at > now() AND tries < %(most)s

@@ -166,7 +166,7 @@ def test_a_code_expires(page: Page, oca_sms_sandbox: Sandbox, wait: Callable[[st
 
 
 def test_the_cool_down_of_a_number(http: TestClient, page: Page, wait: Callable[[str], None]) -> None:
-    """A number gets one SMS a minute, from whichever page and in whichever spelling; the answer says when."""
+    """A number gets one SMS a minute, from all pages and in all spellings; the answer says when the next may come."""
     page.send()
     wait("2 s")
     for refused in (Page(http, "+62 812-3456-7890").send(), page.resend()):
@@ -186,7 +186,7 @@ def test_the_cool_down_of_an_address(http: TestClient, wait: Callable[[str], Non
 
 
 def test_a_caller_does_not_choose_its_address(http: TestClient) -> None:
-    """A header that anybody can write frees nobody from the cool-down of the address."""
+    """A header that every caller can write does not end the cool-down of its address."""
     assert Page(http).send().status_code == 202
     body = {"login": str(uuid4()), "phone": "081234567891"}
     assert http.post("/send", json=body, headers={"X-Forwarded-For": "198.51.100.9"}).status_code == 429
@@ -225,7 +225,7 @@ def test_the_cap_a_day(page: Page, oca_sms_sandbox: Sandbox, wait: Callable[[str
 
 
 def test_the_cap_of_all_numbers(http: TestClient, page: Page, settings: Settled, oca_sms_sandbox: Sandbox) -> None:
-    """When the day's budget is spent, nobody gets an SMS, and the metrics say why."""
+    """When the day's budget is spent, no more SMS are sent, and the metrics say why."""
     page.send()
     execute(
         settings["OTP_DATABASE"],

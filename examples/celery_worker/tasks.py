@@ -27,6 +27,7 @@ from oca_sms_async import (
 from oca_sms_async.postgres import PostgresJournal, PostgresTokenBucket
 
 RATE: Final = 22.0  # requests a second of the whole account
+TIMEOUT: Final = 4.0  # seconds for an attempt; as long, a job that comes again waits for the process that had it
 PROCESSES: Final = 8  # of all workers; they share the rate out while PostgreSQL is away
 HOPELESS: Final = (InvalidMessageError, InvalidRequestError, ExpiredError)  # the next try would end in the same way
 
@@ -56,7 +57,7 @@ def connect() -> tuple[BlockingPortal, AsyncOcaSms]:
     _opened.enter_context(portal.wrap_async_context_manager(journal))
     limiter = PostgresTokenBucket(database, name="oca", rate=RATE, fallback=TokenBucket(RATE / PROCESSES))
     _opened.callback(portal.call, limiter.aclose)
-    client = AsyncOcaSms.from_env(journal=journal, limiter=limiter)
+    client = AsyncOcaSms.from_env(journal=journal, limiter=limiter, timeout=TIMEOUT)
     return portal, _opened.enter_context(portal.wrap_async_context_manager(client))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +18,14 @@ from oca_sms_async import check_message, segments
 from oca_sms_async.sandbox import Sandbox
 from postgres_server import execute
 
+from otp_service import service
 from otp_service.app import create_app
 from otp_service.codes import digest, draw_code, write_text
 from otp_service.create_tables import create_tables
 from otp_service.service import ALL_A_DAY, COOL_DOWN, NUMBER_A_DAY
 from otp_service.settings import Settings
 from otp_service.store import MOST_TRIES
-from processes import Start
+from processes import PATIENCE, Start
 
 PHONE: Final = "081234567890"
 E164: Final = "+6281234567890"
@@ -81,13 +83,14 @@ def page(http: TestClient) -> Page:
 def wait(settings: Settled) -> Callable[[str], None]:
     """A function that lets time pass: it moves all that the database knows into the past."""
 
-    def move(time: str) -> None:
-        database = settings["OTP_DATABASE"]
-        execute(database, f"UPDATE otp_login SET expires_at = expires_at - interval '{time}'")
-        execute(
-            database,
-            f"UPDATE otp_limit SET free_at = free_at - interval '{time}', resets_at = resets_at - interval '{time}'",
-        )
+    def move(length: str) -> None:
+        for table, columns in {
+            "otp_login": ["expires_at"],
+            "otp_limit": ["free_at", "resets_at"],
+            "oca_sms_message": ["ended"],
+        }.items():
+            moves = ", ".join(f"{column} = {column} - interval '{length}'" for column in columns)
+            execute(settings["OTP_DATABASE"], f"UPDATE {table} SET {moves}")
 
     return move
 
@@ -106,6 +109,7 @@ def test_a_user_logs_in(page: Page, oca_sms_sandbox: Sandbox) -> None:
     assert (verified.status_code, verified.json()) == (200, {"status": "verified", "phone": E164})
     again = page.verify(code)
     assert (again.status_code, again.json()) == (410, {"status": "over"})
+    assert page.resend().status_code == 410
 
 
 def test_the_text_suits_browsers_and_networks(page: Page, oca_sms_sandbox: Sandbox) -> None:
@@ -260,12 +264,21 @@ def test_a_code_that_was_not_sent_costs_nothing(
     oca_sms_sandbox.quota = 0
     assert (page.send().status_code, page.send().json()) == (503, {"status": "not-sent", "retry_after": 0})
     for _ in range(NUMBER_A_DAY):
+        assert page.resend().json() == {"status": "wait", "retry_after": 1}  # of the address
         wait("1 s")
         assert page.resend().status_code == 503
+    assert page.send().json()["status"] == "not-sent"  # the journal's word on the newest code
     oca_sms_sandbox.quota = None
     wait("1 s")
     assert page.resend().json()["status"] == "sent"
     assert page.verify(oca_sms_sandbox.inbox.code(PHONE)).status_code == 200
+
+
+def test_a_code_does_not_leave_late(page: Page, oca_sms_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the user's patience is over, the code is not sent, and the page may ask again."""
+    monkeypatch.setattr(service, "PATIENCE", 1e-9)
+    assert page.send().json()["status"] == "not-sent"
+    assert len(oca_sms_sandbox.inbox) == 0
 
 
 def test_a_number_that_the_gateway_refuses_counts(page: Page, oca_sms_sandbox: Sandbox) -> None:
@@ -305,15 +318,24 @@ def test_metrics(http: TestClient, page: Page, oca_sms_sandbox: Sandbox) -> None
 
 
 def test_old_numbers_are_forgotten(settings: Settled, wait: Callable[[str], None]) -> None:
-    """A day after its code expired, a service that starts or goes on forgets a login and its limits."""
+    """A service that starts or goes on forgets the logins, limits and keys of two days ago, and keeps newer ones."""
+    database = settings["OTP_DATABASE"]
     with TestClient(create_app(settings)) as client:
         Page(client).send()
-    wait("2 days")
+    wait("1 day")
     with TestClient(create_app(settings)) as client:
-        client.get("/metrics")
-        later = Page(client, "081234567891")
-        later.send()
-    assert execute(settings["OTP_DATABASE"], "SELECT login FROM otp_login") == [(UUID(later.login),)]
+        recent = Page(client, "081234567891")
+        recent.send()
+    wait("1441 minutes")
+    with TestClient(create_app(settings)):
+        give_up = time.monotonic() + PATIENCE
+        while execute(database, "SELECT login FROM otp_login") != [(UUID(recent.login),)]:
+            assert time.monotonic() < give_up, "the old login is still there"
+            time.sleep(0.01)
+        while execute(database, "SELECT count(*) FROM oca_sms_message") != [(1,)]:
+            assert time.monotonic() < give_up, "the old key is still there"
+            time.sleep(0.01)
+    assert execute(database, "SELECT count(*) FROM otp_limit") == [(0,)]
 
 
 def test_while_postgresql_is_away(settings: Settled, oca_sms_sandbox: Sandbox) -> None:

@@ -15,10 +15,10 @@ from typing import Annotated, Final, Literal
 import psycopg
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
-from oca_sms_async import AsyncOcaSms, JournalError, TokenBucket
+from oca_sms_async import AsyncOcaSms, JournalError, TokenBucket, normalize_phone
 from oca_sms_async.postgres import PostgresJournal, PostgresTokenBucket
 from psycopg_pool import AsyncConnectionPool
-from pydantic import UUID4, BaseModel, BeforeValidator, StringConstraints
+from pydantic import UUID4, AfterValidator, BaseModel, BeforeValidator, StringConstraints
 
 from otp_service.codes import DIGITS
 from otp_service.metrics import Metrics
@@ -36,7 +36,7 @@ class SendRequest(BaseModel):
     """The page's form. `login` is its own `crypto.randomUUID()`, made once when the page shows the form."""
 
     login: UUID4
-    phone: Annotated[str, StringConstraints(max_length=32)]
+    phone: Annotated[str, StringConstraints(max_length=32), AfterValidator(normalize_phone)]
 
 
 class ResendRequest(BaseModel):
@@ -70,7 +70,7 @@ def find_address(request: Request) -> str:
     """Return the address that limits count: one IPv4 address, or the /64 that one IPv6 subscriber has.
 
     X-Forwarded-For is not read here: every caller can write one. uvicorn reads it if it comes from your own proxy,
-    named by `--forwarded-allow-ips`.
+    named by `--forwarded-allow-ips`. Name yours: otherwise all users share the proxy's address and its limit.
     """
     host = request.client.host if request.client else ""
     try:
@@ -127,11 +127,7 @@ async def send(wanted: SendRequest, service: Service, metrics: Counts, address: 
 
     The answer does not depend on accounts: it must not tell strangers which numbers have one with you.
     """
-    try:
-        status = await service.send(wanted.login, wanted.phone, address)
-    except ValueError as error:  # the sentence shows no digit of the number
-        return JSONResponse({"status": "bad-number", "reason": str(error)}, 422)
-    return tell(status, metrics)
+    return tell(await service.send(wanted.login, wanted.phone, address), metrics)
 
 
 @router.post("/resend")

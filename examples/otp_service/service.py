@@ -2,12 +2,11 @@
 
 import hmac
 import logging
-import secrets
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
-from oca_sms_async import AsyncOcaSms, InvalidMessageError, InvalidRequestError, OcaSmsError, normalize_phone
+from oca_sms_async import AsyncOcaSms, InvalidMessageError, InvalidRequestError, OcaSmsError
 from oca_sms_async.postgres import PostgresJournal
 from psycopg_pool import AsyncConnectionPool
 
@@ -53,12 +52,12 @@ class OtpService:
         self._client = client
         self._journal = journal
 
-    async def send(self, login: UUID, phone: str, address: str) -> Status:
+    async def send(self, login: UUID, number: str, address: str) -> Status:
         """Send the first code of a login. A login that has begun, by a double click say, sends nothing more.
 
-        `ValueError` for an impossible number, `LimitedError` if a limit refuses.
+        `number` is E.164: a number has one limit in all its spellings. `LimitedError` if a limit refuses.
         """
-        number, code = normalize_phone(phone), draw_code()
+        code = draw_code()
         limits = self._limits(number, address)
         async with self._pool.connection() as connection:
             begun = await store.begin(connection, login, number, self._digest(login, code))
@@ -87,11 +86,12 @@ class OtpService:
         """
         async with self._pool.connection() as connection:
             guess = await store.take_try(connection, login)
+        if guess is None:
+            return Verdict(None, 0)
         mine = self._digest(login, code)
-        # Constant time, and the same work for a login that is over: the time of the answer tells nothing.
-        is_right = hmac.compare_digest(mine, guess.digest if guess else secrets.token_bytes(len(mine)))
-        if guess is None or not is_right:
-            return Verdict(None, guess.tries_left if guess else 0)
+        # Constant time: a comparison that ends at the first difference tells how much of a guess was right.
+        if not hmac.compare_digest(mine, guess.digest):
+            return Verdict(None, guess.tries_left)
         async with self._pool.connection() as connection:
             return Verdict(await store.use(connection, login, mine), 0)
 

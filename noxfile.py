@@ -135,6 +135,15 @@ def typing(session: nox.Session) -> None:
     session.run("mypy", f"--python-version={sys.version_info.major}.{sys.version_info.minor}")
 
 
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Check the types and the compose file of the examples, and run their tests; arguments after `--` go to pytest."""
+    install(session, "examples")
+    session.run("mypy", f"--python-version={sys.version_info.major}.{sys.version_info.minor}", "examples")
+    session.run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "examples/compose/compose.yaml")
+    session.run("python", "-m", "pytest", "examples", *session.posargs)
+
+
 BENCHMARKS = ("bulk", "latency", "pace", "limiter", "keyed", "campaign", "memory", "growth", "import_time")
 
 

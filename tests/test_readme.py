@@ -17,8 +17,10 @@ from oca_sms_async.sandbox import Sandbox
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-KEYS = (ROOT / "docs" / "one-key-one-sms.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README + KEYS, re.MULTILINE | re.DOTALL)
+DOCUMENTS = README + "".join(
+    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("one-key-one-sms.md", "otp-service.md")
+)
+BLOCKS = re.findall(r"^```python\n(.*?)^```", DOCUMENTS, re.MULTILINE | re.DOTALL)
 
 
 SCRIPTS = [block for block in BLOCKS if "def test_" not in block]
@@ -49,8 +51,8 @@ def test_a_test_passes(block: str, pytester: pytest.Pytester) -> None:
 
 def test_the_blocks_were_found() -> None:
     """The markup of the blocks is as these tests expect it; otherwise they would test nothing."""
-    assert len(BLOCKS) == (README + KEYS).count("```python") == 7
-    assert (len(SCRIPTS), len(TESTS)) == (6, 1)
+    assert len(BLOCKS) == DOCUMENTS.count("```python") == 9
+    assert (len(SCRIPTS), len(TESTS)) == (8, 1)
 
 
 def test_the_error_table_names_every_error() -> None:

@@ -113,9 +113,9 @@ def kills(session: nox.Session) -> None:
 
 @nox.session
 def picture(session: nox.Session) -> None:
-    """Draw the picture of the sandbox's page in the README anew."""
+    """Draw the picture of the sandbox's page in `docs/tests.md` anew."""
     install(session, "tests")
-    env = {"OCA_SMS_TEST_SCREENSHOT": "tests/inbox.png", "CI": "true"}
+    env = {"OCA_SMS_TEST_SCREENSHOT": "docs/inbox.png", "CI": "true"}
     session.run("python", "-m", "pytest", "tests/test_page.py", "-k", "picture", env=env)
 
 
@@ -135,12 +135,19 @@ def typing(session: nox.Session) -> None:
     session.run("mypy", f"--python-version={sys.version_info.major}.{sys.version_info.minor}")
 
 
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into site/, and fail on a link, a heading or a name that leads nowhere."""
+    session.install(*nox.project.dependency_groups(PROJECT, "docs"))
+    session.run("zensical", "build", "--clean", "--strict", *session.posargs)
+
+
 BENCHMARKS = ("bulk", "latency", "pace", "limiter", "keyed", "campaign", "memory", "growth", "import_time")
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks; `-- --json` for machines, `-- --plot` for the plots and tables in benchmarks/results."""
+    """Run the benchmarks; `-- --json` for machines, `-- --plot` for the tables and figures of `docs/speed.md`."""
     install(session, "tests", "bench")  # the tests find a redis-server
     for script in ["plot"] if "--plot" in session.posargs else BENCHMARKS:
         session.run("python", f"benchmarks/{script}.py", *session.posargs)

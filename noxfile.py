@@ -1,5 +1,6 @@
 """The checks of the project: `nox -s tests` on a fresh machine, and all others that `.ci/run` asks for."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -128,11 +129,22 @@ def lint(session: nox.Session) -> None:
     session.run("lint-imports")
 
 
+def find_strange_lines(told: str) -> list[str]:
+    """Return the lines of ty about code that mypy takes for right. ty does not heed ignores with mypy's codes."""
+    source = Path("tests/typing/api.py").read_text(encoding="utf-8").splitlines()
+    found = ((line, re.match(r"tests/typing/api\.py:(\d+):", line)) for line in told.splitlines())
+    return [line for line, place in found if place and "# type: ignore" not in source[int(place[1]) - 1]]
+
+
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check types, strictly."""
+    """Check types, strictly; and let pyright and ty read the package as its users do."""
     install(session, "typing")
     session.run("mypy", f"--python-version={sys.version_info.major}.{sys.version_info.minor}")
+    session.run("basedpyright")
+    told = session.run("ty", "check", "--output-format=concise", "tests/typing", silent=True, success_codes=[0, 1])
+    if strange := find_strange_lines(str(told)):
+        session.error("ty finds mistakes where there are none:\n" + "\n".join(strange))
 
 
 @nox.session

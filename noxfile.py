@@ -78,8 +78,9 @@ def wheel(session: nox.Session) -> None:
         packed.extractall(folder, filter="data")
     session.chdir(folder / source.name.removesuffix(".tar.gz"))
     shutil.rmtree("oca_sms_async")  # otherwise `python -c` and `python -m` would import it from this folder
-    # Tests that build the archives need the sources.
+    # Tests that build the archives, or read files of the repository alone, need the sources.
     building = (
+        "--ignore=tests/test_front_door.py",
         "--ignore=tests/test_packaging.py",
         "--deselect=tests/test_testing.py::test_an_installed_wheel_is_all_it_takes",
     )
@@ -120,13 +121,29 @@ def picture(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "tests/test_page.py", "-k", "picture", env=env)
 
 
+SCHEMAS = {
+    "github-workflows": ".github/workflows/*.yml",
+    "github-issue-forms": ".github/ISSUE_TEMPLATE/*.yml",
+    "github-issue-config": ".github/ISSUE_TEMPLATE/config.yml",
+    "dependabot": ".github/dependabot.yml",
+    "compose-spec": "compose.yaml",
+}
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, format and the direction of imports."""
+    """Check style, format, the direction of imports, the workflows, the issue forms and the containers."""
     install(session, "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports")
+    session.run("zizmor", "--offline", "--no-progress", ".github")
+    for schema, pattern in SCHEMAS.items():
+        files = sorted(str(path) for path in Path().glob(pattern) if path.stem != "config" or "config" in schema)
+        session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
+    session.run("hadolint", "Dockerfile")
+    if shutil.which("actionlint"):  # pip cannot install it everywhere: its installation loads it from elsewhere
+        session.run("actionlint", external=True)
 
 
 def find_strange_lines(told: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Every public name as users write it, for type checkers alone: nothing here is ever run.
 
-An `assert_type` that no longer holds is an error of mypy and pyright. So is an ignore beside a mistake that they find no
-more. ty finds fewer of the mistakes, and no others.
+An `assert_type` that no longer holds is an error of mypy and pyright. So is an ignore beside a line that they take
+for right. ty finds fewer of the mistakes, and no others.
 """
 
 import asyncio

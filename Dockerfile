@@ -4,8 +4,7 @@
 
 FROM python:3.13-slim-trixie AS build
 WORKDIR /source
-COPY pyproject.toml README.md LICENSE ./
-COPY oca_sms_async oca_sms_async
+COPY . .
 RUN python -m venv /opt/oca-sms && /opt/oca-sms/bin/pip install --no-cache-dir ".[cli]"
 
 FROM python:3.13-slim-trixie

@@ -59,11 +59,14 @@ def blocks_of(page: Path) -> list[Block]:
     ]
 
 
+def leave_out_code(text: str) -> str:
+    """Return a text without its fenced and indented blocks."""
+    return re.sub(r"(?m)^    .*$", "", _FENCE.sub("", text))
+
+
 def prose_of(text: str) -> str:
-    """Return a text without its fenced and indented blocks, its tables, its comments and its pictures."""
-    without_fences = _FENCE.sub("", text)
-    without_lines = re.sub(r"(?m)^(    |\||!\[).*$", "", without_fences)
-    return re.sub(r"(?s)<!--.*?-->", "", without_lines)
+    """Return a text without its code, its tables, its comments and its pictures."""
+    return re.sub(r"(?s)<!--.*?-->", "", re.sub(r"(?m)^(\||!\[).*$", "", leave_out_code(text)))
 
 
 BLOCKS: Final = [block for page in PAGES for block in blocks_of(page)]

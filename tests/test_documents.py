@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -13,7 +14,7 @@ import pytest
 import redis_server
 from answers import APIS
 from command import MAIN, PATIENCE, environment, read_line, start
-from documents import BLOCKS, DOCS, PAGES, README, ROOT, SCRIPTS, TESTS, Block, name_of, prose_of, read
+from documents import BLOCKS, DOCS, PAGES, README, ROOT, SCRIPTS, TESTS, Block, leave_out_code, name_of, prose_of, read
 from public_api import modules
 
 import oca_sms_async
@@ -76,7 +77,7 @@ def test_the_blocks_are_found() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_to_files(page: Path) -> None:
     """Each link to another file of the project leads to one, and each link to a heading of it to a heading."""
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(read(page))):
+    for target in re.findall(r"\]\(([^)\s]+)\)", leave_out_code(read(page))):
         path, _, heading = target.partition("#")
         if "://" in path or target.startswith("mailto:"):
             continue
@@ -88,7 +89,7 @@ def test_links_lead_to_files(page: Path) -> None:
 
 def headings_of(page: Path) -> set[str]:
     """Return the names by which links reach the headings of a page."""
-    titles = re.findall(r"(?m)^#+ (.+)$", prose_of(read(page)))
+    titles = re.findall(r"(?m)^#+ (.+)$", leave_out_code(read(page)))
     return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", title.lower()).strip()) for title in titles}
 
 
@@ -170,8 +171,13 @@ def test_the_reference_has_every_public_name() -> None:
 
 
 def test_install_lines_work_in_a_clone() -> None:
-    """Each line that installs an extra names one that exists, and no page tells to install an unpublished package."""
-    extras = set(re.findall(r"(?m)^(\w+) = \[$", read(ROOT / "pyproject.toml").partition("[project.optional")[2]))
+    """Each line that installs an extra names one that exists, and no page tells to install an unpublished package.
+
+    `docs/start.md` has a table of all extras.
+    """
+    extras = set(tomllib.loads(read(ROOT / "pyproject.toml"))["project"]["optional-dependencies"])
+    table = read(DOCS / "start.md").partition("| extra | brings |\n")[2].partition("\n\n")[0]
+    assert set(re.findall(r"(?m)^\| `(\w+)`", table)) == extras
     for page in PAGES:
         for names in re.findall(r'pip install "?\.\[([\w,]+)\]', read(page)):
             assert set(names.split(",")) <= extras, name_of(page)

@@ -82,7 +82,7 @@ def test_wheel_holds_the_package_alone(archives: Archives) -> None:
 def test_source_archive_can_be_checked(archives: Archives) -> None:
     """The source archive has package, tests, benchmarks, documents, examples and the files that run them alone."""
     top = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "PKG-INFO", "README.md", "SECURITY.md"}
-    top |= {"noxfile.py", "pyproject.toml"}
+    top |= {"mkdocs.yml", "noxfile.py", "pyproject.toml"}
     folders = ("oca_sms_async", "tests", "benchmarks", "docs", "examples")
     assert archives.source_names - {".gitignore"} == top | files_of(*folders)
     names = files_of(*folders) - files_of("tests/files")  # lists of messages of every kind

@@ -9,6 +9,7 @@ from attrs import evolve
 from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._deadline import Deadline, find_deadline
 from oca_sms_async._dispatch import Dispatcher
+from oca_sms_async._errors import ExpiredError
 from oca_sms_async._journal import ClaimLostError, Journal
 from oca_sms_async._keyed import KeyedSends
 from oca_sms_async._log import log
@@ -47,6 +48,8 @@ class Sender:
         return check_number(phone, self._region)
 
     async def _request(self, request: Request[SendReceipt], options: CallOptions, call: CallState) -> SendReceipt:
+        if options.deadline is not None and options.deadline.has_passed():
+            raise ExpiredError("the message has expired already: expires_in or expires_at has passed")
         receipt = await self._dispatcher.request(request, options, call)
         return receipt if call.attempts == 1 else evolve(receipt, attempts=call.attempts)
 

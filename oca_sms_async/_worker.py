@@ -39,6 +39,9 @@ class Stage(IntEnum):
     ABORTED = 2
 
 
+_RUNNING: Final = Stage.RUNNING  # looking up an enum's member takes 0.15 µs, and each message asks three times
+
+
 class Outage:
     """Failed connections and time-outs in a row, without an answer of the gateway between them."""
 
@@ -100,7 +103,7 @@ class Worker:
     async def work(self) -> None:
         """Work until the run stops or its messages end."""
         self._task = asyncio.current_task()
-        while self._run.stage is Stage.RUNNING and (pulled := await self._run.pull()) is not None:
+        while self._run.stage is _RUNNING and (pulled := await self._run.pull()) is not None:
             call = self._call = CallState(self._before_first_send, self._on_error)
             try:
                 outcome = await self._outcome(pulled, call)
@@ -151,7 +154,8 @@ class Worker:
     async def _deliver(self, sms: Sms, call: CallState) -> Outcome:
         """Send one message, and stop the run where its outcome says so."""
         try:
-            self._check_running()  # the run may have been stopped while the journal was asked
+            if self._run.stage is not _RUNNING:  # it may have been stopped while the journal was asked
+                raise _StoppedError
             receipt = await self._send(sms, call)
         except OcaSmsError as error:
             self._judge(error)
@@ -174,13 +178,10 @@ class Worker:
         return Sent(sms, receipt)
 
     async def _before_first_send(self) -> None:
-        self._check_running()
+        if self._run.stage is not _RUNNING:
+            raise _StoppedError
         if self._intent is not None:
             await self._intent.record()
-
-    def _check_running(self) -> None:
-        if self._run.stage is not Stage.RUNNING:
-            raise _StoppedError
 
     def _on_error(self, error: OcaSmsError) -> None:
         """An answer of the gateway ends an outage, even if the call goes on to another attempt."""

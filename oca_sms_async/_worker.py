@@ -153,9 +153,9 @@ class Worker:
 
     async def _deliver(self, sms: Sms, call: CallState) -> Outcome:
         """Send one message, and stop the run where its outcome says so."""
+        if self._run.stage is not _RUNNING:  # it may have been stopped while the journal was asked
+            return self._end_stopped(sms, call)
         try:
-            if self._run.stage is not _RUNNING:  # it may have been stopped while the journal was asked
-                raise _StoppedError
             receipt = await self._send(sms, call)
         except OcaSmsError as error:
             self._judge(error)

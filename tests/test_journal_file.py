@@ -434,7 +434,7 @@ async def test_another_name_of_the_file_is_the_same_journal(
 
 
 FORKED = """
-import asyncio, os, sys
+import asyncio, os, signal, sys
 from oca_sms_async import SqliteJournal
 
 path = sys.argv[1]
@@ -450,6 +450,7 @@ async def closed(journal):
 asyncio.run(use(journal))
 begun, go_on = os.pipe()
 child = os.fork()
+signal.alarm(60)  # neither process outlives the test for long
 if child == 0:
     for one in (journal, unused):
         try:
@@ -476,7 +477,7 @@ async def test_a_forked_child_has_neither_the_journal_nor_its_lock(path: Path) -
         assert process.stdout is not None
         lines = [(await process.stdout.readline()).decode() for _ in range(3)]
         process.stdin.write(b"end\n")  # type: ignore[union-attr] # it is a pipe
-    assert lines[0] == "JournalClosedError this journal belongs to the parent process: open it after the fork\n"
+    assert lines[0] == f"JournalClosedError the journal {path} is of the parent process: make one after the fork\n"
     assert "another run uses it" in lines[1]
     assert lines[2] == "free\n"
 

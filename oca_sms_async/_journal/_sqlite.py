@@ -161,9 +161,9 @@ class SqliteJournal:
 
     def _queue(self, waiting: _Waiting) -> None:
         if self._closed:
-            raise JournalClosedError("this journal is closed")
+            raise JournalClosedError(f"the journal {self._path} is closed: make another one of the same file")
         if self._process not in {None, os.getpid()}:
-            raise JournalClosedError("this journal belongs to the parent process: open it after the fork")
+            raise JournalClosedError(f"the journal {self._path} is of the parent process: make one after the fork")
         self._process = os.getpid()
         with self._lock:
             self._waiting.append(waiting)
@@ -173,7 +173,8 @@ class SqliteJournal:
                 self._thread.submit(self._write)
             except RuntimeError as error:
                 self._waiting, self._writing = [], False
-                raise JournalError(f"the journal {self._path} cannot be used: no thread can be started") from error
+                reason = "no thread can be started: end others, or raise the limit"
+                raise JournalError(f"the journal {self._path} cannot be used: {reason}") from error
 
     def _write(self) -> None:
         """Do all that waits, batch by batch. No task of asyncio takes part, for a task can be cancelled."""

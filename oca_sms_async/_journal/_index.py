@@ -14,9 +14,9 @@ from typing import Final
 from oca_sms_async._journal._records import Record, split
 from oca_sms_async._journal._values import Status
 
+# SQLite's own journal stays in its default mode: it goes to the disk once it is long. `MEMORY` would hold each page
+# that a transaction changes, and a batch of lookups changes a page or two for each message.
 _TABLES: Final = """
-PRAGMA journal_mode = MEMORY;
-PRAGMA synchronous = OFF;
 CREATE TABLE message (
     identity TEXT PRIMARY KEY, status TEXT, uid TEXT, run INTEGER, ended REAL, record TEXT
 ) WITHOUT ROWID;

@@ -585,7 +585,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], None], str]] = {
     "directory": (directory, "it is a folder: name a file"),
     "pipe": (pipe, "it is no regular file: name another one"),
     "no directory": (in_no_directory, "its folder does not exist: make the folder first"),
-    "later version": (changed(lambda content: content.replace(b" 2 ", b" 3 ", 1)), "its version is 3, .* 2: use"),
+    "later version": (changed(lambda content: content.replace(b" 3 ", b" 4 ", 1)), "its version is 4, .* 3: use"),
     "cut": (changed(lambda content: content[:-8000]), "damaged: restore a copy"),
     "cut by a line": (changed(lambda content: content[: content.rindex(b"\n", 0, -1) + 1]), "damaged"),
     "cut to the head": (changed(lambda content: content[: content.index(b"\n") + 1]), "damaged"),

@@ -285,8 +285,11 @@ def test_a_disk_that_fails_at_any_step_leaves_the_store_right_or_broken(
     assert fails_at > 10
 
 
-def test_lines_that_are_longer_than_the_old_ones_stay_where_they_are(path: Path) -> None:
+def test_lines_that_are_longer_than_the_old_ones_stay_where_they_are(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A move to the front would write them over themselves; they count all the same, and so do later ones."""
+    monkeypatch.setattr("oca_sms_async._journal._file._BUFFER", 16)
     file = JournalFile(path)
     file.append(b"old")
     file.replace([b"new", b"new too"])
@@ -294,6 +297,7 @@ def test_lines_that_are_longer_than_the_old_ones_stay_where_they_are(path: Path)
     file.close()
     file = JournalFile(path)
     assert [*file.commits()] == [b"new", b"new too", b"behind"]
+    assert Head.decode(path.read_bytes()[:HEAD_SIZE]).start > HEAD_SIZE
     file.close()
 
 

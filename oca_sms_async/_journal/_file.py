@@ -150,7 +150,6 @@ class JournalFile:
         while chunk := self._file.read(start + moved, min(_BUFFER, length - moved)):
             self._file.write(HEAD_SIZE + moved, chunk)
             moved += len(chunk)
-        self._file.write(HEAD_SIZE + moved, b"\n")  # no line: an old line behind the new ones must not count again
         self._file.sync()
         self._end = HEAD_SIZE + moved
         self._sync_head(evolve(self._head, start=HEAD_SIZE, end=self._end))

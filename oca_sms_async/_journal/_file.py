@@ -43,9 +43,9 @@ class JournalFile:
     def __init__(self, path: Path) -> None:
         self._file = LockedFile(path)
         self.error = self._file.error
-        self.explained = self._file.explained
+        self.explain_errors = self._file.explain_errors
         self.is_in_place = self._file.is_in_place
-        with contextlib.ExitStack() as undo, self.explained():
+        with contextlib.ExitStack() as undo, self.explain_errors():
             undo.callback(self._file.close)
             self._head = self._read_head()
             self._end = self._head.end  # of the lines that count
@@ -69,7 +69,7 @@ class JournalFile:
 
     def commits(self) -> Iterator[bytes]:
         """Yield the content of each commit, from the first on; then be ready for the next one."""
-        with self.explained():
+        with self.explain_errors():
             self._file.sync()  # a killed run may have left lines that never reached the disk
             at, size = self._head.start, self._file.size
             with open(self._file.descriptor, "rb", buffering=_BUFFER, closefd=False) as lines:
@@ -89,10 +89,10 @@ class JournalFile:
 
     def append(self, content: bytes) -> None:
         """Make a commit. When this returns, the content is on the disk, in the file that the path names."""
-        with self.explained():
+        with self.explain_errors():
             self._file.check_place()
             line = encode_line(content)
-            with self._undone_on_error():
+            with self._undo_on_error():
                 self._write_head(evolve(self._head, end=self._end))
                 self._file.write(self._end, line)
                 self._file.sync()
@@ -105,10 +105,10 @@ class JournalFile:
         The new lines are written behind the old ones. The head then tells that only they count. At last they are moved
         to the front. They must be shorter than the old lines.
         """
-        with self.explained():
+        with self.explain_errors():
             self._file.check_place()
             at = self._end
-            with self._undone_on_error():
+            with self._undo_on_error():
                 for content in contents:
                     line = encode_line(content)
                     self._file.write(at, line)
@@ -121,7 +121,7 @@ class JournalFile:
 
     def close(self) -> None:
         """Note in the head that all lines are on the disk; then close and unlock the file."""
-        with self.explained(), contextlib.closing(self._file):
+        with self.explain_errors(), contextlib.closing(self._file):
             if not self.broken and self._end != self._head.end:
                 self._sync_head(evolve(self._head, end=self._end))
 
@@ -165,7 +165,7 @@ class JournalFile:
         self._head = head
 
     @contextlib.contextmanager
-    def _undone_on_error(self) -> Iterator[None]:
+    def _undo_on_error(self) -> Iterator[None]:
         """Remove the lines of a failed commit, because the next commit must not follow half a line."""
         try:
             yield

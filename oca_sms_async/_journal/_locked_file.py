@@ -40,14 +40,14 @@ class LockedFile:
     """An open and locked file. A new one is private to its owner.
 
     The lock ends with `close` or with the process, and a forked child does not have it. A `broken` file may differ from
-    the disk, so it must be opened anew. Each trouble inside of `explained` is a `JournalError` that names the file and
-    a remedy.
+    the disk, so it must be opened anew. Each trouble inside of `explain_errors` is a `JournalError` that names the file
+    and a remedy.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.broken = False
-        with self.explained():
+        with self.explain_errors():
             self._file = _open(path)
             try:
                 self._lock()
@@ -130,7 +130,7 @@ class LockedFile:
         return JournalError(f"the journal {self._path} cannot be used: {reason}")
 
     @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
+    def explain_errors(self) -> Iterator[None]:
         """Turn an `OSError` into a `JournalError`."""
         try:
             yield

@@ -45,7 +45,7 @@ class Store:
         self._run = 0
         self._claims = Claims()
         self.broken = False
-        with contextlib.ExitStack() as undo, self._explained():
+        with contextlib.ExitStack() as undo, self._explain_errors():
             undo.callback(self._file.close)
             self._index = Index()
             undo.callback(self._index.close)
@@ -59,7 +59,7 @@ class Store:
 
     def is_in_place(self) -> bool:
         """Tell whether a new opening would find the same file."""
-        with self._file.explained():
+        with self._file.explain_errors():
             return self._file.is_in_place()
 
     def perform(self, operations: Sequence[Operation]) -> list[Any]:
@@ -70,7 +70,7 @@ class Store:
         if self.broken:
             raise self._file.error("an earlier write has failed: begin a new run")
         try:
-            with self._explained(), self._claims.transaction(), self._index.transaction():
+            with self._explain_errors(), self._claims.transaction(), self._index.transaction():
                 results = [self._attempt(operation) for operation in operations]
                 if self._changes:
                     self._file.append(join(self._changes))
@@ -198,7 +198,7 @@ class Store:
         """Store that a doubtful message was found sent, unless another message has this id; return whether it was."""
         if self._index.has_uid(receipt.msg_uid):
             return False
-        self._store_outcome(self._known(message), JournalEntry(Status.SENT, receipt, receipt.attempts))
+        self._store_outcome(self._get_known(message), JournalEntry(Status.SENT, receipt, receipt.attempts))
         return True
 
     def _attempt(self, operation: Operation) -> Any:
@@ -209,7 +209,7 @@ class Store:
                 raise
             return refusal
 
-    def _known(self, message: Lookup) -> tuple[Record, int]:
+    def _get_known(self, message: Lookup) -> tuple[Record, int]:
         known = self._index.get(message.identity.hex())
         if known is None:
             raise self._file.error("this message was not looked up in it: begin a new run")
@@ -231,7 +231,7 @@ class Store:
         return digest.hexdigest()
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explain_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:

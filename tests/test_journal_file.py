@@ -751,6 +751,24 @@ async def test_a_failed_write_is_undone(path: Path, how: str, monkeypatch: pytes
     assert await _reopened(path, 3) == [DOUBTFUL, unsent, unsent]
 
 
+async def test_a_failed_write_changes_no_claim(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message whose claim was not written is nobody's, and an outcome that was not written can be written later."""
+    full = FullDisk(monkeypatch, "no room")
+    async with SqliteJournal(path) as journal:
+        claimed, other = [await journal.lookup_key(key, NUMBER, TEXT) for key in ("claimed", "other")]
+        assert await journal.intend(claimed, seconds=100)
+        full.fails = True
+        with pytest.raises(JournalError, match=full.sentence):
+            await journal.intend(other, seconds=100)
+        with pytest.raises(JournalError, match=full.sentence):
+            await journal.settle(claimed, SENT)
+        full.fails = False
+        assert (await journal.lookup_key("other", NUMBER, TEXT)).busy_for == 0
+        assert (await journal.lookup_key("claimed", NUMBER, TEXT)).busy_for > 0
+        await journal.settle(claimed, SENT)
+        assert await journal.lookup("claimed") == SENT
+
+
 async def test_a_failed_sync_refuses_the_rest_of_its_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a failed sync a second one may report success without a write, so the file must be opened anew."""
     full = FullDisk(monkeypatch, "no sync")

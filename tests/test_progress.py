@@ -26,7 +26,7 @@ EARLIER = Skipped(SMS, None, SendReceipt("uid", "sent"))
 
 def test_a_screen_outlives_the_stream_below_it() -> None:
     """Python flushes a stream that is thrown away, and from 3.13 on it shows the error of a closed one below."""
-    below = io.StringIO()
+    below = io.TextIOWrapper(io.BytesIO())
     screen = ForgivingStream(below)
     screen.write("text")
     below.close()

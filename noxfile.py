@@ -52,7 +52,9 @@ def pin_floors() -> list[str]:
     project = PROJECT["project"]
     named = [*project["dependencies"], *(need for extra in project["optional-dependencies"].values() for need in extra)]
     needs = [need for need in map(Requirement, named) if need.name != project["name"]]  # an extra may refer to another
-    return [f"{need.name}=={next(it.version for it in need.specifier if it.operator == '>=')}" for need in needs]
+    pins = {need.name: next(it.version for it in need.specifier if it.operator == ">=") for need in needs}
+    pins["psycopg-binary"] = pins["psycopg"]  # the tests install it, and it works with its own version alone
+    return [f"{name}=={version}" for name, version in pins.items()]
 
 
 @nox.session(python=PYTHONS[:1])
@@ -69,7 +71,8 @@ def floors(session: nox.Session) -> None:
 @nox.session
 def wheel(session: nox.Session) -> None:
     """Build both archives, install the wheel, and run the tests of the source archive against it."""
-    shutil.rmtree(folder := Path(session.create_tmp()) / "wheel", ignore_errors=True)
+    # Not nox' folder for temporary files: then the tests would use it too, and their sockets' names would be too long.
+    shutil.rmtree(folder := Path(session.virtualenv.location) / "archives", ignore_errors=True)
     session.install("build", *nox.project.dependency_groups(PROJECT, "tests"))
     session.run("python", "-m", "build", "--outdir", str(folder))  # the wheel out of the source archive
     (built,), (source,) = folder.glob("*.whl"), folder.glob("*.tar.gz")

@@ -49,11 +49,11 @@ class Outage:
         self._limit = limit
         self._failed = 0
 
-    def answered(self) -> None:
+    def count_answer(self) -> None:
         """The gateway has answered, so this is no outage."""
         self._failed = 0
 
-    def failed(self) -> bool:
+    def count_failure(self) -> bool:
         """Count one more; return True when that makes an outage."""
         self._failed += 1
         return self._failed == self._limit
@@ -174,7 +174,7 @@ class Worker:
             doubt = call.may_have_been_sent
             cancelled = DeliveryUnknownError("the send was cancelled from within", may_have_been_sent=doubt)
             return Failed(sms, call.conclude(cancelled))
-        self._run.outage.answered()
+        self._run.outage.count_answer()
         return Sent(sms, receipt)
 
     async def _before_first_send(self) -> None:
@@ -186,15 +186,15 @@ class Worker:
     def _on_error(self, error: OcaSmsError) -> None:
         """An answer of the gateway ends an outage, even if the call goes on to another attempt."""
         if isinstance(error, ApiError | UnexpectedResponseError):
-            self._run.outage.answered()
+            self._run.outage.count_answer()
 
     def _judge(self, error: OcaSmsError) -> None:
         match error:
             case AccountError() | ClientClosedError() | LimiterUnavailableError() | JournalError():
                 self._run.stop(error)
-            case ConnectionFailedError() if self._run.outage.failed():
+            case ConnectionFailedError() if self._run.outage.count_failure():
                 self._run.stop(error)
-            case DeliveryUnknownError() if _is_time_out(error) and self._run.outage.failed():
+            case DeliveryUnknownError() if _is_time_out(error) and self._run.outage.count_failure():
                 self._run.stop(error)
 
     def _end_stopped(self, sms: Sms, call: CallState) -> Outcome:

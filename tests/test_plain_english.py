@@ -15,6 +15,8 @@ from typing import NamedTuple
 import pytest
 from documents import DOCS, PAGES, ROOT, name_of, read
 
+import oca_sms_async
+
 HEADS = frozenset(
     "who whoever whom whose what whatever whichever such none nobody anybody everybody".split()  # noqa: SIM905 - shorter
 )
@@ -85,7 +87,8 @@ def markdown_texts(source: str) -> Iterator[str]:
 
 def folder_texts(folder: str) -> Iterator[str]:
     """Yield every docstring and comment below a folder."""
-    for path in sorted((ROOT / folder).rglob("*.py")):
+    place = Path(oca_sms_async.__file__).parent if folder == "oca_sms_async" else ROOT / folder  # it may be installed
+    for path in sorted(place.rglob("*.py")):
         yield from python_texts(path.read_text(encoding="utf-8"))
 
 

@@ -843,7 +843,9 @@ def test_closing_does_not_wait_for_a_loop_that_stands_still() -> None:
             with pytest.raises(DeliveryUnknownError):
                 await client.send(PHONE, TEXT)
 
-    loop.run_until_complete(time_out())
-    asyncio.run(asyncio.wait_for(client.aclose(), HANG))
-    loop.close()
-    gc.collect()
+    try:
+        loop.run_until_complete(time_out())
+        asyncio.run(asyncio.wait_for(client.aclose(), HANG))
+    finally:
+        loop.close()
+        gc.collect()

@@ -60,8 +60,8 @@ class Converter(Protocol):
         """Make JSON from a model."""
 
 
-def named(*names: str, read: Callable[[Any, Any], Any] | None = None) -> Field:
-    """Return an entry of a table."""
+def spell(*names: str, read: Callable[[Any, Any], Any] | None = None) -> Field:
+    """Return the entry of a table for a field that the wire spells so, or in one of several ways."""
     return Field(names, read)
 
 

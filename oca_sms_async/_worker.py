@@ -151,7 +151,7 @@ class Worker:
             self._with_journal = False
         return outcome
 
-    async def _deliver(self, sms: Sms, call: CallState) -> Outcome:
+    async def _deliver(self, sms: Sms, call: CallState) -> Outcome:  # noqa: PLR0911 - each kind of end has its own outcome
         """Send one message, and stop the run where its outcome says so."""
         if self._run.stage is not _RUNNING:  # it may have been stopped while the journal was asked
             return self._end_stopped(sms, call)

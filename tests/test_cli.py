@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from anyio.from_thread import BlockingPortal
-from campaign_files import PASSWORD, TOKEN, list_recipients, spell_e164, write_campaign
+from campaign_files import PASSWORD, TOKEN, list_recipients, read_outcomes, spell_e164, write_campaign
 from command import (
     CTRL_C,
     MAIN,
@@ -441,6 +441,9 @@ def test_a_bulk_goes_on_by_each_api(bulk: Bulk, served: Sandbox, tmp_path: Path,
     asks = "this API has no history, so ask the vendor, or send them again with --resend-unknown"
     advice = asks if api in PREMIUM else "--reconcile looks them up"
     assert (ended.status, ended.err) == (1, f"oca-sms: 1 of 3 rows failed, 1 may have been sent: {advice}\n")
+    out = tmp_path / "out"
+    assert bulk(file, *journal, "--out", out).err == ended.err
+    assert "--" not in read_outcomes(out)[1]["error"]  # a line of the file names no option that the API refuses
     assert bulk(file, *journal, "--resend-unknown" if api in PREMIUM else "--reconcile").status == 0
     assert list_recipients(served) == [spell_e164(it) for it in (1, 2, *([2] if api in PREMIUM else []), 3)]
     served.when(spell_e164(1)).respond("accept-then-drop", times=1)

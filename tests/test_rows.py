@@ -403,7 +403,7 @@ def test_template_holds_plain_columns_alone(template: str) -> None:
     assert stream.tell() == 0
 
 
-@pytest.mark.parametrize("empty", ["", " ", "\n"])
+@pytest.mark.parametrize("empty", ["", " ", "\n", "\u200b"])
 def test_template_column_may_not_be_empty(empty: str) -> None:
     """A row with an empty column of the template is bad, and the column is named."""
     words = "the template needs column 'code', which is empty"

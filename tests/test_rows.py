@@ -9,13 +9,14 @@ import itertools
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from unicodedata import category
 
 import attrs
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from oca_sms_async import Sms
+from oca_sms_async import Sms, normalize_phone
 from oca_sms_async.cli._input_errors import InputError
 from oca_sms_async.cli._layout import Layout
 from oca_sms_async.cli._rows import BadRow, RowSms, read_rows
@@ -28,8 +29,9 @@ unhurried = settings(deadline=None)  # a busy machine must not fail a test
 
 # A csv.reader keeps the ends of lines within quotes, so the code that splits a file into lines must keep them too.
 texts = st.text(
-    st.one_of(st.sampled_from("a,;\"'\n\r{}\x85\u2028😀é"), st.characters(codec="utf-8")), min_size=1
-).filter(str.strip)
+    st.one_of(st.sampled_from("a,;\"'\n\r{}\x85\u2028😀é"), st.characters(codec="utf-8", exclude_characters="\0")),
+    min_size=1,
+).filter(lambda text: not all(category(char)[0] in "CZ" for char in text))
 zones = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 messages = st.builds(
     Sms,
@@ -435,6 +437,20 @@ def test_all_faults_of_a_row_are_named() -> None:
     assert isinstance(bad, BadRow)
     assert [fault.split()[0] for fault in bad.reason.split("; ")] == ["phone", "expires_at", "message"]
     assert bad.key == "A-1"
+
+
+@unhurried
+@given(st.from_regex(r"(0|\+?62[ .-]?|\+?)8?[0-9]{1,5}([ .-]?[0-9]{1,4}){1,3}", fullmatch=True))
+def test_a_number_is_read_as_the_library_reads_it(phone: str) -> None:
+    """The short way for usual spellings gives the number, or the refusal, of `normalize_phone`."""
+    [row] = read_all(write_json({"phone": phone, "message": "Halo"}))
+    try:
+        expected = normalize_phone(phone)
+    except ValueError:
+        assert isinstance(row, BadRow)
+    else:
+        assert isinstance(row, RowSms)
+        assert row.phone == expected
 
 
 def test_number_without_country_code_is_indonesian() -> None:

@@ -21,11 +21,10 @@ from oca_sms_async import (
     Sent,
     Skipped,
 )
-from oca_sms_async._journal import Answer, JournalRun, Lookup, Status, earlier_outcome
-from oca_sms_async._messages import check_number
+from oca_sms_async._journal import Answer, Lookup, Status, earlier_outcome
 from oca_sms_async.cli._input_errors import InputError
 from oca_sms_async.cli._layout import Layout
-from oca_sms_async.cli._rows import REGION, BadRow, RowSms, read_rows
+from oca_sms_async.cli._rows import BadRow, RowSms, read_rows
 from oca_sms_async.cli._signals import Stop
 
 _ROWS_AHEAD: Final = 1000
@@ -63,9 +62,10 @@ class Campaign:
     async def entries(self, bad: Callable[[BadRow], None] = lambda _: None) -> AsyncIterator[tuple[RowSms, Lookup]]:
         """Yield each row that can be sent with the journal's answer about it, and give the others to `bad`."""
         waiting = deque[tuple[RowSms, Awaitable[Lookup]]]()
-        async with JournalRun(self.journal, lambda phone: check_number(phone, REGION)) as journal_run:
+        await self.journal.begin_run()
+        try:
             for sms in self.messages(bad):
-                waiting.append((sms, journal_run.lookup(sms)))
+                waiting.append((sms, self.journal.lookup_next(sms.key, sms.phone, sms.message)))
                 # The journal looks rows up in its thread while the next ones are read here.
                 if len(waiting) == _ROWS_AHEAD:
                     earliest, lookup = waiting.popleft()
@@ -75,6 +75,8 @@ class Campaign:
             while waiting:
                 sms, lookup = waiting.popleft()
                 yield sms, await lookup
+        finally:
+            await self.journal.end_run()
 
     async def run(
         self,

@@ -185,14 +185,14 @@ def test_other_separators_of_lines_are_text() -> None:
 @pytest.mark.parametrize(
     ("header", "template", "words"),
     [
-        ("nomor,message", None, "does not name 'phone'; it names 'nomor', 'message'$"),
-        ("Phone,text", None, "does not name 'message'; it names 'Phone', 'text'$"),
+        ("nomor,message", None, "does not name 'phone'; it names 'nomor', 'message'; name yours with --phone-column$"),
+        ("Phone,text", None, "does not name 'message'; it names 'Phone', 'text'; name yours with --message-column$"),
         ("0812,Kode 482913", None, "does not name 'phone', 'message'; it looks like a message"),
         (f"telp,{'x' * 50}", None, "it looks like a message: write a line with the names above it$"),
         ("phone,message,code", "{brand}: {code} {brand}", "does not name 'brand'; it names"),
-        ("a;b,phone", None, "does not name 'message'; it names 'a;b', 'phone'$"),
-        ("a;b;phone", None, "does not name 'message'; it names 'a', 'b', 'phone'$"),
-        ("number", "{phone}", "does not name 'phone'; it names 'number'$"),
+        ("a;b,phone", None, "does not name 'message'; it names 'a;b', 'phone'; name yours with --message-column$"),
+        ("a;b;phone", None, "does not name 'message'; it names 'a', 'b', 'phone'; name yours with --message-column$"),
+        ("number", "{phone}", "does not name 'phone'; it names 'number'; name yours with --phone-column$"),
         ("phone,message,phone", None, "more than once: leave one of each: 'phone'$"),
         ("phone,message,key, key", None, ": 'key'$"),
         ("PHONE,message,Phone", None, ": 'phone'$"),
@@ -200,7 +200,7 @@ def test_other_separators_of_lines_are_text() -> None:
         ("phone,code,code", "{code}", ": 'code'$"),
         ('"phone"x,message', None, "^the first line is not CSV"),
         ('phone,"message', None, "^the first line is not CSV"),
-        (",".join(f"c{number}" for number in range(30)), None, "'c19', …$"),
+        (",".join(f"c{number}" for number in range(30)), None, "'c19', …; name yours with --phone-column and --message-column$"),
     ],
 )
 def test_header_must_name_the_columns_once(header: str, template: str | None, words: str) -> None:

@@ -40,6 +40,7 @@ from raw_gateway import RawGateway
 
 from oca_sms_async import (
     AccountError,
+    ApiError,
     AsyncOcaSms,
     ConnectionFailedError,
     DeliveryUnknownError,
@@ -48,6 +49,7 @@ from oca_sms_async import (
     InvalidMessageError,
     InvalidRequestError,
     LimiterUnavailableError,
+    NotFoundError,
     RetryPolicy,
     Skipped,
     Sms,
@@ -56,7 +58,7 @@ from oca_sms_async import (
 )
 from oca_sms_async.cli import _progress, _serve
 from oca_sms_async.cli._app import run
-from oca_sms_async.cli._endings import CommandError, ExitStatus, while_sending
+from oca_sms_async.cli._endings import CommandError, ExitStatus, explain, while_sending
 from oca_sms_async.sandbox import Sandbox
 
 PHONE = "+6281381475159"
@@ -336,6 +338,13 @@ def test_exit_status_of_each_kind_of_error(error: Exception, status: int) -> Non
     with pytest.raises(CommandError) as raised, while_sending():
         raise error
     assert raised.value.status == status
+
+
+@pytest.mark.parametrize("error", [ApiError(404, 77), ApiError(400), InvalidRequestError(406), NotFoundError(404, 58)])
+def test_another_refusal_does_not_ask_for_the_address(error: ApiError) -> None:
+    """A code is the gateway's own, so its address is right. So it is after each status but 404."""
+    assert explain(error) == str(error)
+    assert explain(ApiError(404)).endswith("; is base_url complete? It comes from OCA_SMS_BASE_URL")
 
 
 def test_only_names_of_refused_fields_are_shown() -> None:

@@ -169,6 +169,13 @@ def test_column_names_are_stripped() -> None:
     """White space and invisible characters around the name of a column do not matter."""
     assert read_one(f' phone ,"\tmessage "\n{PHONE},Halo\n').message == "Halo"
     assert read_one(f"\u2060phone\u200b,message\u00a0\n{PHONE},Halo\n").message == "Halo"
+    [row] = read_all(f"No HP,message\n{PHONE},Halo\n", layout=Layout(phone_column=" no hp\u00a0"))
+    assert isinstance(row, RowSms)
+
+
+def test_a_column_in_its_own_case_is_preferred() -> None:
+    """Of two names that differ in their case alone, the one that is written as asked for is taken."""
+    assert read_one(f"Phone,Message,phone,message\n1,no,{PHONE},Halo\n").message == "Halo"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\r\n"])
@@ -200,7 +207,11 @@ def test_other_separators_of_lines_are_text() -> None:
         ("phone,code,code", "{code}", ": 'code'$"),
         ('"phone"x,message', None, "^the first line is not CSV"),
         ('phone,"message', None, "^the first line is not CSV"),
-        (",".join(f"c{number}" for number in range(30)), None, "'c19', …; name yours with --phone-column and --message-column$"),
+        (
+            ",".join(f"c{number}" for number in range(30)),
+            None,
+            "'c19', …; name yours with --phone-column and --message-column$",
+        ),
     ],
 )
 def test_header_must_name_the_columns_once(header: str, template: str | None, words: str) -> None:
@@ -440,9 +451,22 @@ def test_all_faults_of_a_row_are_named() -> None:
 
 
 @unhurried
-@given(st.from_regex(r"(0|\+?62[ .-]?|\+?)8?[0-9]{1,5}([ .-]?[0-9]{1,4}){1,3}", fullmatch=True))
-def test_a_number_is_read_as_the_library_reads_it(phone: str) -> None:
+@given(
+    st.sampled_from(["0", "", "+", "62", "+62", "62 ", "+62-", "62.", "0 ", "+62 62"]),
+    st.integers(7, 14),
+    st.from_regex("[89][0-9]{13}", fullmatch=True),
+    st.lists(st.tuples(st.integers(1, 9), st.sampled_from(" -.")), max_size=2),
+)
+@example("0", 10, "81234567890123", [(9, " ")])
+@example("0", 10, "81234567890123", [(4, "-"), (5, "-")])
+def test_a_number_is_read_as_the_library_reads_it(
+    code: str, length: int, digits: str, breaks: list[tuple[int, str]]
+) -> None:
     """The short way for usual spellings gives the number, or the refusal, of `normalize_phone`."""
+    phone = digits[:length]
+    for place, mark in breaks:
+        phone = phone[:place] + mark + phone[place:]
+    phone = code + phone
     [row] = read_all(write_json({"phone": phone, "message": "Halo"}))
     try:
         expected = normalize_phone(phone)

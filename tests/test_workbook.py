@@ -66,11 +66,23 @@ def read_all(content: bytes) -> list[tuple[int, list[object]]]:
 def test_texts_are_those_of_openpyxl(shared: bool) -> None:
     """Texts in several formats, with line ends, blanks or nothing in them are read as openpyxl reads them."""
     rich = CellRichText("Kode ", TextBlock(InlineFont(b=True), "482913"), " 😀")
-    rows = [["a", rich, "two\nlines"], [" b ", "é", "_x0041_"], ["c", "<&>", "x"]]
+    rows = [["a", rich, "two\nlines"], [" b ", "é", "_x0041_"], ["c", "<&>", "_x005F_x0041_"]]
     content = share_texts(write_book(rows)) if shared else write_book(rows)
     expected = [[*row] for row in openpyxl.load_workbook(io.BytesIO(content)).active.values]
     assert [values for _, values in read_all(content)] == expected
     assert expected[0][1] == "Kode 482913 😀"
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_empty_text_is_an_empty_cell(shared: bool) -> None:
+    """A text element without any content is no damage: Excel writes some for cells that were cleared."""
+    content = write_book([["phone", "message"], [PHONE, "CLEARED"]])
+    written = io.BytesIO()
+    whole = share_texts(content) if shared else content
+    with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(written, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name).replace(b"<t>CLEARED</t>", b""))
+    assert read_all(written.getvalue())[1] == (2, [PHONE, ""])
 
 
 def test_empty_cells_and_rows_keep_the_places() -> None:

@@ -35,17 +35,9 @@ def read_rows(sheet: Any) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     A cell has its `column` from 1, its `value`, and a `data_type`, which is "e" for an error. The size that the sheet
     gives for itself is not asked: some programs write a wrong one, and rows would be missing.
     """
-    workbook = sheet.parent
     with sheet._get_source() as source:  # noqa: SLF001 - see the module's docstring
-        parser = _Parser(
-            source,
-            sheet._shared_strings,  # noqa: SLF001 - as above
-            data_only=True,
-            epoch=workbook.epoch,
-            date_formats=workbook._date_formats,  # noqa: SLF001 - as above
-            timedelta_formats=workbook._timedelta_formats,  # noqa: SLF001 - as above
-        )
-        yield from parser.parse()
+        texts, dates = sheet._shared_strings, sheet.parent._date_formats  # noqa: SLF001 - as above
+        yield from _Parser(source, texts, data_only=True, date_formats=dates).parse()
 
 
 class _Texts:

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from anyio.from_thread import BlockingPortal
-from campaign_files import PASSWORD, TOKEN, list_recipients, spell_e164, write_campaign
+from campaign_files import PASSWORD, TOKEN, list_recipients, read_outcomes, spell_e164, write_campaign
 from command import (
     CTRL_C,
     MAIN,
@@ -40,6 +40,7 @@ from raw_gateway import RawGateway
 
 from oca_sms_async import (
     AccountError,
+    ApiError,
     AsyncOcaSms,
     ConnectionFailedError,
     DeliveryUnknownError,
@@ -48,6 +49,7 @@ from oca_sms_async import (
     InvalidMessageError,
     InvalidRequestError,
     LimiterUnavailableError,
+    NotFoundError,
     RetryPolicy,
     Skipped,
     Sms,
@@ -56,7 +58,7 @@ from oca_sms_async import (
 )
 from oca_sms_async.cli import _progress, _serve
 from oca_sms_async.cli._app import run
-from oca_sms_async.cli._endings import CommandError, ExitStatus, while_sending
+from oca_sms_async.cli._endings import CommandError, ExitStatus, explain, while_sending
 from oca_sms_async.sandbox import Sandbox
 
 PHONE = "+6281381475159"
@@ -338,6 +340,13 @@ def test_exit_status_of_each_kind_of_error(error: Exception, status: int) -> Non
     assert raised.value.status == status
 
 
+@pytest.mark.parametrize("error", [ApiError(404, 77), ApiError(400), InvalidRequestError(406), NotFoundError(404, 58)])
+def test_another_refusal_does_not_ask_for_the_address(error: ApiError) -> None:
+    """A code is the gateway's own, so its address is right. So it is after each status but 404."""
+    assert explain(error) == str(error)
+    assert explain(ApiError(404)).endswith("; is base_url complete? It comes from OCA_SMS_BASE_URL")
+
+
 def test_only_names_of_refused_fields_are_shown() -> None:
     """A gateway may put a text in the place of a field's name, and then it is not shown."""
     fields = tuple(FieldError(param, TEXT, "body") for param in ("phone_number", TEXT, "x" * 100, ""))
@@ -441,6 +450,9 @@ def test_a_bulk_goes_on_by_each_api(bulk: Bulk, served: Sandbox, tmp_path: Path,
     asks = "this API has no history, so ask the vendor, or send them again with --resend-unknown"
     advice = asks if api in PREMIUM else "--reconcile looks them up"
     assert (ended.status, ended.err) == (1, f"oca-sms: 1 of 3 rows failed, 1 may have been sent: {advice}\n")
+    out = tmp_path / "out"
+    assert bulk(file, *journal, "--out", out).err == ended.err
+    assert "--" not in read_outcomes(out)[1]["error"]  # a line of the file names no option that the API refuses
     assert bulk(file, *journal, "--resend-unknown" if api in PREMIUM else "--reconcile").status == 0
     assert list_recipients(served) == [spell_e164(it) for it in (1, 2, *([2] if api in PREMIUM else []), 3)]
     served.when(spell_e164(1)).respond("accept-then-drop", times=1)

@@ -304,6 +304,13 @@ async def test_a_limiter_that_is_away_proves_that_nothing_was_sent(sandbox: Sand
     assert len(sandbox.inbox) == 0
 
 
+@pytest.mark.parametrize("text", ["\u200b1", "\U0001fae9", "\u2764\ufe0f", "\u0915", "a\u200db\n"])
+async def test_a_text_with_a_visible_character_is_sent(client: AsyncOcaSms, sandbox: Sandbox, text: str) -> None:
+    """Invisible characters beside a visible one stay, and an emoji that Python's Unicode does not know is visible."""
+    await client.send(PHONE, text)
+    assert [message.text for message in sandbox.inbox] == [text]
+
+
 @pytest.mark.parametrize(
     ("phone", "message", "options", "named"),
     [
@@ -313,6 +320,9 @@ async def test_a_limiter_that_is_away_proves_that_nothing_was_sent(sandbox: Sand
         (PHONE, "", {}, "message"),
         (PHONE, " \n\t", {}, "message"),
         (PHONE, None, {}, "message"),
+        (PHONE, "\u200b\u2060\ufeff\u00ad \u202e", {}, "not blank"),
+        (PHONE, "\0\x1b", {}, "not blank"),
+        (PHONE, "482913\0", {}, "message holds a NUL character"),
         (PHONE, "half \ud83d", {}, "message"),
         (PHONE, TEXT, {"expires_in": float("nan")}, "expires_in"),
         (PHONE, TEXT, {"expires_in": "5"}, "expires_in"),

@@ -9,13 +9,14 @@ import itertools
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from unicodedata import category
 
 import attrs
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from oca_sms_async import Sms
+from oca_sms_async import Sms, normalize_phone
 from oca_sms_async.cli._input_errors import InputError
 from oca_sms_async.cli._layout import Layout
 from oca_sms_async.cli._rows import BadRow, RowSms, read_rows
@@ -28,8 +29,9 @@ unhurried = settings(deadline=None)  # a busy machine must not fail a test
 
 # A csv.reader keeps the ends of lines within quotes, so the code that splits a file into lines must keep them too.
 texts = st.text(
-    st.one_of(st.sampled_from("a,;\"'\n\r{}\x85\u2028😀é"), st.characters(codec="utf-8")), min_size=1
-).filter(str.strip)
+    st.one_of(st.sampled_from("a,;\"'\n\r{}\x85\u2028😀é"), st.characters(codec="utf-8", exclude_characters="\0")),
+    min_size=1,
+).filter(lambda text: not all(category(char)[0] in "CZ" for char in text))
 zones = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 messages = st.builds(
     Sms,
@@ -167,6 +169,13 @@ def test_column_names_are_stripped() -> None:
     """White space and invisible characters around the name of a column do not matter."""
     assert read_one(f' phone ,"\tmessage "\n{PHONE},Halo\n').message == "Halo"
     assert read_one(f"\u2060phone\u200b,message\u00a0\n{PHONE},Halo\n").message == "Halo"
+    [row] = read_all(f"No HP,message\n{PHONE},Halo\n", layout=Layout(phone_column=" no hp\u00a0"))
+    assert isinstance(row, RowSms)
+
+
+def test_a_column_in_its_own_case_is_preferred() -> None:
+    """Of two names that differ in their case alone, the one that is written as asked for is taken."""
+    assert read_one(f"Phone,Message,phone,message\n1,no,{PHONE},Halo\n").message == "Halo"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\r\n"])
@@ -183,14 +192,14 @@ def test_other_separators_of_lines_are_text() -> None:
 @pytest.mark.parametrize(
     ("header", "template", "words"),
     [
-        ("nomor,message", None, "does not name 'phone'; it names 'nomor', 'message'$"),
-        ("Phone,text", None, "does not name 'message'; it names 'Phone', 'text'$"),
+        ("nomor,message", None, "does not name 'phone'; it names 'nomor', 'message'; name yours with --phone-column$"),
+        ("Phone,text", None, "does not name 'message'; it names 'Phone', 'text'; name yours with --message-column$"),
         ("0812,Kode 482913", None, "does not name 'phone', 'message'; it looks like a message"),
         (f"telp,{'x' * 50}", None, "it looks like a message: write a line with the names above it$"),
         ("phone,message,code", "{brand}: {code} {brand}", "does not name 'brand'; it names"),
-        ("a;b,phone", None, "does not name 'message'; it names 'a;b', 'phone'$"),
-        ("a;b;phone", None, "does not name 'message'; it names 'a', 'b', 'phone'$"),
-        ("number", "{phone}", "does not name 'phone'; it names 'number'$"),
+        ("a;b,phone", None, "does not name 'message'; it names 'a;b', 'phone'; name yours with --message-column$"),
+        ("a;b;phone", None, "does not name 'message'; it names 'a', 'b', 'phone'; name yours with --message-column$"),
+        ("number", "{phone}", "does not name 'phone'; it names 'number'; name yours with --phone-column$"),
         ("phone,message,phone", None, "more than once: leave one of each: 'phone'$"),
         ("phone,message,key, key", None, ": 'key'$"),
         ("PHONE,message,Phone", None, ": 'phone'$"),
@@ -198,7 +207,11 @@ def test_other_separators_of_lines_are_text() -> None:
         ("phone,code,code", "{code}", ": 'code'$"),
         ('"phone"x,message', None, "^the first line is not CSV"),
         ('phone,"message', None, "^the first line is not CSV"),
-        (",".join(f"c{number}" for number in range(30)), None, "'c19', …$"),
+        (
+            ",".join(f"c{number}" for number in range(30)),
+            None,
+            "'c19', …; name yours with --phone-column and --message-column$",
+        ),
     ],
 )
 def test_header_must_name_the_columns_once(header: str, template: str | None, words: str) -> None:
@@ -403,7 +416,7 @@ def test_template_holds_plain_columns_alone(template: str) -> None:
     assert stream.tell() == 0
 
 
-@pytest.mark.parametrize("empty", ["", " ", "\n"])
+@pytest.mark.parametrize("empty", ["", " ", "\n", "\u200b"])
 def test_template_column_may_not_be_empty(empty: str) -> None:
     """A row with an empty column of the template is bad, and the column is named."""
     words = "the template needs column 'code', which is empty"
@@ -435,6 +448,33 @@ def test_all_faults_of_a_row_are_named() -> None:
     assert isinstance(bad, BadRow)
     assert [fault.split()[0] for fault in bad.reason.split("; ")] == ["phone", "expires_at", "message"]
     assert bad.key == "A-1"
+
+
+@unhurried
+@given(
+    st.sampled_from(["0", "", "+", "62", "+62", "62 ", "+62-", "62.", "0 ", "+62 62"]),
+    st.integers(7, 14),
+    st.from_regex("[89][0-9]{13}", fullmatch=True),
+    st.lists(st.tuples(st.integers(1, 9), st.sampled_from(" -.")), max_size=2),
+)
+@example("0", 10, "81234567890123", [(9, " ")])
+@example("0", 10, "81234567890123", [(4, "-"), (5, "-")])
+def test_a_number_is_read_as_the_library_reads_it(
+    code: str, length: int, digits: str, breaks: list[tuple[int, str]]
+) -> None:
+    """The short way for usual spellings gives the number, or the refusal, of `normalize_phone`."""
+    phone = digits[:length]
+    for place, mark in breaks:
+        phone = phone[:place] + mark + phone[place:]
+    phone = code + phone
+    [row] = read_all(write_json({"phone": phone, "message": "Halo"}))
+    try:
+        expected = normalize_phone(phone)
+    except ValueError:
+        assert isinstance(row, BadRow)
+    else:
+        assert isinstance(row, RowSms)
+        assert row.phone == expected
 
 
 def test_number_without_country_code_is_indonesian() -> None:

@@ -1,11 +1,15 @@
 """The table of seen numbers, and the journal in memory that is built on it."""
 
+import asyncio
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from oca_sms_async import SendReceipt
 from oca_sms_async._journal import Answer, JournalEntry, Lookup, Status
+from oca_sms_async.cli._campaign import Campaign
 from oca_sms_async.cli._memory_journal import MemoryJournal
 from oca_sms_async.cli._seen import SeenTable
 
@@ -78,3 +82,20 @@ async def test_receipts_in_memory_are_bounded() -> None:
     await journal.begin_run()
     first, second = [(await journal.lookup_next(None, "1", "x")).entry for _ in range(2)]
     assert (first.status, second.status) == (Status.DOUBTFUL, Status.SENT)
+
+
+async def test_the_check_of_a_long_file_lets_a_signal_in() -> None:
+    """Answers in memory are there at once. Other tasks get their turn all the same, and one of them takes signals."""
+    file, turns = io.BytesIO(b"phone,message\n" + b"081234567890,Halo\n" * 2500), 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    other = asyncio.create_task(take_turns())
+    rows = [sms.row async for sms, _ in Campaign(file, None, MemoryJournal()).entries()]
+    other.cancel()
+    assert rows == [*range(1, 2501)]
+    assert turns >= 2

@@ -205,6 +205,6 @@ def earlier_outcome(sms: Sms, lookup: Lookup) -> Outcome | None:
 
 def _left_in_doubt(entry: JournalEntry) -> DeliveryUnknownError:
     return DeliveryUnknownError(
-        "an earlier run left in doubt whether this message was sent: reconcile, or resend_unknown=True sends it again",
+        "an earlier run left in doubt whether this message was sent: look it up, or decide to send it again",
         attempts=entry.attempts,
     )

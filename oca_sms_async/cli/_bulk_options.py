@@ -10,6 +10,7 @@ from attrs import field, frozen
 from cyclopts import Parameter, validators
 
 from oca_sms_async._limiter import DEFAULT_RATE
+from oca_sms_async._messages import is_blank
 from oca_sms_async.cli._endings import CommandError, ExitStatus
 from oca_sms_async.cli._input_errors import InputError
 from oca_sms_async.cli._layout import Layout
@@ -79,6 +80,8 @@ def check_options(file: Path, options: Options) -> None:
         options.layout.check()
     except InputError as error:
         raise CommandError(str(error), ExitStatus.USAGE) from error
+    if options.brand is not None and is_blank(options.brand):
+        raise CommandError("brand must not be blank", ExitStatus.USAGE)
     if options.journal is None and (options.reconcile or options.resend_unknown):
         raise CommandError("--reconcile and --resend-unknown need the --journal of the earlier run", ExitStatus.USAGE)
     out = [options.out, name_new_file(options.out)] if options.out and options.out.name else []

@@ -2,9 +2,9 @@
 
 import re
 from collections import Counter, deque
-from typing import Final
+from typing import Final, cast
 
-from oca_sms_async import Failed, InvalidMessageError
+from oca_sms_async import Failed
 from oca_sms_async._journal import Answer, Status, earlier_outcome
 from oca_sms_async.cli._bulk_options import Session
 from oca_sms_async.cli._campaign import Campaign, find_receipt
@@ -62,9 +62,8 @@ async def survey_rows(campaign: Campaign, session: Session) -> Survey:
         async for sms, lookup in campaign.entries(waiting.append):
             tell_bad_rows(sms.row)
             survey.note(sms, lookup)
-            match earlier_outcome(sms, lookup):
-                case Failed(error=InvalidMessageError() as error):
-                    complaints.add(sms, str(error))
+            if lookup.answer is Answer.KEY_CONFLICT:
+                complaints.add(sms, str(cast(Failed, earlier_outcome(sms, lookup)).error))
             if (receipt := find_receipt(lookup)) is not None:
                 out.write_known(sms, "sent", msg_uid=receipt.msg_uid, attempts=receipt.attempts)
             refresh()

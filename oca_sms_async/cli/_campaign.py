@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections import deque
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from signal import Signals
 from typing import BinaryIO, Final, cast
@@ -22,14 +22,13 @@ from oca_sms_async import (
     Sent,
     Skipped,
 )
-from oca_sms_async._journal import Answer, JournalRun, Lookup, Status, earlier_outcome
-from oca_sms_async._messages import check_number
+from oca_sms_async._journal import Answer, Lookup, Status, earlier_outcome
 from oca_sms_async.cli._input_errors import InputError
 from oca_sms_async.cli._layout import Layout
-from oca_sms_async.cli._rows import REGION, BadRow, RowSms, read_rows
+from oca_sms_async.cli._rows import BadRow, RowSms, read_rows
 from oca_sms_async.cli._signals import Stop
 
-_ROWS_AHEAD: Final = 1000
+_ROWS_AT_ONCE: Final = 1000
 
 
 @frozen
@@ -63,19 +62,17 @@ class Campaign:
 
     async def entries(self, bad: Callable[[BadRow], None] = lambda _: None) -> AsyncIterator[tuple[RowSms, Lookup]]:
         """Yield each row that can be sent with the journal's answer about it, and give the others to `bad`."""
-        waiting = deque[tuple[RowSms, Awaitable[Lookup]]]()
-        async with JournalRun(self.journal, lambda phone: check_number(phone, REGION)) as journal_run:
-            for sms in self.messages(bad):
-                waiting.append((sms, journal_run.lookup(sms)))
-                # The journal looks rows up in its thread while the next ones are read here.
-                if len(waiting) == _ROWS_AHEAD:
-                    earliest, lookup = waiting.popleft()
-                    yield earliest, await lookup
-                if sms.row % _ROWS_AHEAD == 0:
-                    await asyncio.sleep(0)  # a signal may have come
-            while waiting:
-                sms, lookup = waiting.popleft()
-                yield sms, await lookup
+        messages = self.messages(bad)
+        await self.journal.begin_run()
+        try:
+            # Many at once: the journal's thread then has one commit for them, and this one does not wait for it often.
+            while rows := [*itertools.islice(messages, _ROWS_AT_ONCE)]:
+                lookups = [self.journal.lookup_next(sms.key, sms.phone, sms.message) for sms in rows]
+                for sms, lookup in zip(rows, lookups, strict=True):
+                    yield sms, await lookup
+                await asyncio.sleep(0)  # a signal may have come
+        finally:
+            await self.journal.end_run()
 
     async def run(
         self,

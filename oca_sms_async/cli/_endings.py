@@ -23,11 +23,6 @@ from oca_sms_async.cli._signals import describe_signal, find_signal
 _LOOK_IT_UP: Final = "look it up with `oca-sms history` before you send it again"
 _ASK_THE_VENDOR: Final = "this API has no history, so ask the vendor before you send it again"
 _NAME_LENGTH: Final = 40
-# The library proposes arguments of its own. And a second journal for the same file would send every message twice.
-_COMMAND_WORDS: Final = {
-    "reconcile, or resend_unknown=True sends it again": "--reconcile looks it up, --resend-unknown sends it again",
-    ": wait for its end, or give this one a journal of its own": ": wait for its end",
-}
 
 
 class ExitStatus(IntEnum):
@@ -100,10 +95,8 @@ def end_by_signal(number: Signals, *, before: str = "", after: str = "") -> Comm
 
 
 def explain(error: Exception) -> str:
-    """Return an error's sentence in the words of the command, with a hint where the address may be wrong."""
+    """Return an error's sentence, with a hint where the address may be wrong."""
     sentence = str(error)
-    for words, command_words in _COMMAND_WORDS.items():
-        sentence = sentence.replace(words, command_words)
     # The gateway answers with a code of its own. Without a code, another server's page was not found.
     is_elsewhere = isinstance(error, ApiError) and error.status_code == 404 and error.code is None
     return f"{sentence}; is base_url complete? It comes from OCA_SMS_BASE_URL" if is_elsewhere else sentence

@@ -16,6 +16,7 @@ DELIMITERS: Final = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _INVISIBLE: Final = " \t\u00a0\ufeff\u200b\u2060"  # copied round a column's name
 _LIKE_A_MESSAGE: Final = re.compile(r"\d{4}|.{40}", re.DOTALL)
 _MOST_NAMES: Final = 20
+_NEEDED: Final = ("phone", "message")
 
 
 @Parameter(name="*")
@@ -115,7 +116,9 @@ class Columns:
         if any(_LIKE_A_MESSAGE.search(it) for it in names):
             return "it looks like a message: write a line with the names above it"
         more = ", …" if len(names) > _MOST_NAMES else ""
-        return "it names " + ", ".join(f"'{it}'" for it in names[:_MOST_NAMES]) + more
+        options = " and ".join(f"--{role}-column" for role in _NEEDED if role in self.missing)
+        advice = f"; name yours with {options}" if options else ""
+        return "it names " + ", ".join(f"'{it}'" for it in names[:_MOST_NAMES]) + more + advice
 
 
 def clean_names(names: Sequence[object]) -> list[str]:

@@ -11,6 +11,7 @@ from oca_sms_async.cli._seen import SeenTable
 _T = TypeVar("_T")
 
 _STATUSES: Final = (Status.UNSENT, Status.DOUBTFUL, Status.SENT)
+_NEW: Final = JournalEntry(Status.UNSENT)
 _MOST_RECEIPTS: Final = 10_000  # a receipt is needed until the outcome of its message is taken
 
 
@@ -38,7 +39,7 @@ class MemoryJournal:
         identity = self._place.to_bytes(8, "big")
         if self._place == len(self._statuses):
             self._statuses.append(0)
-        status, receipt = _STATUSES[self._statuses[self._place]], self._receipts.get(identity)
+        status = _STATUSES[self._statuses[self._place]]
         self._place += 1
         answer = Answer.STORED
         if key is not None:
@@ -46,9 +47,12 @@ class MemoryJournal:
             first = self._keys.see(hash(key) or 1, content)
             if first is not None:
                 answer = Answer.REPEATED if first == content else Answer.KEY_CONFLICT
-        if status is Status.SENT and receipt is None:
-            status = Status.DOUBTFUL  # its receipt was dropped, so it is long known as sent
-        return _finish(Lookup(identity, JournalEntry(status, receipt if status is Status.SENT else None), answer))
+        if status is Status.UNSENT:
+            return _finish(Lookup(identity, _NEW, answer))
+        receipt = self._receipts.get(identity) if status is Status.SENT else None
+        # A message that was sent, and whose receipt was dropped, is long known as sent.
+        known = Status.DOUBTFUL if receipt is None else status
+        return _finish(Lookup(identity, JournalEntry(known, receipt), answer))
 
     def intend(self, message: Lookup, *, seconds: float = 0.0) -> asyncio.Future[bool]:
         """Note that a request is about to start."""
@@ -79,7 +83,7 @@ class MemoryJournal:
     def lookup_key(self, key: str, number: str, text: str) -> asyncio.Future[Lookup]:
         """Return a new message: no other one outlives its run."""
         del key, number, text
-        return _finish(Lookup(b"", JournalEntry(Status.UNSENT)))
+        return _finish(Lookup(b"", _NEW))
 
     async def forget(self, before: datetime, *, doubtful: bool = False) -> int:
         """Return 0: there is nothing to forget."""

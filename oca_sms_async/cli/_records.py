@@ -2,10 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Iterator
-from typing import Any, BinaryIO, Final
-
-from attrs import field, frozen
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from oca_sms_async.cli._csv import describe_mismatch, read_header, read_records
 from oca_sms_async.cli._input_errors import InputError
@@ -18,12 +16,12 @@ _REFUSED: Final = {
     b"\xd0\xcf\x11\xe0": "the file is an old or an encrypted workbook: save it as .xlsx without a password, or as CSV",
     b"\x1f\x8b": "the file is compressed: unpack it, as in `zcat FILE | oca-sms bulk -`",
 }
+_NO_VALUES: Final[dict[str, Any]] = {}
 _NO_COLUMNS: Final = Columns({}, {}, [])
 _MOST_SHAPES: Final = 100  # of JSON objects
 
 
-@frozen
-class Record:
+class Record(NamedTuple):
     """One record. `line` is its row in a spreadsheet, or its line of JSON.
 
     `fault` is the reason why it is no row, or `None`.
@@ -35,8 +33,11 @@ class Record:
     message: Any = None
     key: Any = None
     expires_at: Any = None
-    template: dict[str, Any] = field(factory=dict)
+    template: dict[str, Any] = _NO_VALUES
     fault: str | None = None
+
+
+Picker = Callable[[int, list[Any]], Record]
 
 
 def read_file(stream: BinaryIO, layout: Layout) -> Iterator[Record]:
@@ -70,7 +71,7 @@ def read_file(stream: BinaryIO, layout: Layout) -> Iterator[Record]:
 
 def _read_csv(lines: Iterator[str], layout: Layout, skipped: int) -> Iterator[Record]:
     header = read_header(lines, layout)
-    columns = header.columns
+    columns, pick = header.columns, _make_picker(header.columns)
     for line, (fields, fault) in enumerate(read_records(lines, header.delimiter), skipped + header.rows + 1):
         if fault is not None:
             yield Record(line, fault=fault)
@@ -79,14 +80,14 @@ def _read_csv(lines: Iterator[str], layout: Layout, skipped: int) -> Iterator[Re
             while len(fields) > len(columns.names) and not fields[-1]:
                 del fields[-1]  # spreadsheets write delimiters behind the last column
             if len(fields) == len(columns.names):
-                yield _pick(line, columns, fields)
+                yield pick(line, fields)
             else:
                 # No key is told: the field in its place may be a part of the text.
                 yield Record(line, fault=describe_mismatch(count, header))
 
 
 def _read_json(lines: Iterator[str], layout: Layout, skipped: int) -> Iterator[Record]:
-    shapes: dict[tuple[str, ...], Columns] = {}
+    shapes: dict[tuple[str, ...], Picker] = {}
     for number, line in enumerate(lines, skipped + 1):
         if not line.strip():
             continue
@@ -98,14 +99,11 @@ def _read_json(lines: Iterator[str], layout: Layout, skipped: int) -> Iterator[R
             yield Record(number, fault="the row is not a JSON object on one line")
             continue
         names = tuple(values)
-        if (columns := shapes.get(names)) is None:
-            columns = layout.find_columns(names)
+        if (pick := shapes.get(names)) is None:
+            pick = _make_picker(layout.find_columns(names))
             if len(shapes) < _MOST_SHAPES:
-                shapes[names] = columns
-        if columns.doubled:
-            yield Record(number, fault=f"the row has column '{columns.doubled[0]}' more than once")
-        else:
-            yield _pick(number, columns, [*values.values()])
+                shapes[names] = pick
+        yield pick(number, [*values.values()])
 
 
 def _read_workbook(stream: BinaryIO, layout: Layout) -> Iterator[Record]:
@@ -115,10 +113,21 @@ def _read_workbook(stream: BinaryIO, layout: Layout) -> Iterator[Record]:
         raise InputError("the sheet is empty: write one message a row, below a row that names the columns")
     columns = layout.find_columns(clean_names(names))
     columns.check()
+    pick = _make_picker(columns)
     for line, values in rows:
-        yield _pick(line, columns, [*values, *[""] * (len(columns.names) - len(values))])
+        yield pick(line, [*values, *[""] * (len(columns.names) - len(values))])
 
 
-def _pick(line: int, columns: Columns, values: list[Any]) -> Record:
-    roles = {role: values[place] for role, place in columns.roles.items()}
-    return Record(line, columns, template={name: values[place] for name, place in columns.template.items()}, **roles)
+def _make_picker(columns: Columns) -> Picker:
+    """Return a function that makes a record of a line and its values, which are in the order of the columns."""
+    if columns.doubled:
+        fault = f"the row has column '{columns.doubled[0]}' more than once"
+        return lambda line, _: Record(line, fault=fault)
+    phone, message, key, expires_at = (columns.roles.get(it, -1) for it in ("phone", "message", "key", "expires_at"))
+
+    def pick(line: int, values: list[Any]) -> Record:
+        values.append(None)  # at -1, for the columns that are absent
+        template = {name: values[place] for name, place in columns.template.items()}
+        return Record(line, columns, values[phone], values[message], values[key], values[expires_at], template)
+
+    return pick

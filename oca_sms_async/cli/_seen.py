@@ -23,31 +23,26 @@ class SeenTable:
 
     def see(self, number: int, content: int) -> int | None:
         """Return the content that a number came with first, or None if it comes for the first time."""
-        place = self._find(number)
-        if self._numbers[place]:
-            return self._contents[place]
-        self._numbers[place], self._contents[place] = number, content
+        numbers = self._numbers
+        place = (number * _MIX & _WORD) >> self._shift
+        while found := numbers[place]:
+            if found == number:
+                return self._contents[place]
+            place = place + 1 & self._last
+        numbers[place], self._contents[place] = number, content
         self._count += 1
-        if 3 * self._count > 2 * len(self._numbers):
+        if self._count > self._room:
             self._grow()
         return None
 
-    def _find(self, number: int) -> int:
-        """Return the place of a number, or the free place for it."""
-        numbers, last = self._numbers, len(self._numbers) - 1
-        place = (number * _MIX & _WORD) >> self._shift
-        while (found := numbers[place]) and found != number:
-            place = place + 1 & last
-        return place
-
     def _make(self, bits: int) -> None:
-        self._shift = 64 - bits
+        self._shift, self._last, self._room = 64 - bits, (1 << bits) - 1, (2 << bits) // 3
         self._numbers, self._contents = array("q", bytes(8 << bits)), array("q", bytes(8 << bits))
 
     def _grow(self) -> None:
         numbers, contents = self._numbers, self._contents
+        self._count = 0
         self._make(65 - self._shift)
         for number, content in zip(numbers, contents, strict=True):
             if number:
-                place = self._find(number)
-                self._numbers[place], self._contents[place] = number, content
+                self.see(number, content)

@@ -3,8 +3,9 @@
 from collections import Counter
 from typing import Final
 
-from oca_sms_async import check_message, segments
+from oca_sms_async import segments
 from oca_sms_async._journal import Answer, Lookup, Status
+from oca_sms_async._segments import advise
 from oca_sms_async.cli._rows import RowSms
 from oca_sms_async.cli._seen import SeenTable
 
@@ -79,8 +80,10 @@ class Survey:
                 self._look_closely(sms.message)
 
     def _look_closely(self, text: str) -> None:
-        self.segments += segments(text).count
-        self.advice.update(f"{it.code}: {it.text}" for it in check_message(text, brand=self._brand))
+        size = segments(text)
+        self.segments += size.count
+        for it in advise(text, size, self._brand):
+            self.advice[f"{it.code}: {it.text}"] += 1
         if len(self.samples) < _SAMPLES:
             self.samples.append(text)
 

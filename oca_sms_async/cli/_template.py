@@ -4,6 +4,7 @@ import re
 from typing import Any, Final
 
 from oca_sms_async import InvalidMessageError
+from oca_sms_async._messages import is_blank
 from oca_sms_async.cli._input_errors import InputError
 from oca_sms_async.cli._workbook import Unreadable
 
@@ -28,7 +29,7 @@ def fill(template: str, values: dict[str, Any]) -> str:
     faults = []
     for name in list_columns(template):
         value = values.get(name)
-        if value is None or (isinstance(value, str) and not value.strip()):
+        if value is None or (isinstance(value, str) and is_blank(value)):
             faults.append(f"the template needs column '{name}', which is empty")
         elif isinstance(value, str) and _SPREADSHEET_ERROR.fullmatch(value):
             faults.append(f"the template needs column '{name}', which has an error of a spreadsheet")

@@ -29,7 +29,7 @@ PARALLEL = ("-n", "auto")
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install the package with its extras, and the groups of tools."""
-    session.install("-e", ".[cli,redis,aiohttp,postgres]", *nox.project.dependency_groups(PROJECT, *groups))
+    session.install("-e", ".[cli,redis,aiohttp,postgres,queue]", *nox.project.dependency_groups(PROJECT, *groups))
 
 
 @nox.session
@@ -72,7 +72,7 @@ def wheel(session: nox.Session) -> None:
     session.install("build", *nox.project.dependency_groups(PROJECT, "tests"))
     session.run("python", "-m", "build", "--outdir", str(folder))  # the wheel out of the source archive
     (built,), (source,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
-    session.install(f"{built}[cli,redis,aiohttp,postgres]")
+    session.install(f"{built}[cli,redis,aiohttp,postgres,queue]")
     with tarfile.open(source) as packed:
         packed.extractall(folder, filter="data")
     session.chdir(folder / source.name.removesuffix(".tar.gz"))

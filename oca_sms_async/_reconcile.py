@@ -52,24 +52,30 @@ async def reconcile(
     async with run:
         known = [(sms, lookup) async for sms, lookup in run.lookups(messages) if _may_own_records(lookup)]
         doubtful = [(sms, lookup) for sms, lookup in known if lookup.entry.status is Status.DOUBTFUL]
-        found = dict[bytes, Sent]()
-        if doubtful:
-            groups = _group(known, number)
-            records = await history()
-            if len(records) > _LONG:
-                sorted_records = await asyncio.to_thread(_sort, records, groups, number)
-            else:
-                sorted_records = _sort(records, groups, number)
-            matches = iter(sorted_records.items())
-            while some := [*itertools.islice(matches, _AT_ONCE)]:
-                settling = (_settle(run, groups[content], dated, found) for content, dated in some)
-                for failure in await asyncio.gather(*settling, return_exceptions=True):
-                    if failure is not None:
-                        raise failure
+        found = await settle_by_records(run, known, await history(), number) if doubtful else {}
     return ReconcileReport(
         found=tuple(found[lookup.identity] for _, lookup in doubtful if lookup.identity in found),
         doubtful=tuple(sms for sms, lookup in doubtful if lookup.identity not in found),
     )
+
+
+async def settle_by_records(
+    run: JournalRun, known: Collection[tuple[Sms, Lookup]], records: list[SmsRecord], number: Number
+) -> dict[bytes, Sent]:
+    """Store as sent the doubtful messages among `known` that these records settle, and return them by their names."""
+    found = dict[bytes, Sent]()
+    groups = _group(known, number)
+    if len(records) > _LONG:
+        sorted_records = await asyncio.to_thread(_sort, records, groups, number)
+    else:
+        sorted_records = _sort(records, groups, number)
+    matches = iter(sorted_records.items())
+    while some := [*itertools.islice(matches, _AT_ONCE)]:
+        settling = (_settle(run, groups[content], dated, found) for content, dated in some)
+        for failure in await asyncio.gather(*settling, return_exceptions=True):
+            if failure is not None:
+                raise failure
+    return found
 
 
 class _Claim(NamedTuple):

@@ -50,7 +50,7 @@ def make_app(conninfo: str) -> App:
         """Send the message of a job. Only a worker of the queue has the client for it."""
         if (delivery := context.additional_context.get(DELIVERY)) is None:
             raise RuntimeError("only SmsQueue.work(client), or the command oca-sms queue work, sends messages")
-        await delivery.deliver(context.job.id)
+        await delivery.deliver(context.job.id, worker=context.job.worker_id)
 
     return app
 

@@ -35,6 +35,9 @@ class Delivery:
         self._pause = Pause()
         self._waiting = dict[bytes, asyncio.Task[None]]()
         self._stopped = False
+        self._under_way = set[int]()
+        self._worker: int | None = None
+        self._stray = set[int]()
         self.closed: asyncio.Future[OcaSmsError] = asyncio.get_running_loop().create_future()
 
     def stop(self) -> None:
@@ -43,8 +46,28 @@ class Delivery:
         for task in self._waiting.values():
             task.cancel()
 
-    async def deliver(self, job: int) -> None:
-        """Send the message of a job, or raise `LaterError`."""
+    async def deliver(self, job: int, *, worker: int) -> None:
+        """Send the message of a job, or raise `LaterError`. `worker` is Procrastinate's number of this worker."""
+        self._worker = worker
+        self._under_way.add(job)
+        try:
+            await self._deliver(job)
+        finally:
+            self._under_way.discard(job)
+
+    async def give_back_strays(self) -> None:
+        """Give back the jobs that this worker has taken, and that nobody works at since the last call.
+
+        Procrastinate leaves a job like that behind if the database was away when the job was done.
+        """
+        if self._worker is None:
+            return
+        stray = await self._store.list_taken(self._worker) - self._under_way
+        if again := stray & self._stray:
+            await self._store.give_back(self._worker, again)
+        self._stray = stray - again
+
+    async def _deliver(self, job: int) -> None:
         self._check_running()
         try:
             queued = await self._store.read(job)

@@ -106,6 +106,16 @@ WHERE status = 'doing' AND queue_name = %(queue)s AND task_name = %(task)s AND N
 )
 """
 
+LIST_TAKEN: Final = """
+SELECT id FROM procrastinate_jobs
+WHERE status = 'doing' AND worker_id = %(worker)s AND queue_name = %(queue)s AND task_name = %(task)s
+"""
+
+GIVE_BACK: Final = """
+UPDATE procrastinate_jobs SET status = 'todo', scheduled_at = NULL, attempts = attempts + 1
+WHERE status = 'doing' AND worker_id = %(worker)s AND id = ANY (%(jobs)s::bigint[])
+"""
+
 # Messages that may own a record of the history: those in doubt, and those whose second copy may be in it.
 LIST_DOUBTFUL: Final = f"""
 SELECT m.identity, {COLUMNS}

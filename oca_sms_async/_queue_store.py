@@ -14,7 +14,18 @@ from oca_sms_async._postgres_messages import Names, found, read_entry, read_look
 from oca_sms_async._postgres_troubles import PlainError, StaleError
 from oca_sms_async._queue_journal import QueueJournal
 from oca_sms_async._queue_schema import check_version, set_up
-from oca_sms_async._queue_statements import CLASSIFY, CLEAN, COUNT, FAIL, LOOK_UP, PUT, READ, RECOVER
+from oca_sms_async._queue_statements import (
+    CLASSIFY,
+    CLEAN,
+    COUNT,
+    FAIL,
+    GIVE_BACK,
+    LIST_TAKEN,
+    LOOK_UP,
+    PUT,
+    READ,
+    RECOVER,
+)
 from oca_sms_async._queue_values import Checked, Queued, QueueEntry, QueueStatistics
 from oca_sms_async._waiting import Priority
 
@@ -122,6 +133,19 @@ class QueueStore:
     async def recover(self, silence: float) -> int:
         """Give the jobs of dead workers back, after so many seconds without a heartbeat. Return their number."""
         return await self._execute(RECOVER, {"queue": self._queue, "task": TASK, "silence": silence})
+
+    async def list_taken(self, worker: int) -> set[int]:
+        """Return the jobs that a worker has taken, and has neither finished nor given back."""
+        parameters = {"worker": worker, "queue": self._queue, "task": TASK}
+
+        async def read(connection: Connection) -> set[int]:
+            return {job for (job,) in await (await connection.execute(LIST_TAKEN, parameters)).fetchall()}
+
+        return await self._journal.connections.perform(read)
+
+    async def give_back(self, worker: int, jobs: set[int]) -> None:
+        """Let jobs wait again that a worker has taken."""
+        await self._execute(GIVE_BACK, {"worker": worker, "jobs": [*jobs]})
 
     async def clean(self) -> None:
         """Delete the messages whose jobs were cancelled by hand."""

@@ -74,7 +74,7 @@ class QueueWorker:
         delivery = Delivery(self._client, self._journal, self._store, queue=self._queue)
         tasks: list[asyncio.Task[None]] = [
             asyncio.create_task(self._run_worker(delivery)),
-            asyncio.create_task(self._recover()),
+            asyncio.create_task(self._recover(delivery)),
             asyncio.create_task(self._wait_for_stop()),
         ]
         try:
@@ -102,12 +102,13 @@ class QueueWorker:
                 stalled_worker_timeout=self._pace.silence,
             )
 
-    async def _recover(self) -> None:
-        """Give the messages of dead workers to the others, again and again."""
+    async def _recover(self, delivery: Delivery) -> None:
+        """Give back, again and again, the messages of dead workers, and those that this one has left behind."""
         looks = 0
         while True:
             if recovered := await self._store.recover(self._pace.silence):
                 log("queue.recovered", queue=self._queue, messages=recovered)
+            await delivery.give_back_strays()
             if looks % _CLEANING == 0:
                 await self._store.clean()
             looks += 1

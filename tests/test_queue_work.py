@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import psycopg
@@ -13,6 +13,8 @@ from attrs import evolve
 from each_api import PREMIUM, connect, each_api_with_history, over
 from in_memory import Answer, Gate, Gateway, accept, client_of, fail, lose_answer, refuse, respond
 from postgres_server import execute
+from procrastinate.exceptions import ConnectorException
+from procrastinate.manager import JobManager
 from queues import NUMBER, PATIENCE, make_keyed, until_done, until_ended, working
 
 from oca_sms_async import (
@@ -352,6 +354,26 @@ async def test_the_messages_of_a_dead_worker_go_to_the_others(
     assert sorted(gateway.texts) == ["0", "2"]
     assert [(await until_ended(queue, f"key-{n}")).status for n in range(3)] == ["sent", "unknown", "sent"]
     assert [event["messages"] for event in recovered] == [3]
+
+
+async def test_a_job_whose_end_could_not_be_stored_is_ended_later(
+    queue: SmsQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker that left it behind lives on. So it notices by itself, and nothing is sent twice."""
+    finish, failed = JobManager.finish_job, asyncio.Event()
+
+    async def fail_once(self: JobManager, *arguments: Any, **options: Any) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise ConnectorException
+        await finish(self, *arguments, **options)
+
+    monkeypatch.setattr(JobManager, "finish_job", fail_once)
+    async with working(queue, gateway := Gateway()):
+        await queue.put_many(make_keyed(5))
+        await until_done(queue)
+    assert failed.is_set()
+    assert sorted(gateway.texts) == ["0", "1", "2", "3", "4"]
 
 
 async def test_the_messages_of_a_live_worker_stay_its_own(queue: SmsQueue, queue_database: str) -> None:

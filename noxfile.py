@@ -102,13 +102,12 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def kills(session: nox.Session) -> None:
-    """Kill a campaign, and processes that send with keys, 40 times, five times over. The tests do so 8 times."""
+    """Kill a campaign, senders with keys and workers of a queue 40 times, five times over. The tests do so 8 times."""
     install(session, "tests")
     for seed in range(1, 6):
         env = {"OCA_SMS_TEST_KILLS": "40", "OCA_SMS_TEST_SEED": str(seed)}
-        session.run(
-            "python", "-m", "pytest", "tests/test_kill.py", "tests/test_keyed_processes.py", *session.posargs, env=env
-        )
+        killed = ("tests/test_kill.py", "tests/test_keyed_processes.py", "tests/test_queue_processes.py")
+        session.run("python", "-m", "pytest", *killed, *session.posargs, env=env)
 
 
 @nox.session

@@ -76,7 +76,10 @@ class SmsQueue:
         return self._app
 
     def limiter(self, rate: float = DEFAULT_RATE, capacity: float = 1.0) -> PostgresTokenBucket:
-        """Return a limiter that all workers of the queue share. The caller closes it by `aclose()`."""
+        """Return a limiter that all workers of the queue share: `rate` requests per second, `capacity` as the burst.
+
+        The caller closes it by `aclose()`. Wrong values are a `ValueError`.
+        """
         return PostgresTokenBucket(self._conninfo, name=self.name, rate=rate, capacity=capacity)
 
     def __repr__(self) -> str:
@@ -122,7 +125,7 @@ class SmsQueue:
         that transaction's end.
 
         `InvalidMessageError` for an impossible message, and for a key of another number or text. `ExpiredError` if the
-        message has expired already.
+        message has expired already. `TypeError` for a connection of another kind.
         """
         moment = find_expiry(expires_in, expires_at)
         checked = check(phone, message, key, moment, priority, region=self._region)
@@ -205,7 +208,7 @@ class SmsQueue:
         """Look all doubtful messages of the journal up in the gateway's history, and note as sent those that it has.
 
         A record settles one message, as `AsyncOcaSms.reconcile` does it. Messages that are being sent are left alone. A
-        message that is not found stays in doubt. Errors as those of `history`, and `JournalError`; they change nothing.
+        message that is not found stays in doubt. Errors of `AsyncOcaSms.history` come out, and `JournalError`.
         `UnsupportedError` comes first, even if no message is in doubt.
         """
         return await reconcile_queue(self._journal, client)

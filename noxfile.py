@@ -134,7 +134,7 @@ def typing(session: nox.Session) -> None:
     session.run("mypy", f"--python-version={sys.version_info.major}.{sys.version_info.minor}")
 
 
-BENCHMARKS = ("bulk", "latency", "pace", "limiter", "keyed", "campaign", "memory", "growth", "import_time")
+BENCHMARKS = ("bulk", "latency", "pace", "limiter", "keyed", "queued", "campaign", "memory", "growth", "import_time")
 
 
 @nox.session

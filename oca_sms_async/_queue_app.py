@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import psycopg
 import psycopg_pool
 from procrastinate import App, BaseRetryStrategy, JobContext, PsycopgConnector, RetryDecision
 from procrastinate.jobs import Job
@@ -43,7 +44,22 @@ class _Again(BaseRetryStrategy):
 
 def make_app(conninfo: str) -> App:
     """Return an App that knows the task of each queue."""
-    app = App(connector=PsycopgConnector(pool_factory=_make_pool, kwargs=make_options(conninfo, _TIMEOUT)))
+    return _add_task(App(connector=PsycopgConnector(kwargs=make_options(conninfo, _TIMEOUT), timeout=_TIMEOUT)))
+
+
+def make_worker_app(conninfo: str) -> App:
+    """Return an App for a worker, whose commits do not wait for the disk.
+
+    A crash of PostgreSQL may undo that a job was taken or finished. Then the job comes up again, and the journal knows
+    what became of its message. The journal's own commits wait for the disk, whatever the database's settings.
+    """
+    connector = PsycopgConnector(
+        pool_factory=_make_pool, kwargs=make_options(conninfo, _TIMEOUT), configure=_do_not_wait_for_disk
+    )
+    return _add_task(App(connector=connector))
+
+
+def _add_task(app: App) -> App:
 
     @app.task(name=TASK, pass_context=True, retry=_Again())
     async def send(context: JobContext) -> None:
@@ -53,6 +69,11 @@ def make_app(conninfo: str) -> App:
         await delivery.deliver(context.job.id, worker=context.job.worker_id)
 
     return app
+
+
+async def _do_not_wait_for_disk(connection: psycopg.AsyncConnection[Any]) -> None:
+    await connection.execute("SET synchronous_commit = off")
+    await connection.commit()  # the pool wants it idle
 
 
 def _make_pool(**options: Any) -> psycopg_pool.AsyncConnectionPool[Any]:

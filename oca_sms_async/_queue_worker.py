@@ -13,7 +13,7 @@ from attrs import frozen
 from oca_sms_async._client import AsyncOcaSms
 from oca_sms_async._log import log
 from oca_sms_async._postgres_troubles import LateError, PlainError, UnreachableError
-from oca_sms_async._queue_app import DELIVERY, make_app
+from oca_sms_async._queue_app import DELIVERY, make_worker_app
 from oca_sms_async._queue_delivery import Delivery
 from oca_sms_async._queue_journal import QueueJournal
 from oca_sms_async._queue_store import QueueStore
@@ -89,7 +89,7 @@ class QueueWorker:
             raise delivery.closed.result()
 
     async def _run_worker(self, delivery: Delivery) -> None:
-        app = make_app(self._conninfo)
+        app = make_worker_app(self._conninfo)
         async with app.open_async():
             await app.run_worker_async(
                 queues=[self._queue],

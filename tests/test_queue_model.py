@@ -15,7 +15,7 @@ from postgres_server import PostgresServer, execute
 from queues import NUMBER
 
 from oca_sms_async import InvalidMessageError, Priority
-from oca_sms_async._queue_app import DELIVERY, make_app
+from oca_sms_async._queue_app import DELIVERY, make_worker_app
 from oca_sms_async._queue_delivery import Delivery
 from oca_sms_async.queue import SmsQueue
 
@@ -128,7 +128,7 @@ class Machine(RuleBasedStateMachine):
                 kept.state = "unknown"
 
         async def run() -> None:
-            app = make_app(self.database)
+            app = make_worker_app(self.database)
             async with app.open_async(), client_of(gateway, journal=self.queue.journal) as client:
                 delivery = Delivery(client, self.queue._journal, self.queue._store, queue="oca-sms")
                 await app.run_worker_async(

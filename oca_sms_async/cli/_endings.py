@@ -26,6 +26,7 @@ _NAME_LENGTH: Final = 40
 # The library proposes arguments of its own. And a second journal for the same file would send every message twice.
 _COMMAND_WORDS: Final = {
     "reconcile, or resend_unknown=True sends it again": "--reconcile looks it up, --resend-unknown sends it again",
+    "await setup() makes them": "`oca-sms queue setup` makes them",
     ": wait for its end, or give this one a journal of its own": ": wait for its end",
 }
 

@@ -14,7 +14,7 @@ from oca_sms_async._phone import normalize_phone
 from oca_sms_async._postgres_messages import Names
 from oca_sms_async._queue_journal import QueueJournal
 from oca_sms_async._queue_values import QueueReconcileReport
-from oca_sms_async._reconcile import settle_by_records
+from oca_sms_async._reconcile import settle_by_history
 
 
 async def reconcile_queue(journal: QueueJournal, client: AsyncOcaSms) -> QueueReconcileReport:
@@ -28,7 +28,11 @@ async def reconcile_queue(journal: QueueJournal, client: AsyncOcaSms) -> QueueRe
             return QueueReconcileReport(0, 0)
         records = await client.history()
         known = await asyncio.to_thread(_name, listed, records, await journal.names())
-        found = await settle_by_records(run, known, records, normalize_phone)
+
+        async def history() -> list[SmsRecord]:
+            return records
+
+        found = await settle_by_history(run, known, normalize_phone, history)
     return QueueReconcileReport(len(found), len(doubtful) - len(found))
 
 

@@ -20,7 +20,8 @@ HEADS = frozenset(
 )
 MOST_HEADS = 8  # per 1,000 words
 MOST_WORDS = 12  # a sentence
-DOCUMENTS = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/apis.md", "docs/more-than-one-machine.md"]
+DOCUMENTS = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/apis.md"]
+DOCUMENTS += ["docs/more-than-one-machine.md"]
 
 
 class Measure(NamedTuple):

@@ -204,6 +204,25 @@ async def test_a_restart_of_postgresql_costs_only_time(
     assert_none_is_lost_or_doubled(sandbox, found, most_unknown=2 * CONCURRENCY)
 
 
+async def test_sigterm_ends_a_worker_whose_database_is_away(sandbox: Sandbox, restartable: PostgresServer) -> None:
+    """It ends by itself and with status 0. Its messages are the next worker's."""
+    await set_up(restartable.url)
+    messages = make_keyed(60)
+    async with SmsQueue(restartable.url) as queue:
+        await queue.put_many(messages)
+        async with worker(sandbox, restartable.url, rate=20) as process:
+            await until(lambda: len(sandbox.inbox) >= 5)
+            await asyncio.to_thread(restartable.stop)
+            process.send_signal(signal.SIGTERM)
+            await asyncio.wait_for(process.communicate(), PATIENCE)
+            assert process.returncode == 0
+        await asyncio.to_thread(restartable.start)
+        async with worker(sandbox, restartable.url):
+            await until_empty(queue)
+        found = await entries(queue, [str(message.key) for message in messages])
+    assert_none_is_lost_or_doubled(sandbox, found, most_unknown=CONCURRENCY)
+
+
 async def test_a_frozen_worker_that_wakes_up_sends_nothing_twice(sandbox: Sandbox, queue_database: str) -> None:
     """Its messages went to another worker meanwhile, and it goes on working."""
     messages = make_keyed(40)

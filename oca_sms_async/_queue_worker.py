@@ -90,7 +90,8 @@ class QueueWorker:
 
     async def _run_worker(self, delivery: Delivery) -> None:
         app = make_worker_app(self._conninfo)
-        async with app.open_async():
+        try:  # no `async with`: a worker that is stopped while its pool opens has to close it too
+            await app.open_async()
             await app.run_worker_async(
                 queues=[self._queue],
                 concurrency=self._concurrency,
@@ -101,6 +102,8 @@ class QueueWorker:
                 update_heartbeat_interval=self._pace.heartbeat,
                 stalled_worker_timeout=self._pace.silence,
             )
+        finally:
+            await app.close_async()
 
     async def _recover(self, delivery: Delivery) -> None:
         """Give back, again and again, the messages of dead workers, and those that this one has left behind."""

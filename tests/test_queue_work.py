@@ -14,7 +14,9 @@ from each_api import PREMIUM, connect, each_api_with_history, over
 from in_memory import Answer, Gate, Gateway, accept, client_of, fail, lose_answer, refuse, respond
 from postgres_server import execute
 from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Job
 from procrastinate.manager import JobManager
+from psycopg_pool import AsyncConnectionPool
 from queues import NUMBER, PATIENCE, make_keyed, until_done, until_ended, working
 
 from oca_sms_async import (
@@ -27,7 +29,10 @@ from oca_sms_async import (
     UnsupportedError,
 )
 from oca_sms_async import _queue as queue_room
+from oca_sms_async._queue_app import LaterError
 from oca_sms_async._queue_decisions import Pause
+from oca_sms_async._queue_delivery import Delivery
+from oca_sms_async._queue_values import Queued
 from oca_sms_async._queue_worker import Pace
 from oca_sms_async.queue import QueueEntry, QueueReconcileReport, QueueStatistics, SmsQueue
 from oca_sms_async.sandbox import Sandbox
@@ -322,6 +327,30 @@ async def test_a_cancelled_worker_ends_its_requests_and_gives_the_rest_back(queu
     assert gateway.texts == ["on the wire"]
 
 
+async def test_a_worker_can_be_stopped_while_it_connects(
+    queue: SmsQueue, queue_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves no connection open, and no task that opens more."""
+    connecting = asyncio.Event()
+
+    async def wait(_: AsyncConnectionPool[Any], timeout: float = 30.0) -> None:
+        connecting.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(AsyncConnectionPool, "wait", wait)
+    async with client_of(Gateway(), journal=queue.journal) as client:
+        work = asyncio.create_task(queue.work(client))
+        await asyncio.wait_for(connecting.wait(), PATIENCE)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(work, PATIENCE)
+    await queue.aclose()
+    own = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    async with asyncio.timeout(PATIENCE):
+        while execute(queue_database, own) != [(0,)]:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_closed_client_ends_the_worker(queue: SmsQueue) -> None:
     """The error comes out of `work`, and the messages wait for another worker."""
     async with client_of(Gateway(), journal=queue.journal) as client:
@@ -374,6 +403,57 @@ async def test_a_job_whose_end_could_not_be_stored_is_ended_later(
         await until_done(queue)
     assert failed.is_set()
     assert sorted(gateway.texts) == ["0", "1", "2", "3", "4"]
+
+
+async def test_a_job_that_is_cancelled_by_hand_is_forgotten(queue: SmsQueue, queue_database: str) -> None:
+    """A worker deletes it with number and text, though nobody puts its key again."""
+    await queue.put(NUMBER, "text", key="key", expires_in=3600)
+    async with queue.app.open_async() as app:
+        (job,) = await app.job_manager.list_jobs_async()
+        assert job.id is not None
+        assert await app.job_manager.cancel_job_by_id_async(job.id)
+    async with working(queue, gateway := Gateway()), asyncio.timeout(PATIENCE):
+        while execute(queue_database, "SELECT count(*) FROM oca_sms_queued") != [(0,)]:
+            await asyncio.sleep(0.01)
+    assert await queue.lookup("key") is None
+    assert gateway.texts == []
+
+
+async def test_a_message_that_is_read_while_the_worker_stops_goes_back(
+    queue: SmsQueue, queue_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait for its turn, since the stop has passed already."""
+    await queue.put(NUMBER, "text", key="key")
+    ((job,),) = execute(queue_database, "SELECT id FROM procrastinate_jobs")
+    store, gateway = queue._store, Gateway()
+    async with client_of(gateway, journal=queue.journal) as client:
+        delivery = Delivery(client, queue._journal, store, queue="oca-sms")
+        read = store.read
+
+        async def read_late(number: int) -> Queued | None:
+            queued = await read(number)
+            delivery.stop()
+            return queued
+
+        monkeypatch.setattr(store, "read", read_late)
+        with pytest.raises(LaterError):
+            await delivery.deliver(job, worker=1)
+    assert gateway.texts == []
+
+
+@pytest.mark.parametrize(
+    ("error", "least", "most"),
+    [(LaterError(7), 5, 8), (asyncio.CancelledError(), -1, 2), (ZeroDivisionError(), 30, 90)],
+)
+def test_each_job_that_raises_is_tried_again(queue: SmsQueue, error: BaseException, least: float, most: float) -> None:
+    """One that was cancelled from outside goes to another worker at once, for its process is ending."""
+    strategy = queue.app.tasks["oca_sms_async.send"].retry_strategy
+    assert strategy is not None
+    job = Job(queue="oca-sms", lock=None, queueing_lock=None, task_name="oca_sms_async.send")
+    decision = strategy.get_retry_decision(exception=error, job=job)
+    assert decision is not None
+    assert decision.retry_at is not None
+    assert least <= (decision.retry_at - datetime.now(UTC)).total_seconds() <= most
 
 
 async def test_the_messages_of_a_live_worker_stay_its_own(queue: SmsQueue, queue_database: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import psycopg
@@ -33,7 +34,8 @@ async def set_up(conninfo: str) -> None:
 def queue_template(postgres: PostgresServer) -> str:
     """The name of a database with a queue's tables."""
     execute(postgres.url, f"CREATE DATABASE {_TEMPLATE}")
-    asyncio.run(set_up(postgres.database(_TEMPLATE)))
+    with ThreadPoolExecutor(1) as thread:  # an asynchronous test may ask for the fixture while its loop runs
+        thread.submit(lambda: asyncio.run(set_up(postgres.database(_TEMPLATE)))).result()
     return _TEMPLATE
 
 

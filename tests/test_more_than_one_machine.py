@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 from command import account, environment
 from postgres_server import execute
-from queues import PATIENCE, until_done
+from queues import PATIENCE
 
 from oca_sms_async.cli._app import _parse
 from oca_sms_async.queue import SmsQueue
@@ -77,55 +77,6 @@ asyncio.run(main())
     login = await run(find_block("FastAPI") + driver, sandbox, queue_database)
     assert execute(queue_database, "SELECT login FROM logins") == [(login,)]
     assert [key for (key,) in execute(queue_database, "SELECT key FROM oca_sms_queued")] == [f"login-{login}"]
-
-
-async def test_a_program_works_for_the_queue(sandbox: Sandbox, queue: SmsQueue, queue_database: str) -> None:
-    """The message is sent, and SIGTERM ends the program."""
-    await queue.put("081234567890", "Acme: 482913 is your code", key="login-1")
-    env = environment(**account(sandbox), OCA_SMS_DATABASE=queue_database)
-    program = find_block("await queue.work(client)")
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, env=env)
-    await until_done(queue)
-    process.terminate()
-    assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
-    assert [message.text for message in sandbox.inbox] == ["Acme: 482913 is your code"]
-
-
-async def test_a_job_of_celery_that_runs_again_sends_nothing(sandbox: Sandbox, queue_database: str) -> None:
-    """Both runs have the receipt of the first."""
-    need("celery")
-    driver = """
-import json
-ran = [send_sms.apply(("081234567890", "Acme: your order"), task_id="job-17").get() for _ in range(2)]
-print(json.dumps(ran))
-"""
-    first, second = await run(find_block("Celery(") + driver, sandbox, queue_database)
-    assert first == second == sandbox.inbox[0].msg_uid
-    assert len(sandbox.inbox) == 1
-
-
-async def test_a_job_of_taskiq_that_runs_again_sends_nothing(sandbox: Sandbox, queue_database: str) -> None:
-    """Both runs have the receipt of the first."""
-    need("taskiq")
-    driver = """
-import asyncio, json
-
-async def main():
-    await broker.startup()
-    ran = []
-    for _ in range(2):
-        job = await send_sms.kicker().with_task_id("job-17").kiq("081234567890", "Acme: your order")
-        ran.append((await job.wait_result(timeout=30)).return_value)
-    await broker.shutdown()
-    await broker.state.client.aclose()
-    await broker.state.journal.aclose()
-    print(json.dumps(ran))
-
-asyncio.run(main())
-"""
-    first, second = await run(find_block("InMemoryBroker()") + driver, sandbox, queue_database)
-    assert first == second == sandbox.inbox[0].msg_uid
-    assert len(sandbox.inbox) == 1
 
 
 def test_every_command_of_the_page_can_be_parsed() -> None:

@@ -31,15 +31,16 @@ def check(
     for name, text in (("key", key), ("message", message)):
         if "\0" in text or not _is_unicode(text):
             raise InvalidMessageError(f"{name} holds a character that PostgreSQL cannot keep")
-    with contextlib.suppress(ExpiredError):  # the worker notes it as failed
-        find_deadline(expires_at=expires_at)
+    find_deadline(expires_at=expires_at)  # it may have passed: then the worker notes the message as failed
     return Checked(number, message, key, expires_at, Priority(priority))
 
 
 def find_expiry(expires_in: float | timedelta | None, expires_at: datetime | None) -> datetime | None:
     """Return the moment at which a message expires, the earlier of two. `ExpiredError` if it has passed."""
     deadline = find_deadline(expires_in=expires_in, expires_at=expires_at)
-    if deadline is None or expires_in is None:
+    if deadline is not None and deadline.has_passed():
+        raise ExpiredError("the message has expired already: expires_in or expires_at has passed")
+    if expires_in is None:
         return expires_at
     seconds = expires_in if isinstance(expires_in, timedelta) else timedelta(seconds=expires_in)
     try:

@@ -32,6 +32,7 @@ from oca_sms_async._waiting import Priority
 _T = TypeVar("_T")
 
 TASK: Final = "oca_sms_async.send"
+_PREPARE: Final = 3  # executions of a statement, after which a worker's connection prepares it
 _ROUNDS: Final = 5  # in each, another put or an end may change the state of a key between two statements
 
 AnyConnection = psycopg.AsyncConnection[Any]
@@ -83,6 +84,8 @@ class QueueStore:
         names = await self._journal.names()
 
         async def read(connection: Connection) -> Queued | None:
+            # A worker has sessions of its own anyway, since Procrastinate listens. So the server may keep the plans.
+            connection.prepare_threshold = _PREPARE
             cursor = await connection.execute(READ, names.parameters(job=job))
             if (row := await cursor.fetchone()) is None:
                 return None

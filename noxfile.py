@@ -30,7 +30,7 @@ PARALLEL = ("-n", "auto")
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install the package with its extras, and the groups of tools."""
-    session.install("-e", ".[cli,redis,aiohttp,postgres]", *nox.project.dependency_groups(PROJECT, *groups))
+    session.install("-e", ".[cli,redis,aiohttp,postgres,queue]", *nox.project.dependency_groups(PROJECT, *groups))
 
 
 @nox.session
@@ -76,7 +76,7 @@ def wheel(session: nox.Session) -> None:
     session.install("build", *nox.project.dependency_groups(PROJECT, "tests"))
     session.run("python", "-m", "build", "--outdir", str(folder))  # the wheel out of the source archive
     (built,), (source,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
-    session.install(f"{built}[cli,redis,aiohttp,postgres]")
+    session.install(f"{built}[cli,redis,aiohttp,postgres,queue]")
     with tarfile.open(source) as packed:
         packed.extractall(folder, filter="data")
     session.chdir(folder / source.name.removesuffix(".tar.gz"))
@@ -107,13 +107,12 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def kills(session: nox.Session) -> None:
-    """Kill a campaign, and processes that send with keys, 40 times, five times over. The tests do so 8 times."""
+    """Kill a campaign, senders with keys and workers of a queue 40 times, five times over. The tests do so 8 times."""
     install(session, "tests")
     for seed in range(1, 6):
         env = {"OCA_SMS_TEST_KILLS": "40", "OCA_SMS_TEST_SEED": str(seed)}
-        session.run(
-            "python", "-m", "pytest", "tests/test_kill.py", "tests/test_keyed_processes.py", *session.posargs, env=env
-        )
+        killed = ("tests/test_kill.py", "tests/test_keyed_processes.py", "tests/test_queue_processes.py")
+        session.run("python", "-m", "pytest", *killed, *session.posargs, env=env)
 
 
 @nox.session
@@ -183,7 +182,7 @@ def examples(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "examples", *session.posargs)
 
 
-BENCHMARKS = ("bulk", "latency", "pace", "limiter", "keyed", "campaign", "memory", "growth", "import_time")
+BENCHMARKS = ("bulk", "latency", "pace", "limiter", "keyed", "queued", "campaign", "memory", "growth", "import_time")
 
 
 @nox.session

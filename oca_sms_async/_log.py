@@ -14,13 +14,16 @@
 | `observer.failed` | WARNING | reason | the observer of a client raised an exception |
 | `journal.doubtful` | WARNING | journal, doubtful | a journal was opened in which an earlier run left doubt |
 | `journal.unprotected` | WARNING | journal | other users can read a journal, and its folder refuses to change that |
+| `queue.paused` | WARNING | queue, wait, error, status, code | a worker pauses: the trouble is no message's |
+| `queue.interrupted` | WARNING | queue, reason | a worker lost its database, and begins anew when it is back |
+| `queue.recovered` | WARNING | queue, messages | messages of dead workers went back to the queue |
 | `transport.guard_lost` | WARNING | guard | a check relies on a private name of httpx or aiohttp that is gone |
 
 Each field is an attribute of the record; `record.event` is the name. The record's message is the name, the fields and a
 sentence. `phone` shows three digits. `attempt` is the number of the next request, or of the last one. `wait` is in
-seconds. `error` is the name of a class; `status` (HTTP) and `code` follow it if the gateway refused. `limiter` is a
-name and `journal` a path. `reason` is the name of a class. `pulled` and `doubtful` count messages. `broken`
-and `rows` count rows.
+seconds. `error` is the name of a class; `status` (HTTP) and `code` follow it if the gateway refused. `limiter` and
+`queue` are names, and `journal` is a path. `reason` is the name of a class. `pulled`, `doubtful` and `messages` count
+messages. `broken` and `rows` count rows.
 """
 
 import contextlib
@@ -44,6 +47,9 @@ EVENTS: Final = {
     "observer.failed": (logging.WARNING, "the observer is told of the next send again"),
     "journal.doubtful": (logging.WARNING, "an earlier run left messages in doubt"),
     "journal.unprotected": (logging.WARNING, "other users can read it"),
+    "queue.paused": (logging.WARNING, "no message is sent meanwhile"),
+    "queue.interrupted": (logging.WARNING, "the worker begins anew"),
+    "queue.recovered": (logging.WARNING, "their workers gave no sign of life"),
     "transport.guard_lost": (logging.WARNING, "a private name has moved: the safe way is taken instead"),
 }
 

@@ -3,25 +3,25 @@
 from typing import Final
 
 # A database may be told to answer before a commit is on the disk. Then an intent would not outlive a crash.
-_DURABLE: Final = (
+DURABLE: Final = (
     "(current_setting('synchronous_commit') <> 'off' OR set_config('synchronous_commit', 'on', true) = 'on')"
 )
 # Where the tables were dropped and made anew, the same number names a journal with another salt.
-_OWN: Final = "SELECT FROM oca_sms_journal WHERE journal = %(journal)s AND salt = %(salt)s"
-_COLUMNS: Final = """m.claim, m.content, m.status, m.attempts,
+OWN: Final = "SELECT FROM oca_sms_journal WHERE journal = %(journal)s AND salt = %(salt)s"
+COLUMNS: Final = """m.claim, m.content, m.status, m.attempts,
     extract(epoch FROM m.began)::float8, extract(epoch FROM m.ended)::float8,
     extract(epoch FROM greatest(m.busy_until - clock_timestamp(), interval '0'))::float8,
     m.msg_uid, m.word, m.error, m.code"""
 
 LOOK_UP: Final = f"""
-SELECT {_COLUMNS}
-FROM ({_OWN}) own LEFT JOIN oca_sms_message m ON m.journal = %(journal)s AND m.identity = %(identity)s
+SELECT {COLUMNS}
+FROM ({OWN}) own LEFT JOIN oca_sms_message m ON m.journal = %(journal)s AND m.identity = %(identity)s
 """
 
 # A claim succeeds if the entry is as it was looked up. Each claim has a token of its own, so an entry that another
 # sender had meanwhile differs, even if it was forgotten and begun anew. A repeated statement finds its own token.
 INTEND: Final = f"""
-WITH own AS ({_OWN} AND {_DURABLE}),
+WITH own AS ({OWN} AND {DURABLE}),
 claimed AS (
     INSERT INTO oca_sms_message AS m (journal, identity, content, claim, status, attempts, began, ended, busy_until)
     SELECT %(journal)s, %(identity)s, %(content)s, %(claim)s, 1, %(attempts)s,
@@ -46,7 +46,7 @@ WITH settled AS (
         status = %(status)s, attempts = %(attempts)s, ended = clock_timestamp(), busy_until = NULL,
         msg_uid = %(msg_uid)s, word = %(word)s, error = %(error)s, code = %(code)s
     WHERE m.journal = %(journal)s AND m.identity = %(identity)s AND m.claim = %(claim)s
-        AND (m.status = 1 OR %(status)s = 2) AND {_DURABLE}
+        AND (m.status = 1 OR %(status)s = 2) AND {DURABLE}
 )
 SELECT EXISTS (
     SELECT FROM oca_sms_message WHERE journal = %(journal)s AND identity = %(identity)s AND claim = %(claim)s
@@ -59,7 +59,7 @@ UPDATE oca_sms_message AS m SET
     msg_uid = %(msg_uid)s, word = %(word)s, error = NULL, code = NULL
 WHERE m.journal = %(journal)s AND m.identity = %(identity)s AND m.claim = %(known)s AND m.status = 1
     AND NOT EXISTS (SELECT FROM oca_sms_message o WHERE o.journal = %(journal)s AND o.msg_uid = %(msg_uid)s)
-    AND {_DURABLE}
+    AND {DURABLE}
 RETURNING 1
 """
 
@@ -95,8 +95,8 @@ noted AS (
     WHERE m.status IS NULL OR m.status = 0 OR m.content = i.content
     ON CONFLICT DO NOTHING
 )
-SELECT i.identity, s.content, {_COLUMNS}
-FROM ({_OWN}) own CROSS JOIN input i
+SELECT i.identity, s.content, {COLUMNS}
+FROM ({OWN}) own CROSS JOIN input i
 LEFT JOIN pg_temp.oca_sms_seen s ON s.identity = i.identity
 LEFT JOIN oca_sms_message m ON m.journal = %(journal)s AND m.identity = i.identity
 ORDER BY i.place
@@ -116,8 +116,8 @@ named AS (
     SELECT i.place, i.content || int8send(coalesce(s.times, 0) + i.nth) AS identity
     FROM input i LEFT JOIN pg_temp.oca_sms_seen s ON s.identity = i.content
 )
-SELECT i.identity, NULL, {_COLUMNS}
-FROM ({_OWN}) own CROSS JOIN named i
+SELECT i.identity, NULL, {COLUMNS}
+FROM ({OWN}) own CROSS JOIN named i
 LEFT JOIN oca_sms_message m ON m.journal = %(journal)s AND m.identity = i.identity
 ORDER BY i.place
 """

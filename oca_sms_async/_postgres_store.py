@@ -80,7 +80,7 @@ class Store:
 
     async def forget(self, before: datetime, *, doubtful: bool) -> int:
         """Forget messages, a page after the other, and return their number."""
-        names = await self._opened()
+        names = await self.names()
         after: bytes | None = b""
         forgotten = 0
         while after is not None:
@@ -89,13 +89,13 @@ class Store:
             forgotten += gone
         return forgotten
 
-    async def _opened(self) -> Names:
+    async def names(self) -> Names:
         if self._names is None:
             return await self._connections.perform(self.open)
         return self._names
 
     async def _look_up(self, key: str) -> tuple[Names, bytes, Row]:
-        names = await self._opened()
+        names = await self.names()
         identity = names.of_key(key)
         return names, identity, found(await self._perform(LOOK_UP, names.parameters(identity=identity)))
 

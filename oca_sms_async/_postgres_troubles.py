@@ -19,7 +19,7 @@ _PASSING: Final = {
 }
 _LASTING: Final = {
     "42501": "the role lacks a privilege in the database",
-    "42P01": "its tables are missing: await setup() makes them",
+    "42P01": "its tables are missing: await setup() makes them, or `oca-sms queue setup`",
     "42703": "its tables are of another version",
     "53100": "PostgreSQL's disk is full",
     "53200": "PostgreSQL is out of memory",

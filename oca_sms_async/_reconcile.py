@@ -21,6 +21,7 @@ _ENDING: Final = 6  # digits
 _NOT_DIGITS: Final = bytes(set(range(128)) - set(b"0123456789"))
 
 Number = Callable[[str], str]  # E.164 out of any spelling; ValueError for an impossible number
+History = Callable[[], Awaitable[list[SmsRecord]]]
 Content = tuple[str, str]  # number and text
 
 
@@ -41,7 +42,7 @@ async def reconcile(
     run: JournalRun,
     messages: Iterable[Sms] | AsyncIterable[Sms],
     number: Number,
-    history: Callable[[], Awaitable[list[SmsRecord]]],
+    history: History,
 ) -> ReconcileReport:
     """Look up the doubtful messages among these, and store those that the history has as sent.
 
@@ -52,24 +53,31 @@ async def reconcile(
     async with run:
         known = [(sms, lookup) async for sms, lookup in run.lookups(messages) if _may_own_records(lookup)]
         doubtful = [(sms, lookup) for sms, lookup in known if lookup.entry.status is Status.DOUBTFUL]
-        found = dict[bytes, Sent]()
-        if doubtful:
-            groups = _group(known, number)
-            records = await history()
-            if len(records) > _LONG:
-                sorted_records = await asyncio.to_thread(_sort, records, groups, number)
-            else:
-                sorted_records = _sort(records, groups, number)
-            matches = iter(sorted_records.items())
-            while some := [*itertools.islice(matches, _AT_ONCE)]:
-                settling = (_settle(run, groups[content], dated, found) for content, dated in some)
-                for failure in await asyncio.gather(*settling, return_exceptions=True):
-                    if failure is not None:
-                        raise failure
+        found = await settle_by_history(run, known, number, history) if doubtful else {}
     return ReconcileReport(
         found=tuple(found[lookup.identity] for _, lookup in doubtful if lookup.identity in found),
         doubtful=tuple(sms for sms, lookup in doubtful if lookup.identity not in found),
     )
+
+
+async def settle_by_history(
+    run: JournalRun, known: Iterable[tuple[Sms, Lookup]], number: Number, history: History
+) -> dict[bytes, Sent]:
+    """Store as sent the doubtful messages among `known` that the history has, and return them by their names."""
+    found = dict[bytes, Sent]()
+    groups = _group(known, number)
+    records = await history()
+    if len(records) > _LONG:
+        sorted_records = await asyncio.to_thread(_sort, records, groups, number)
+    else:
+        sorted_records = _sort(records, groups, number)
+    matches = iter(sorted_records.items())
+    while some := [*itertools.islice(matches, _AT_ONCE)]:
+        settling = (_settle(run, groups[content], dated, found) for content, dated in some)
+        for failure in await asyncio.gather(*settling, return_exceptions=True):
+            if failure is not None:
+                raise failure
+    return found
 
 
 class _Claim(NamedTuple):

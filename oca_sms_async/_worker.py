@@ -151,11 +151,10 @@ class Worker:
             self._with_journal = False
         return outcome
 
-    async def _deliver(self, sms: Sms, call: CallState) -> Outcome:  # noqa: PLR0911 - each kind of end has its own outcome
+    async def _deliver(self, sms: Sms, call: CallState) -> Outcome:
         """Send one message, and stop the run where its outcome says so."""
-        if self._run.stage is not _RUNNING:  # it may have been stopped while the journal was asked
-            return self._end_stopped(sms, call)
         try:
+            self._check_running()  # the run may have been stopped while the journal was asked
             receipt = await self._send(sms, call)
         except OcaSmsError as error:
             self._judge(error)
@@ -177,8 +176,12 @@ class Worker:
         self._run.outage.count_answer()
         return Sent(sms, receipt)
 
-    async def _before_first_send(self) -> None:
+    def _check_running(self) -> None:
         if self._run.stage is not _RUNNING:
+            raise _StoppedError
+
+    async def _before_first_send(self) -> None:
+        if self._run.stage is not _RUNNING:  # not by the method above: each message comes through here
             raise _StoppedError
         if self._intent is not None:
             await self._intent.record()

@@ -25,7 +25,7 @@ if hasattr(signal, "SIGHUP"):  # `nohup` and some CI runners ignore it, and each
 settings.register_profile("suite", suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
-pytest_plugins = ["pytester", "command", "postgres_server"]
+pytest_plugins = ["pytester", "command", "postgres_server", "queues"]
 
 # The limiter, the client and its bulk run on uvloop too: `uvicorn[standard]` installs it, so many users have it.
 ON_UVLOOP_TOO: Final = {"test_bulk", "test_client", "test_redis", "test_statistics", "test_waiting"}

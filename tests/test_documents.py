@@ -43,12 +43,13 @@ async def test_a_block_runs(
 ) -> None:
     """Each Python block of each page runs as it stands, with the account of a sandbox in the environment.
 
-    A block that reads `DATABASE_URL` or `REDIS_URL` gets a real server.
+    A block that reads `DATABASE_URL`, `OCA_SMS_DATABASE` or `REDIS_URL` gets a real server.
     """
     monkeypatch.chdir(tmp_path)
     for name, value in sandbox.environment().items():
         monkeypatch.setenv(name, value)
-    for name, fixture in {"DATABASE_URL": "database", "REDIS_URL": "redis_url"}.items():
+    servers = {"DATABASE_URL": "database", "OCA_SMS_DATABASE": "queue_database", "REDIS_URL": "redis_url"}
+    for name, fixture in servers.items():
         if name in block.code:
             monkeypatch.setenv(name, request.getfixturevalue(fixture))
     code = compile(block.code, block.name, "exec", dont_inherit=True)

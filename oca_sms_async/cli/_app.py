@@ -23,6 +23,7 @@ from oca_sms_async.cli._console import complain
 from oca_sms_async.cli._demo import demo
 from oca_sms_async.cli._endings import CommandError, ExitStatus, end_by_signal
 from oca_sms_async.cli._messages import check, history, send, status
+from oca_sms_async.cli._queue import queue
 from oca_sms_async.cli._serve import sandbox
 from oca_sms_async.cli._signals import find_signal, raise_signals
 
@@ -54,7 +55,7 @@ _COMPLAINTS: Final[dict[type[CycloptsError], str]] = {
 _SILENCE: Final = logging.NullHandler()
 
 _app: Final = App(name="oca-sms", help=_HELP, help_format="markdown", version=__version__)
-for _command in (demo, send, bulk, status, history, check, sandbox):
+for _command in (demo, send, bulk, queue, status, history, check, sandbox):
     _app.command(_command)
 
 

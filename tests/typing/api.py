@@ -14,6 +14,8 @@ from typing import Literal, NoReturn, assert_never, assert_type
 
 import httpx
 import redis.asyncio
+from procrastinate import App
+from psycopg import AsyncConnection
 from starlette.applications import Starlette
 
 import oca_sms_async
@@ -77,6 +79,7 @@ from oca_sms_async import (
 from oca_sms_async.aiohttp import aiohttp_client
 from oca_sms_async.cli import main
 from oca_sms_async.postgres import SCHEMA, PostgresJournal, PostgresTokenBucket
+from oca_sms_async.queue import QueueEntry, QueueReconcileReport, QueueStatistics, SmsQueue
 from oca_sms_async.redis import RedisTokenBucket
 from oca_sms_async.sandbox import FAULTS, Inbox, Message, Sandbox
 from oca_sms_async.testing import oca_sms_client, oca_sms_sandbox
@@ -270,6 +273,36 @@ async def share() -> None:
     PostgresJournal("postgresql://localhost/sms")  # type: ignore[call-arg] # a journal has a name
     tables: str = SCHEMA
     assert tables
+
+
+async def queue_up() -> None:
+    """Put messages, and work for the queue."""
+    async with SmsQueue("postgresql://localhost/sms", name="acme", region="ID") as queue:
+        assert_type(await queue.setup(), None)
+        assert_type(queue.name, str)
+        assert_type(queue.journal, PostgresJournal)
+        assert_type(queue.app, App)
+        assert_type(queue.limiter(22, 1), PostgresTokenBucket)
+        assert_type(await queue.put(PHONE, TEXT, key="login 17", expires_in=60, priority=Priority.BULK), bool)
+        async with await AsyncConnection.connect("postgresql://localhost/sms") as connection:
+            await queue.put(PHONE, TEXT, key="login 18", expires_at=datetime.now(UTC), connection=connection)
+        assert_type(await queue.put_many([Sms(PHONE, TEXT, key="order 1")]), int)
+        entry = await queue.lookup("login 17")
+        assert_type(entry, QueueEntry | None)
+        if entry is not None:
+            assert_type(entry.status, Literal["waiting", "sent", "failed", "unknown"])
+            assert_type((entry.receipt, entry.error, entry.code), tuple[SendReceipt | None, str | None, int | None])
+        counted = await queue.statistics()
+        assert_type(counted, QueueStatistics)
+        assert_type((counted.waiting_interactive, counted.waiting_bulk, counted.working), tuple[int, int, int])
+        assert_type(counted.oldest_age, float | None)
+        async with AsyncOcaSms("user", "secret", journal=queue.journal, limiter=queue.limiter()) as client:
+            assert_type(await queue.work(client, concurrency=8), None)
+            report = await queue.reconcile(client)
+            assert_type(report, QueueReconcileReport)
+            assert_type((report.found, report.doubtful), tuple[int, int])
+        await queue.put(PHONE, TEXT)  # type: ignore[call-arg] # a message of a queue has a key
+        report.found = 7  # type: ignore[misc] # frozen
 
 
 def told(outcome: Outcome) -> str:

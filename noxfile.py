@@ -77,6 +77,7 @@ def wheel(session: nox.Session) -> None:
         packed.extractall(folder, filter="data")
     session.chdir(folder / source.name.removesuffix(".tar.gz"))
     shutil.rmtree("oca_sms_async")  # otherwise `python -c` and `python -m` would import it from this folder
+    Path("oca_sms_async_pytest.py").unlink()  # as above
     # Tests that build the archives need the sources.
     building = (
         "--ignore=tests/test_packaging.py",

@@ -70,19 +70,19 @@ def needs_of(extra: str) -> set[str]:
 
 
 def test_wheel_holds_the_package_alone(archives: Archives) -> None:
-    """The wheel has each module, the page, the types' marker and the licence, and no test, cache or left-over."""
+    """The wheel has each module, the plugin's, the page, the types' marker and the licence, and nothing else."""
     package = files_of("oca_sms_async")
     page = {f"oca_sms_async/sandbox/page/inbox.{kind}" for kind in ("html", "css", "js")}
     page |= {f"oca_sms_async/sandbox/page/{script}.js" for script in ("access", "faults", "list")}
     assert {name for name in package if not name.endswith(".py")} == {"oca_sms_async/py.typed"} | page
     beside = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
-    assert archives.wheel_names == package | {f"{INFO}/{name}" for name in beside}
+    assert archives.wheel_names == package | {"oca_sms_async_pytest.py"} | {f"{INFO}/{name}" for name in beside}
 
 
 def test_source_archive_can_be_checked(archives: Archives) -> None:
     """The source archive has package, tests, benchmarks, documents and the files that run them, and no other file."""
     top = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "PKG-INFO", "README.md", "SECURITY.md"}
-    top |= {"noxfile.py", "pyproject.toml"}
+    top |= {"noxfile.py", "oca_sms_async_pytest.py", "pyproject.toml"}
     folders = ("oca_sms_async", "tests", "benchmarks", "docs")
     assert archives.source_names - {".gitignore"} == top | files_of(*folders)
     names = files_of(*folders) - files_of("tests/files")  # lists of messages of every kind
@@ -119,3 +119,11 @@ def test_entry_points_lead_somewhere(archives: Archives) -> None:
         for name, value in announced[group].items()
     ]
     assert all(point.load() for point in points)
+
+
+def test_the_changelog_begins_with_the_version() -> None:
+    """The newest entry is the package's version, with its date."""
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## \[(.+)\] - (\d{4}-\d\d-\d\d)$", changelog, re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == oca_sms_async.__version__

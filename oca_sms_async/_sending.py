@@ -84,8 +84,12 @@ class Sender:
             return await self._keyed.send(key, number, message, deadline=options.until, send=send, call=call)
         except BaseException as error:
             end = error
-            if isinstance(error, asyncio.CancelledError) and call.may_have_been_sent:
-                log("send.cancelled", phone=number, attempt=call.attempts)
+            if isinstance(error, asyncio.CancelledError):
+                # A cancellation has no other way to answer.
+                answer = "the message may have been sent" if call.may_have_been_sent else "this send made no request"
+                error.add_note(f"oca-sms-async: {answer}")
+                if call.may_have_been_sent:
+                    log("send.cancelled", phone=number, attempt=call.attempts)
             raise
         finally:
             # A message that another run or send got is that one's.

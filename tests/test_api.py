@@ -70,8 +70,8 @@ def test_the_package_under_test_is_the_installed_one() -> None:
 def test_modules_beside_the_facade() -> None:
     """A module without an underscore is public, so each of them must be meant."""
     extras = {name.removeprefix("oca_sms_async.") for name in MODULES[1:]}
-    assert extras >= {"aiohttp", "cli", "postgres", "redis", "sandbox"}
-    assert extras <= {"aiohttp", "cli", "postgres", "redis", "sandbox", "testing"}
+    assert extras >= {"aiohttp", "blocking", "cli", "opentelemetry", "postgres", "redis", "sandbox"}
+    assert extras <= {"aiohttp", "blocking", "cli", "opentelemetry", "postgres", "redis", "sandbox", "testing"}
 
 
 @each_module

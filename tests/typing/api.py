@@ -74,6 +74,7 @@ from oca_sms_async import (
     segments,
 )
 from oca_sms_async.aiohttp import aiohttp_client
+from oca_sms_async.blocking import OcaSms
 from oca_sms_async.cli import main
 from oca_sms_async.postgres import SCHEMA, PostgresJournal, PostgresTokenBucket
 from oca_sms_async.redis import RedisTokenBucket
@@ -146,6 +147,30 @@ async def make() -> None:
     AsyncOcaSms("user", "secret", limiter=Pauseless())  # type: ignore[call-overload] # half of a limiter is none
     AsyncOcaSms("user", "secret", http_client=httpx.Client())  # type: ignore[call-overload] # of the other colour
     AsyncOcaSms("user", "secret", retries=3)  # type: ignore[call-overload] # there is no such option
+
+
+def block(client: OcaSms, journal: Journal) -> None:
+    """Use the client for threads."""
+    with OcaSms("user", "secret", timeout=5, journal=journal) as own:
+        assert_type(own, OcaSms)
+    assert_type(OcaSms(api=RegularV2("token"), observer=observe), OcaSms)
+    assert_type(OcaSms.from_env(os.environ, timeout=5.0), OcaSms)
+    assert_type(OcaSms.from_env({"OCA_SMS_API": "premium-v2"}, token="a", sender_id="Acme"), OcaSms)
+    receipt = client.send(PHONE, TEXT, key="login 17", expires_in=timedelta(minutes=5), priority=Priority.BULK)
+    assert_type(receipt, SendReceipt)
+    assert_type(client.send(phone=PHONE, message=TEXT, expires_at=datetime.now(UTC)), SendReceipt)
+    assert_type(client.status("uid"), SmsRecord)
+    assert_type(client.history(timeout=5), list[SmsRecord])
+    assert_type(client.wait_for_status("uid", {"sent"}, timeout=5, interval=0.5), SmsRecord)
+    assert_type(client.send_many(messages(), concurrency=8, journal=journal, resend_unknown=True), BulkReport)
+    assert_type(client.statistics(), Statistics)
+    assert_type(client.close(), None)
+    OcaSms("user")  # type: ignore[call-overload] # no password
+    OcaSms("user", "secret", api=RegularV2("token"))  # type: ignore[call-overload] # an API has its own credentials
+    OcaSms("user", "secret", retries=3)  # type: ignore[call-overload] # there is no such option
+    client.send(PHONE, TEXT, 30)  # type: ignore[arg-type, call-arg] # options are named
+    client.send_many([PHONE])  # type: ignore[list-item] # messages, no numbers
+    client.send_many(messages_in_time())  # type: ignore[arg-type] # a thread cannot iterate over them
 
 
 async def send(client: AsyncOcaSms) -> None:

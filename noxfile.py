@@ -26,10 +26,14 @@ PYTHONS = [f"3.{minor}" for minor in range(11, 16) if runs(f"python3.{minor}")]
 # One process for each core, because most tests wait for sockets. `-- -n 0` means a single process.
 PARALLEL = ("-n", "auto")
 
+EXTRAS = "cli,redis,aiohttp,postgres,opentelemetry"
+
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install the package with its extras, and the groups of tools."""
-    session.install("-e", ".[cli,redis,aiohttp,postgres]", *nox.project.dependency_groups(PROJECT, *groups))
+    session.install(
+        "-e", ".[cli,redis,aiohttp,postgres,opentelemetry]", *nox.project.dependency_groups(PROJECT, *groups)
+    )
 
 
 @nox.session
@@ -54,13 +58,21 @@ def pin_floors() -> list[str]:
     return [f"{need.name}=={next(it.version for it in need.specifier if it.operator == '>=')}" for need in needs]
 
 
+# The SDK wants the version of its own API.
+FLOORS_OF_TESTS = (
+    "opentelemetry-sdk==1.30.0",
+    "opentelemetry-instrumentation-httpx==0.51b0",
+    "opentelemetry-instrumentation-aiohttp-client==0.51b0",
+)
+
+
 @nox.session(python=PYTHONS[:1])
 def floors(session: nox.Session) -> None:
     """Run the tests on the lowest versions that pyproject.toml permits, on the oldest Python that is installed."""
     # In a second step, because pip keeps installed versions that fit. The tools of the tests are the newest ones:
     # users do not install them.
     install(session, "tests")
-    session.install(*pin_floors())
+    session.install(*pin_floors(), *FLOORS_OF_TESTS)
     session.run("python", "-m", "pip", "check")
     session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)
 
@@ -72,7 +84,7 @@ def wheel(session: nox.Session) -> None:
     session.install("build", *nox.project.dependency_groups(PROJECT, "tests"))
     session.run("python", "-m", "build", "--outdir", str(folder))  # the wheel out of the source archive
     (built,), (source,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
-    session.install(f"{built}[cli,redis,aiohttp,postgres]")
+    session.install(f"{built}[{EXTRAS}]")
     with tarfile.open(source) as packed:
         packed.extractall(folder, filter="data")
     session.chdir(folder / source.name.removesuffix(".tar.gz"))

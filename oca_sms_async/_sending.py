@@ -69,7 +69,7 @@ class Sender:
         """
         if key is not None and self._keyed is None:
             raise ValueError("key needs a journal: give the client one, AsyncOcaSms(…, journal=…)")
-        began = asyncio.get_running_loop().time()
+        began = 0.0 if self._observer is None else asyncio.get_running_loop().time()
         number: str | None = None
         end: BaseException | None = None
         try:

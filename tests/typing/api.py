@@ -5,7 +5,7 @@ An `assert_type` that no longer holds is an error of mypy, and so is an ignore b
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Literal, NoReturn, assert_never, assert_type
 
 import httpx
 import redis.asyncio
+from opentelemetry.metrics import NoOpMeterProvider
 from starlette.applications import Starlette
 
 import oca_sms_async
@@ -76,6 +77,7 @@ from oca_sms_async import (
 from oca_sms_async.aiohttp import aiohttp_client
 from oca_sms_async.blocking import OcaSms
 from oca_sms_async.cli import main
+from oca_sms_async.opentelemetry import metrics_observer
 from oca_sms_async.postgres import SCHEMA, PostgresJournal, PostgresTokenBucket
 from oca_sms_async.redis import RedisTokenBucket
 from oca_sms_async.sandbox import FAULTS, Inbox, Message, Sandbox
@@ -225,6 +227,10 @@ def observe(event: SendEvent) -> None:
     assert_type((event.sent, event.error, event.may_have_been_sent), tuple[bool, OcaSmsError | None, bool])
     assert_type((event.attempts, event.priority, event.waited, event.took), tuple[int, Priority, float, float])
     AsyncOcaSms("user", "secret", observer=observe)
+    assert_type(metrics_observer(), Callable[[SendEvent], None])
+    AsyncOcaSms("user", "secret", observer=metrics_observer(meter_provider=NoOpMeterProvider()))
+    OcaSms("user", "secret", observer=metrics_observer(None))
+    metrics_observer("global")  # type: ignore[arg-type] # a provider, no name
 
 
 async def send_them(client: AsyncOcaSms, path: Path) -> None:

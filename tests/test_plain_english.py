@@ -21,6 +21,7 @@ HEADS = frozenset(
 MOST_HEADS = 8  # per 1,000 words
 MOST_WORDS = 12  # a sentence
 DOCUMENTS = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/apis.md"]
+DOCUMENTS += ["docs/observability.md", "docs/threads.md", "docs/versions.md"]
 
 
 class Measure(NamedTuple):

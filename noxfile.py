@@ -99,6 +99,16 @@ def wheel(session: nox.Session) -> None:
 
 
 @nox.session
+def bundle(session: nox.Session) -> None:
+    """Make one file of a program by PyInstaller, without options, and run it: it has the sandbox's page."""
+    session.install(".[sandbox]", "pyinstaller")
+    folder = Path(session.create_tmp()) / "bundle"
+    where = ("--distpath", str(folder), "--workpath", str(folder / "work"), "--specpath", str(folder))
+    session.run("pyinstaller", "--onefile", "--noconfirm", "--log-level=WARN", *where, "tests/bundled_program.py")
+    session.run(str(folder / "bundled_program"), external=True)
+
+
+@nox.session
 def mutants(session: nox.Session) -> None:
     """Make small changes to the rooms of pure decisions, and list those that no test notices: tests/MUTANTS.md."""
     install(session, "mutants")

@@ -1,6 +1,7 @@
 """The archives: the wheel holds the package alone, and the source archive all files that its checks need."""
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -119,6 +120,30 @@ def test_entry_points_lead_somewhere(archives: Archives) -> None:
         for name, value in announced[group].items()
     ]
     assert all(point.load() for point in points)
+
+
+def test_the_page_is_found_without_a_folder(archives: Archives, tmp_path: Path) -> None:
+    """The page is read as a resource: also out of the wheel itself, which is a zip file and no folder."""
+    script = "from oca_sms_async.sandbox import _page; print(*(len(_page._read(it)) > 100 for it in _page._SCRIPTS))"
+    run = [sys.executable, "-c", script]
+    ran = subprocess.run(
+        run,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(archives.wheel)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout.split() == ["True"] * 4
+
+
+def test_pyinstaller_finds_the_hook(archives: Archives) -> None:
+    """The entry point names a folder of the wheel with the hook of the module that has the page."""
+    (value,) = PROJECT["entry-points"]["pyinstaller40"].values()
+    (folder,) = importlib.metadata.EntryPoint("hook-dirs", value, "pyinstaller40").load()()
+    hook = Path(folder) / "hook-oca_sms_async.sandbox.py"
+    assert 'collect_data_files("oca_sms_async.sandbox")' in hook.read_text(encoding="utf-8")
+    assert hook.relative_to(Path(oca_sms_async.__file__).parent.parent).as_posix() in archives.wheel_names
 
 
 def test_the_changelog_begins_with_the_version() -> None:

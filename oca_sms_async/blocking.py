@@ -35,7 +35,7 @@ class OcaSms:
     in the loop's thread.
 
     An exception that interrupts the calling thread, such as a Ctrl-C or Celery's soft time limit, cancels the call and
-    waits for its end. A note on the exception then says whether the message may have been sent.
+    waits for its end. A note on the exception then says whether the message of a `send` may have been sent.
 
     Leave the client by `with` or `close()`; afterwards a send is a `RuntimeError`. The end of the process closes it as
     well. A wrong value is a `ValueError` that names it and shows no secret. Certificates that cannot be read, because

@@ -41,6 +41,7 @@ from oca_sms_async import (
     segments,
 )
 from oca_sms_async.aiohttp import aiohttp_client
+from oca_sms_async.blocking import OcaSms
 from oca_sms_async.redis import RedisTokenBucket
 from oca_sms_async.sandbox import Sandbox
 
@@ -234,6 +235,7 @@ def aiohttp_with_a_proxy_of_another_kind() -> None:
 REFUSALS: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("AsyncOcaSms", ValueError, lambda: AsyncOcaSms("", "secret")),
     ("AsyncOcaSms", ValueError, lambda: AsyncOcaSms("user", "secret", timeout=0)),
+    ("AsyncOcaSms", TypeError, lambda: AsyncOcaSms("user", "secret", observer=cast(Any, finish))),
     ("AsyncOcaSms", RuntimeError, send_after_closing),
     ("AsyncOcaSms.from_env", ValueError, lambda: AsyncOcaSms.from_env({})),
     ("AsyncOcaSms.send", OcaSmsError, lambda: client().send("1", TEXT)),
@@ -272,6 +274,9 @@ REFUSALS: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("check_message", ValueError, lambda: check_message(TEXT, brand=" ")),
     ("segments", TypeError, lambda: segments(cast(str, 7))),
     ("aiohttp.aiohttp_client", ValueError, aiohttp_with_a_proxy_of_another_kind),
+    ("blocking.OcaSms", ValueError, lambda: OcaSms("", "secret")),
+    ("blocking.OcaSms.from_env", ValueError, lambda: OcaSms.from_env({})),
+    ("blocking.OcaSms.send_many", TypeError, lambda: OcaSms("user", "secret").send_many(cast(Any, 7))),
     ("redis.RedisTokenBucket", ValueError, lambda: RedisTokenBucket("redis://localhost:9", name="")),
     ("redis.RedisTokenBucket", LimiterUnavailableError, token_without_server),
     ("redis.RedisTokenBucket.acquire", LimiterUnavailableError, token_without_server),

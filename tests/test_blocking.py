@@ -540,6 +540,7 @@ if kind != "own":
 """
 
 
+MANY_THREADS = "ignore:This process:DeprecationWarning"  # Python 3.12 and later warn of a fork beside threads
 BUSY = ["parent sent 1 0", "child sent 1 0", "child ended", "thread sent 2 0", "parent sent 3 0"]
 
 
@@ -580,7 +581,7 @@ async def test_a_forked_child_makes_its_own(kind: str, use: str, end: str, told:
     async with RawGateway().serve() as gateway:
         gateway.behaviour = answer
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-W", "error", "-c", FORKING, gateway.base_url, kind, use, end),
+            *(sys.executable, "-W", "error", "-W", MANY_THREADS, "-c", FORKING, gateway.base_url, kind, use, end),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

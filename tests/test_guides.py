@@ -9,7 +9,7 @@ import pytest
 from in_memory import PHONE, TEXT, Gateway, client_of, hang, make_messages, refuse
 from prometheus_client import REGISTRY
 
-from oca_sms_async import QuotaExhaustedError
+from oca_sms_async import QuotaExhaustedError, opentelemetry
 from oca_sms_async._log import EVENTS
 from oca_sms_async.sandbox import Sandbox
 
@@ -67,7 +67,7 @@ def test_the_events_of_the_log_exist() -> None:
 
 def test_the_metrics_are_those_of_the_observer() -> None:
     """The tables name each metric and each attribute of the observer."""
-    source = (DOCS.parent / "oca_sms_async" / "opentelemetry.py").read_text(encoding="utf-8")
+    source = Path(str(opentelemetry.__file__)).read_text(encoding="utf-8")
     named = set(re.findall(r'"((?:messaging|oca_sms|error)\.[a-z_.]+)"', source))
     assert len(named) == 11
     assert {name for name in named if f"`{name}`" in OBSERVABILITY} == named

@@ -415,6 +415,37 @@ def test_a_loop_that_ends_by_itself_leaves_no_call_without_an_answer() -> None:
         assert client.send(PHONE, TEXT).attempts == 1
 
 
+def test_an_exit_in_a_send_comes_out_and_leaves_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+    """A limiter that exits ends the one send, as in the asynchronous client, and the next send has the same loop."""
+
+    class Limiter(Unlimited):
+        async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+            if priority is Priority.BULK:
+                raise SystemExit(7)
+
+    with client_of(Gateway(), limiter=Limiter()) as client:
+        with pytest.raises(SystemExit, match="7"):
+            client.send(PHONE, TEXT, priority=Priority.BULK)
+        thread = client._thread
+        assert client.send(PHONE, TEXT).attempts == 1
+        assert client._thread is thread
+
+
+def test_a_call_that_the_dying_loop_never_began_has_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that ends between the call and its first step leaves doubt, and no thread that waits for ever."""
+
+    def end_loop() -> None:
+        raise SystemExit
+
+    with client_of(Gateway()) as client:
+        client.send(PHONE, TEXT)
+        thread = client._thread
+        assert thread is not None
+        monkeypatch.setattr(thread._portal, "start_task_soon", lambda *_: thread._loop.call_soon_threadsafe(end_loop))
+        with pytest.raises(DeliveryUnknownError):
+            client.send(PHONE, TEXT)
+
+
 # The messages of a bulk
 
 
@@ -503,6 +534,7 @@ import asyncio, gc, os, sys, threading
 import httpx
 from oca_sms_async import Unlimited
 from oca_sms_async.aiohttp import aiohttp_client
+from oca_sms_async._loop_thread import starting
 from oca_sms_async.blocking import OcaSms
 
 url, kind, use, end = sys.argv[1:]
@@ -523,6 +555,16 @@ if use == "busy":
     sending.start()
     while client.statistics().in_flight < 1:  # its request is on the wire
         pass
+if use == "starting":  # another thread of the parent starts a client at the moment of the fork
+    held, over = threading.Event(), threading.Event()
+
+    def hold():
+        with starting():
+            held.set()
+            over.wait()
+
+    threading.Thread(target=hold, daemon=True).start()
+    held.wait()
 if not (child := os.fork()):
     send("child")
     if end == "close":
@@ -533,6 +575,8 @@ assert os.waitpid(child, 0)[1] == 0
 print("child ended", flush=True)
 if use == "busy":
     sending.join()
+if use == "starting":
+    over.set()
 send("parent")
 client.close()
 if kind != "own":
@@ -549,6 +593,7 @@ BUSY = ["parent sent 1 0", "child sent 1 0", "child ended", "thread sent 2 0", "
     ("kind", "use", "end", "told"),
     [
         ("own", "unused", "exit", ["child sent 1 0", "child ended", "parent sent 1 0"]),
+        ("own", "starting", "exit", ["parent sent 1 0", "child sent 1 0", "child ended", "parent sent 2 0"]),
         ("own", "used", "exit", ["parent sent 1 0", "child sent 1 0", "child ended", "parent sent 2 0"]),
         (
             "own",

@@ -186,6 +186,42 @@ for scope in reader.get_metrics_data().resource_metrics[0].scope_metrics:
     assert ran.stdout.split() == ["oca_sms_async", *sorted([SENT, TOOK, WAITED, IN_FLIGHT, WAITING])]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_shows_no_request_of_its_parent() -> None:
+    """The gauges of a child begin at nothing, although its parent had a request on the wire."""
+    script = """
+import asyncio, os, sys
+sys.path.insert(0, sys.argv[1])
+from in_memory import PHONE, TEXT, Gateway, client_of, hang
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from oca_sms_async.opentelemetry import metrics_observer
+
+def show(who):
+    metrics = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+    points = [it.data.data_points for it in metrics if it.name.endswith("in_flight")]
+    print(who, points[0][0].value, flush=True)
+
+async def main():
+    client = client_of(Gateway(hang), observer=metrics_observer(MeterProvider([reader], shutdown_on_exit=False)))
+    sending = asyncio.create_task(client.send(PHONE, TEXT))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    if not (child := os.fork()):
+        show("child")
+        os._exit(0)
+    os.waitpid(child, 0)
+    show("parent")
+    os._exit(0)
+
+reader = InMemoryMetricReader()
+asyncio.run(main())
+"""
+    run = [sys.executable, "-c", script, os.path.dirname(__file__)]  # noqa: PTH120 - as above
+    ran = subprocess.run(run, capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout.splitlines() == ["child 0", "parent 1"]
+
+
 def test_the_metrics_need_the_api_alone() -> None:
     """The module imports nothing of the SDK, and the error without the API names the command that helps."""
     script = "import sys, oca_sms_async.opentelemetry; print([it for it in sys.modules if '.sdk' in it])"

@@ -20,6 +20,7 @@ from opentelemetry.trace import StatusCode
 from virtual_time import in_virtual_time
 
 from oca_sms_async import AsyncOcaSms, DeliveryUnknownError, OcaSmsError, RegularV1, RetryPolicy, TokenBucket, Unlimited
+from oca_sms_async._transport import _is_late
 from oca_sms_async.aiohttp import aiohttp_client
 from oca_sms_async.blocking import OcaSms
 from oca_sms_async.opentelemetry import metrics_observer
@@ -310,3 +311,22 @@ async def test_a_cancelled_send_stays_cancelled(traced: Traced, sandbox: Sandbox
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
+
+
+async def test_a_cancellation_beside_a_time_out_is_no_time_out() -> None:
+    """A task that is asked to end while its request is late ends as cancelled, and is not tried again."""
+    late: list[bool] = []
+
+    async def request() -> None:
+        async with asyncio.timeout(0) as bound:
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                late.append(_is_late(bound, 0))
+                requesting.cancel()
+                late.append(_is_late(bound, 0))
+
+    requesting = asyncio.create_task(request())
+    await asyncio.wait({requesting})
+    assert requesting.cancelled()
+    assert late == [True, False]

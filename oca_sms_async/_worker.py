@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from enum import IntEnum
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import httpx
-from attrs import frozen
 
 from oca_sms_async._call import CallState
 from oca_sms_async._errors import (
@@ -57,8 +56,7 @@ class Outage:
         return self._failed == self._limit
 
 
-@frozen
-class Pulled:
+class Pulled(NamedTuple):
     """A message with its place in the input, and the journal's answer about it where there is a journal."""
 
     number: int

@@ -84,12 +84,11 @@ async def test_only_a_connection_that_did_not_come_about_is_proof(
 async def test_trouble_within_an_answers_body_is_doubt(trouble: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once an answer has begun the request was sent, and the name of the exception does not matter."""
 
-    async def fail(*_: object) -> AsyncIterator[bytes]:
+    async def fail(_: object) -> bytes:
         raise trouble
-        yield b""
 
     async with RawGateway().serve() as gateway:
-        monkeypatch.setattr(aiohttp.StreamReader, "iter_chunked", fail)
+        monkeypatch.setattr(aiohttp.StreamReader, "readany", fail)
         error = await error_of(gateway.base_url, aiohttp_client())
     assert type(error) is DeliveryUnknownError
     assert isinstance(error.__cause__, httpx.ReadError)

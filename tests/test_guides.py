@@ -1,4 +1,4 @@
-"""The guides on threads and observability: their Python blocks run as they stand, and their tables are complete."""
+"""The guide on observability: its lines for Prometheus count, and its tables are complete."""
 
 import asyncio
 import logging
@@ -11,33 +11,16 @@ from prometheus_client import REGISTRY
 
 from oca_sms_async import QuotaExhaustedError, opentelemetry
 from oca_sms_async._log import EVENTS
-from oca_sms_async.sandbox import Sandbox
 
 DOCS = Path(__file__).parent.parent / "docs"
-THREADS = (DOCS / "threads.md").read_text(encoding="utf-8")
 OBSERVABILITY = (DOCS / "observability.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```", THREADS + OBSERVABILITY, re.MULTILINE | re.DOTALL)
-SCRIPTS = [block for block in BLOCKS if not re.match(r"# \w+\.py\n", block)]
-(PROMETHEUS,) = (block for block in BLOCKS if block.startswith("# prometheus_metrics.py\n"))
-
-
-@pytest.mark.parametrize("block", SCRIPTS, ids=range(len(SCRIPTS)))
-async def test_a_script_runs(block: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each block sends one message to the sandbox that the environment names."""
-    for name, value in sandbox.environment("regular-v1").items():
-        monkeypatch.setenv(name, value)
-    # The blocks block, or run event loops of their own, so they need a thread.
-    await asyncio.to_thread(exec, compile(block, "docs", "exec"), {"__name__": "__main__"})
-    assert len(sandbox.inbox) == 1
-
-
-def test_the_blocks_were_found() -> None:
-    """The markup of the blocks is as these tests expect it; the three others are run by servers and below."""
-    assert len(BLOCKS) == (THREADS + OBSERVABILITY).count("```python") == len(SCRIPTS) + 3 == 7
+(PROMETHEUS,) = re.findall(r"^```python\n(# prometheus_metrics\.py\n.*?)^```", OBSERVABILITY, re.MULTILINE | re.DOTALL)
 
 
 async def test_the_lines_for_prometheus_count() -> None:
     """The example counts each outcome, a cancelled send too, and the time of each lane."""
+    for collector in {it for name, it in REGISTRY._names_to_collectors.items() if name.startswith("oca_sms")}:
+        REGISTRY.unregister(collector)  # another test may have run the example
     names: dict[str, object] = {}
     exec(compile(PROMETHEUS, "docs", "exec"), names)
     options = {"observer": names["observe"]}

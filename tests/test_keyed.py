@@ -340,6 +340,19 @@ async def test_the_earlier_expiry_counts(journal: Journal) -> None:
     assert await journal.lookup("c") is None
 
 
+async def test_an_expired_send_hears_what_the_journal_knows(journal: Journal) -> None:
+    """A queue may deliver a job again after its expiry: the key's receipt, or its doubt, is the answer all the same."""
+    gateway = Gateway(accept, lose_answer)
+    client = keyed(gateway, journal)
+    receipt = await send(client, key="sent")
+    await fail_to_send(client, key="doubtful")
+    for late in ({"expires_in": -1}, {"expires_at": datetime.now(UTC) - timedelta(hours=1)}):
+        assert await send(client, key="sent", **late) == receipt
+        doubt = await fail_to_send(client, key="doubtful", **late)
+        assert (type(doubt), doubt.may_have_been_sent) == (DeliveryUnknownError, True)
+    assert len(gateway.texts) == 2
+
+
 # --- ends without an answer -----------------------------------------------------------------------------------------
 
 

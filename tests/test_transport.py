@@ -835,7 +835,7 @@ def test_one_client_serves_one_loop_after_another(monkeypatch: pytest.MonkeyPatc
 def test_closing_does_not_wait_for_a_loop_that_stands_still() -> None:
     """A loop that ends right after a time-out is still closing its connection; `aclose` in the next loop returns."""
     loop = asyncio.new_event_loop()
-    client = client_of("http://localhost", timeout=0.01)
+    client = client_of("http://localhost", timeout=0.5)
 
     async def time_out() -> None:
         async with RawGateway(say_nothing).serve() as gateway:

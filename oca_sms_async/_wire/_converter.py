@@ -133,6 +133,8 @@ def _reader_of_rows(converter: Converter) -> Callable[[Any, Any], list[SmsRecord
 def _writer(shape: Shape, write: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
     """Return `write` with a step behind it that repeats a value under the rest of its names."""
     copies = [(name, entry.names[0]) for entry in shape.fields.values() for name in entry.names[1:]]
+    if not copies:
+        return write
 
     def unstructure(model: Any) -> dict[str, Any]:
         document = write(model)

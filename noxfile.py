@@ -27,10 +27,12 @@ PYTHONS = [f"3.{minor}" for minor in range(11, 16) if runs(f"python3.{minor}")]
 # One process for each core, because most tests wait for sockets. `-- -n 0` means a single process.
 PARALLEL = ("-n", "auto")
 
+EXTRAS = "cli,redis,aiohttp,postgres,queue,opentelemetry"
+
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install the package with its extras, and the groups of tools."""
-    session.install("-e", ".[cli,redis,aiohttp,postgres,queue]", *nox.project.dependency_groups(PROJECT, *groups))
+    session.install("-e", f".[{EXTRAS}]", *nox.project.dependency_groups(PROJECT, *groups))
 
 
 @nox.session
@@ -57,13 +59,21 @@ def pin_floors() -> list[str]:
     return [f"{name}=={version}" for name, version in pins.items()]
 
 
+# The SDK wants the version of its own API.
+FLOORS_OF_TESTS = (
+    "opentelemetry-sdk==1.30.0",
+    "opentelemetry-instrumentation-httpx==0.51b0",
+    "opentelemetry-instrumentation-aiohttp-client==0.51b0",
+)
+
+
 @nox.session(python=PYTHONS[:1])
 def floors(session: nox.Session) -> None:
     """Run the tests on the lowest versions that pyproject.toml permits, on the oldest Python that is installed."""
     # In a second step, because pip keeps installed versions that fit. The tools of the tests are the newest ones:
     # users do not install them.
     install(session, "tests")
-    session.install(*pin_floors())
+    session.install(*pin_floors(), *FLOORS_OF_TESTS)
     session.run("python", "-m", "pip", "check")
     session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)
 
@@ -76,11 +86,12 @@ def wheel(session: nox.Session) -> None:
     session.install("build", *nox.project.dependency_groups(PROJECT, "tests"))
     session.run("python", "-m", "build", "--outdir", str(folder))  # the wheel out of the source archive
     (built,), (source,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
-    session.install(f"{built}[cli,redis,aiohttp,postgres,queue]")
+    session.install(f"{built}[{EXTRAS}]")
     with tarfile.open(source) as packed:
         packed.extractall(folder, filter="data")
     session.chdir(folder / source.name.removesuffix(".tar.gz"))
     shutil.rmtree("oca_sms_async")  # otherwise `python -c` and `python -m` would import it from this folder
+    Path("oca_sms_async_pytest.py").unlink()  # as above
     # Tests that build the archives, or read files of the repository alone, need the sources.
     building = (
         "--ignore=tests/test_front_door.py",
@@ -88,6 +99,16 @@ def wheel(session: nox.Session) -> None:
         "--deselect=tests/test_testing.py::test_an_installed_wheel_is_all_it_takes",
     )
     session.run("python", "-m", "pytest", *PARALLEL, *building, *session.posargs)
+
+
+@nox.session
+def bundle(session: nox.Session) -> None:
+    """Make one file of a program by PyInstaller, without options, and run it: it has the sandbox's page."""
+    session.install(".[sandbox]", "pyinstaller")
+    folder = Path(session.create_tmp()) / "bundle"
+    where = ("--distpath", str(folder), "--workpath", str(folder / "work"), "--specpath", str(folder))
+    session.run("pyinstaller", "--onefile", "--noconfirm", "--log-level=WARN", *where, "tests/bundled_program.py")
+    session.run(str(folder / "bundled_program"), external=True)
 
 
 @nox.session

@@ -16,7 +16,7 @@ from oca_sms_async._dispatch import Dispatcher
 from oca_sms_async._journal import Journal, JournalRun
 from oca_sms_async._limiter import RateLimiter, TokenBucket
 from oca_sms_async._models import SendReceipt, Sms
-from oca_sms_async._observing import SendEvent
+from oca_sms_async._observing import SendEvent, attach
 from oca_sms_async._options import ClientOptions, EnvironmentOptions, options_from
 from oca_sms_async._outcomes import BulkReport, ReconcileReport
 from oca_sms_async._phone import check_region
@@ -44,8 +44,8 @@ class AsyncOcaSms(Questions):
     number without country code is read. `journal` remembers sends with a key; it is lent, and never closed.
     `observer` is told of every send that ended.
 
-    A wrong value is a `ValueError` that names it and shows no secret. Certificates that cannot be read, because
-    `SSL_CERT_FILE` leads nowhere, are an `OSError`.
+    A wrong value is a `ValueError` that names it and shows no secret, and an `observer` that must be awaited is a
+    `TypeError`. Certificates that cannot be read, because `SSL_CERT_FILE` leads nowhere, are an `OSError`.
     """
 
     @overload
@@ -87,6 +87,7 @@ class AsyncOcaSms(Questions):
         self._sender = Sender(
             api, self._dispatcher, region=region, timeout=self._timeout, journal=journal, observer=observer
         )
+        attach(observer, self.statistics)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = ENVIRONMENT, **options: Unpack[EnvironmentOptions]) -> Self:

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 import httpx
 
-from oca_sms_async._httpx_internals import is_silent
+from oca_sms_async._httpx_internals import end_in_time, is_silent
 from oca_sms_async._proxies import EnvironmentProxies
 from oca_sms_async._tls import tls_context
 
@@ -144,12 +144,14 @@ class Connections(ExactConnectErrors):
 
     def _new(self) -> httpx.AsyncHTTPTransport:
         """Return a transport that connects with its first request."""
-        return httpx.AsyncHTTPTransport(
+        transport = httpx.AsyncHTTPTransport(
             verify=self._ssl_context,
             trust_env=False,
             proxy=self._proxy,
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE),
         )
+        end_in_time(transport)
+        return transport
 
     def _close_expired(self) -> None:
         loop = asyncio.get_running_loop()

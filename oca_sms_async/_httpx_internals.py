@@ -4,6 +4,7 @@ Each function below says what is lost when a name moves. It then does the safe t
 once in a process. `httpx` and `httpcore` are capped in pyproject.toml for the sake of these names.
 """
 
+import asyncio
 import functools
 from types import FunctionType
 from typing import Any, Final
@@ -11,6 +12,8 @@ from typing import Any, Final
 import httpx
 
 from oca_sms_async._log import log
+
+IS_LATE: Final = "oca_sms_async.is_late"  # an extension of a request: a function
 
 _HOME: Final = httpx.AsyncClient.aclose.__code__.co_filename
 
@@ -71,6 +74,31 @@ def is_silent(transport: httpx.AsyncHTTPTransport) -> bool:
     except AttributeError:
         report_lost("unread bytes")
         return False
+
+
+def end_in_time(transport: httpx.AsyncHTTPTransport) -> None:
+    """Let a late request of this transport end by a `TimeoutError`, beneath the tools that trace httpx.
+
+    asyncio's time-out cancels the request, and for OpenTelemetry a cancelled request is no failed one. The request's
+    extension `IS_LATE` tells the two apart. When a name moves, a time-out is no error in traces.
+    """
+    try:
+        pool: Any = transport._pool  # noqa: SLF001 - the transport's own method is the one that tools replace
+        _ = type(pool).handle_async_request
+    except AttributeError:
+        report_lost("time-outs in traces")
+        return
+
+    async def handle_in_time(request: Any) -> Any:
+        try:
+            return await type(pool).handle_async_request(pool, request)  # looked up anew: respx replaces it too
+        except asyncio.CancelledError as cancelled:
+            is_late = request.extensions.get(IS_LATE)
+            if is_late is not None and is_late():
+                raise TimeoutError from cancelled
+            raise
+
+    pool.handle_async_request = handle_in_time
 
 
 def _unread(link: Any) -> int:

@@ -1,5 +1,7 @@
 """The observer of a client: a callable of the user's, told of every send that ended."""
 
+import asyncio
+import inspect
 from collections.abc import Callable
 
 from attrs import frozen
@@ -7,6 +9,7 @@ from attrs import frozen
 from oca_sms_async._call import CallState
 from oca_sms_async._errors import OcaSmsError
 from oca_sms_async._log import log
+from oca_sms_async._statistics import Statistics
 from oca_sms_async._waiting import Priority
 
 
@@ -31,6 +34,22 @@ class SendEvent:
 Observer = Callable[[SendEvent], None]
 
 
+def attach(observer: Observer | None, statistics: Callable[[], Statistics]) -> None:
+    """Check an observer, and show it a client's statistics if it has the method `watch_statistics`.
+
+    The observer of `metrics_observer` has it, for its gauges. `TypeError` for an observer that cannot be called, or
+    that would have to be awaited.
+    """
+    if observer is None:
+        return
+    if not callable(observer):
+        raise TypeError("observer must be a function that takes a SendEvent")
+    if any(map(inspect.iscoroutinefunction, (observer, type(observer).__call__))):
+        raise TypeError("observer must be a plain function: a send does not await it")
+    if (watch := getattr(observer, "watch_statistics", None)) is not None:
+        watch(statistics)
+
+
 def tell(observer: Observer, call: CallState, end: BaseException | None, priority: Priority, took: float) -> None:
     """Tell the observer of a send. An exception of its own is logged, and changes nothing."""
     event = SendEvent(
@@ -44,5 +63,7 @@ def tell(observer: Observer, call: CallState, end: BaseException | None, priorit
     )
     try:
         observer(event)
-    except Exception as error:  # noqa: BLE001 - an observer is a user's code, and a send must not end by it
+    # An observer is a user's code, and a send must not end by it. A real cancellation cannot come here, where nothing
+    # is awaited.
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
         log("observer.failed", reason=type(error).__name__)

@@ -74,7 +74,7 @@ class Sender:
         """
         if key is not None and self._keyed is None:
             raise ValueError("key needs a journal: give the client one, AsyncOcaSms(…, journal=…)")
-        began = asyncio.get_running_loop().time()
+        began = 0.0 if self._observer is None else asyncio.get_running_loop().time()
         number: str | None = None
         end: BaseException | None = None
         try:
@@ -89,8 +89,12 @@ class Sender:
             return await self._keyed.send(key, number, message, deadline=options.until, send=send, call=call)
         except BaseException as error:
             end = error
-            if isinstance(error, asyncio.CancelledError) and call.may_have_been_sent:
-                log("send.cancelled", phone=number, attempt=call.attempts)
+            if isinstance(error, asyncio.CancelledError):
+                # A cancellation has no other way to answer.
+                answer = "the message may have been sent" if call.may_have_been_sent else "this send made no request"
+                error.add_note(f"oca-sms-async: {answer}")
+                if call.may_have_been_sent:
+                    log("send.cancelled", phone=number, attempt=call.attempts)
             raise
         finally:
             # A message that another run or send got is that one's.

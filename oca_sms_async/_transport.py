@@ -15,7 +15,7 @@ import httpx
 
 from oca_sms_async._connections import ExactConnectErrors
 from oca_sms_async._errors import ConnectionFailedError, DeliveryUnknownError, ExpiredError, OcaSmsError
-from oca_sms_async._httpx_internals import transport_of
+from oca_sms_async._httpx_internals import IS_LATE, transport_of
 from oca_sms_async._scrub import chain, scrub
 from oca_sms_async._trace import Gate, Trace
 
@@ -56,7 +56,7 @@ async def exchange(
     until = asyncio.get_running_loop().time() + seconds
     timeout = asyncio.timeout_at(until if deadline is None else min(until, deadline))
     trace = Trace(None if gate is None else functools.partial(_pause, timeout, until, deadline, gate))
-    request.extensions["trace"] = trace
+    request.extensions |= {"trace": trace, IS_LATE: functools.partial(_is_late, timeout, _count_cancellations())}
     with _Verdict(client, request, trace, timeout, deadline):
         async with timeout, _UnderWay(under_way, timeout, trace):
             response = await client.send(request, stream=True, auth=None, follow_redirects=False)
@@ -64,6 +64,16 @@ async def exchange(
             async with aclosing(response):
                 body = await _read(response, max_body)
     return Reply(response.status_code, response.headers, body)
+
+
+def _count_cancellations() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+def _is_late(bound: asyncio.Timeout, cancelling: int) -> bool:
+    """Tell whether the bound alone has cancelled a request, since the task was asked to end so many times before."""
+    return bound.expired() and _count_cancellations() == cancelling + 1
 
 
 async def _pause(bound: asyncio.Timeout, until: float, deadline: float | None, gate: Gate) -> None:

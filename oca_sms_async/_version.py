@@ -1,3 +1,3 @@
 """The version, in one place. Reading the installed metadata would cost 27 ms at import."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"

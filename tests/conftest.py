@@ -3,10 +3,11 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 from each_api import connect
 from hypothesis import HealthCheck, settings
 
@@ -57,6 +58,13 @@ def api(request: pytest.FixtureRequest) -> str:
 async def sandbox() -> AsyncIterator[Sandbox]:
     """A sandbox, served on a free port."""
     async with Sandbox().serve() as served:
+        yield served
+
+
+@pytest.fixture
+def sandbox_in_thread() -> Iterator[Sandbox]:
+    """A sandbox in a thread of its own, for tests that block theirs."""
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(Sandbox().serve()) as served:
         yield served
 
 

@@ -54,7 +54,9 @@ def public_names(module: types.ModuleType) -> set[str]:
                 names |= {leaf.id for target in node.targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name)}
             case ast.AnnAssign(target=ast.Name(id=name)):
                 names.add(name)
-            case ast.ImportFrom(module=str(origin)) if origin.startswith((f"{PACKAGE}._postgres", f"{PACKAGE}._queue")):
+            case ast.ImportFrom(module=str(origin)) if origin.startswith(
+                (f"{PACKAGE}._postgres", f"{PACKAGE}._queue", f"{PACKAGE}_")
+            ):
                 names |= {alias.asname or alias.name for alias in node.names}  # a facade over private modules
     return {name for name in names if name[0] != "_"}
 

@@ -41,6 +41,7 @@ from oca_sms_async import (
     segments,
 )
 from oca_sms_async.aiohttp import aiohttp_client
+from oca_sms_async.blocking import OcaSms
 from oca_sms_async.redis import RedisTokenBucket
 from oca_sms_async.sandbox import Sandbox
 
@@ -70,8 +71,8 @@ def test_the_package_under_test_is_the_installed_one() -> None:
 def test_modules_beside_the_facade() -> None:
     """A module without an underscore is public, so each of them must be meant."""
     extras = {name.removeprefix("oca_sms_async.") for name in MODULES[1:]}
-    assert extras >= {"aiohttp", "cli", "postgres", "queue", "redis", "sandbox"}
-    assert extras <= {"aiohttp", "cli", "postgres", "queue", "redis", "sandbox", "testing"}
+    assert extras >= {"aiohttp", "blocking", "cli", "opentelemetry", "postgres", "queue", "redis", "sandbox"}
+    assert extras <= {"aiohttp", "blocking", "cli", "opentelemetry", "postgres", "queue", "redis", "sandbox", "testing"}
 
 
 @each_module
@@ -235,6 +236,7 @@ def aiohttp_with_a_proxy_of_another_kind() -> None:
 REFUSALS: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("AsyncOcaSms", ValueError, lambda: AsyncOcaSms("", "secret")),
     ("AsyncOcaSms", ValueError, lambda: AsyncOcaSms("user", "secret", timeout=0)),
+    ("AsyncOcaSms", TypeError, lambda: AsyncOcaSms("user", "secret", observer=cast(Any, finish))),
     ("AsyncOcaSms", RuntimeError, send_after_closing),
     ("AsyncOcaSms.from_env", ValueError, lambda: AsyncOcaSms.from_env({})),
     ("AsyncOcaSms.send", OcaSmsError, lambda: client().send("1", TEXT)),
@@ -273,6 +275,9 @@ REFUSALS: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("check_message", ValueError, lambda: check_message(TEXT, brand=" ")),
     ("segments", TypeError, lambda: segments(cast(str, 7))),
     ("aiohttp.aiohttp_client", ValueError, aiohttp_with_a_proxy_of_another_kind),
+    ("blocking.OcaSms", ValueError, lambda: OcaSms("", "secret")),
+    ("blocking.OcaSms.from_env", ValueError, lambda: OcaSms.from_env({})),
+    ("blocking.OcaSms.send_many", TypeError, lambda: OcaSms("user", "secret").send_many(cast(Any, 7))),
     ("redis.RedisTokenBucket", ValueError, lambda: RedisTokenBucket("redis://localhost:9", name="")),
     ("redis.RedisTokenBucket", LimiterUnavailableError, token_without_server),
     ("redis.RedisTokenBucket.acquire", LimiterUnavailableError, token_without_server),

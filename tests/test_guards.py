@@ -152,3 +152,14 @@ async def test_without_the_transports_name_only_the_trace_proves(
             with pytest.raises(DeliveryUnknownError):
                 await client.send(PHONE, TEXT)
     assert lost_guards(caplog) == ["transport of a request"]
+
+
+async def test_a_moved_name_costs_the_time_outs_in_traces_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a late request cannot be told from a cancelled one, the guard is logged, and the client sends on."""
+    moved = without("_pool", _httpx_internals)
+    monkeypatch.setattr(_connections, "end_in_time", moved["end_in_time"])
+    async with RawGateway().serve() as gateway, client_of(gateway.base_url) as client:
+        assert (await client.send(PHONE, TEXT)).attempts == 1
+    assert lost_guards(caplog) == ["time-outs in traces"]

@@ -16,6 +16,8 @@ from oca_sms_async import (
     RetryPolicy,
     SendEvent,
     TokenBucket,
+    _observing,
+    _sending,
 )
 
 PHONE = "+6281234567890"
@@ -86,15 +88,58 @@ async def test_a_bulk_is_told_message_by_message() -> None:
 
 
 @in_virtual_time
-async def test_an_observer_that_raises_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", [KeyError, asyncio.CancelledError])
+async def test_an_observer_that_raises_changes_nothing(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     """Its exception is logged by the name of its class, and the receipt arrives."""
     caplog.set_level(logging.WARNING, "oca_sms_async")
 
     def fail(_: SendEvent) -> None:
-        raise KeyError(TEXT)
+        raise kind(TEXT)
 
     receipt = await client_of(Gateway(), observer=fail).send(PHONE, TEXT)
     assert receipt.attempts == 1
     assert [record.getMessage() for record in caplog.records] == [
-        "observer.failed reason=KeyError: the observer is told of the next send again"
+        f"observer.failed reason={kind.__name__}: the observer is told of the next send again"
     ]
+
+
+@in_virtual_time
+async def test_an_observer_that_raises_changes_no_error_and_no_bulk() -> None:
+    """The error of a failed send and the outcomes of a bulk are as without an observer."""
+
+    def fail(_: SendEvent) -> None:
+        raise KeyError
+
+    with pytest.raises(QuotaExhaustedError):
+        await client_of(Gateway(refuse(401, 55)), observer=fail).send(PHONE, TEXT)
+    report = await client_of(Gateway(), observer=fail).send_many(make_messages(5))
+    assert (len(report.sent), report.stopped_by) == (5, None)
+
+
+@in_virtual_time
+async def test_without_an_observer_there_is_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A send without an observer makes no event, and calls nothing that would."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(_sending, "tell", fail)
+    monkeypatch.setattr(_observing, "SendEvent", fail)
+    assert (await client_of(Gateway()).send(PHONE, TEXT)).attempts == 1
+
+
+def test_an_observer_must_be_a_plain_function() -> None:
+    """A value that cannot be called is refused when the client is made, and so is one that must be awaited."""
+
+    async def observe(_: SendEvent) -> None:
+        """Be never awaited."""
+
+    class Observer:
+        async def __call__(self, _: SendEvent) -> None:
+            """Be never awaited."""
+
+    for wrong in ("print", observe, Observer()):
+        with pytest.raises(TypeError, match="observer must be"):
+            client_of(Gateway(), observer=wrong)

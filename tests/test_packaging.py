@@ -1,6 +1,7 @@
 """The archives: the wheel holds the package alone, and the source archive all files that its checks need."""
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -70,19 +71,19 @@ def needs_of(extra: str) -> set[str]:
 
 
 def test_wheel_holds_the_package_alone(archives: Archives) -> None:
-    """The wheel has each module, the page, the types' marker and the licence, and no test, cache or left-over."""
+    """The wheel has each module, the plugin's, the page, the types' marker and the licence, and nothing else."""
     package = files_of("oca_sms_async")
     page = {f"oca_sms_async/sandbox/page/inbox.{kind}" for kind in ("html", "css", "js")}
     page |= {f"oca_sms_async/sandbox/page/{script}.js" for script in ("access", "faults", "list")}
     assert {name for name in package if not name.endswith(".py")} == {"oca_sms_async/py.typed"} | page
     beside = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
-    assert archives.wheel_names == package | {f"{INFO}/{name}" for name in beside}
+    assert archives.wheel_names == package | {"oca_sms_async_pytest.py"} | {f"{INFO}/{name}" for name in beside}
 
 
 def test_source_archive_can_be_checked(archives: Archives) -> None:
     """The source archive has package, tests, benchmarks, documents, examples and the files that run them alone."""
     top = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "PKG-INFO", "README.md", "SECURITY.md"}
-    top |= {"mkdocs.yml", "noxfile.py", "pyproject.toml"}
+    top |= {"mkdocs.yml", "noxfile.py", "oca_sms_async_pytest.py", "pyproject.toml"}
     folders = ("oca_sms_async", "tests", "benchmarks", "docs", "examples")
     assert archives.source_names - {".gitignore"} == top | files_of(*folders)
     names = files_of(*folders) - files_of("tests/files")  # lists of messages of every kind
@@ -121,3 +122,35 @@ def test_entry_points_lead_somewhere(archives: Archives) -> None:
         for name, value in announced[group].items()
     ]
     assert all(point.load() for point in points)
+
+
+def test_the_page_is_found_without_a_folder(archives: Archives, tmp_path: Path) -> None:
+    """The page is read as a resource: also out of the wheel itself, which is a zip file and no folder."""
+    script = "from oca_sms_async.sandbox import _page; print(*(len(_page._read(it)) > 100 for it in _page._SCRIPTS))"
+    run = [sys.executable, "-c", script]
+    ran = subprocess.run(
+        run,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(archives.wheel)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout.split() == ["True"] * 4
+
+
+def test_pyinstaller_finds_the_hook(archives: Archives) -> None:
+    """The entry point names a folder of the wheel with the hook of the module that has the page."""
+    (value,) = PROJECT["entry-points"]["pyinstaller40"].values()
+    (folder,) = importlib.metadata.EntryPoint("hook-dirs", value, "pyinstaller40").load()()
+    hook = Path(folder) / "hook-oca_sms_async.sandbox.py"
+    assert 'collect_data_files("oca_sms_async.sandbox")' in hook.read_text(encoding="utf-8")
+    assert hook.relative_to(Path(oca_sms_async.__file__).parent.parent).as_posix() in archives.wheel_names
+
+
+def test_the_changelog_begins_with_the_version() -> None:
+    """The newest entry is the package's version, with its date."""
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## \[(.+)\] - (\d{4}-\d\d-\d\d)$", changelog, re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == oca_sms_async.__version__

@@ -31,6 +31,8 @@ SENDING = """
         await asyncio.gather(*(oca_sms_client.send("081381475159", f"{{number}}") for number in range(20)))
         assert len(oca_sms_sandbox.inbox) == 20
 """
+# Loads the plugin by its entry point, and no other: some of them import httpx.
+ALONE = ["--disable-plugin-autoload", "-p", "oca_sms_async"]
 # Objects that were not closed warn when they are collected. In the last test that is an error.
 COLLECTING = """
     import gc
@@ -182,28 +184,36 @@ def test_a_missing_extra_is_named(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(['The sandbox needs its extra: pip install "oca-sms-async[[]sandbox]"'])
 
 
-def test_unused_fixtures_import_nothing() -> None:
-    """Loading the plugin loads one module beside the package and pytest."""
-    script = """
-import sys, oca_sms_async, pytest
-before = set(sys.modules)
-import oca_sms_async.testing
-print(*set(sys.modules) - before)
-"""
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert ran.stdout.split() == ["oca_sms_async.testing"]
-
-
-def test_a_run_that_needs_no_sandbox_loads_no_server(project: pytest.Pytester) -> None:
-    """A run of pytest without the fixtures loads neither starlette nor uvicorn."""
+def test_a_run_that_uses_no_fixture_imports_nothing_of_the_package(project: pytest.Pytester) -> None:
+    """The plugin is loaded, and neither the package, nor httpx, nor a server is."""
     project.makepyfile("""
         import sys
 
         def test_modules():
-            assert "oca_sms_async.testing" in sys.modules
-            assert {"starlette", "uvicorn", "oca_sms_async.sandbox"} & set(sys.modules) == set()
+            assert "oca_sms_async_pytest" in sys.modules
+            assert {"oca_sms_async", "httpx", "anyio", "starlette", "uvicorn"} & set(sys.modules) == set()
     """)
-    run(project).assert_outcomes(passed=1)
+    run(project, *ALONE).assert_outcomes(passed=1)
+
+
+def test_collecting_imports_nothing_of_the_package(project: pytest.Pytester) -> None:
+    """`pytest --co` of a file that names the fixtures imports neither the package nor httpx."""
+    project.makeconftest("""
+        import sys
+
+        def pytest_sessionfinish():
+            print("imported:", {"oca_sms_async", "httpx"} & set(sys.modules))
+    """)
+    project.makepyfile("def test_sending(oca_sms_sandbox, oca_sms_client): ...")
+    result = run(project, "--co", *ALONE)
+    result.stdout.fnmatch_lines(["*test_sending*", "*imported: set()*"])
+
+
+@pytest.mark.parametrize("options", [[], ["-p", "no:oca_sms_async"]], ids=["twice", "by its public name alone"])
+def test_the_public_module_is_a_plugin_too(project: pytest.Pytester, options: list[str]) -> None:
+    """`-p oca_sms_async.testing` has the fixtures, with the plugin that pytest found by itself and without it."""
+    project.makepyfile(SENDING.format(mark="@pytest.mark.asyncio"))
+    run(project, "-p", "oca_sms_async.testing", *options).assert_outcomes(passed=2)
 
 
 def test_the_fixtures_are_listed(project: pytest.Pytester) -> None:

@@ -6,7 +6,7 @@ for right. ty finds fewer of the mistakes, and no others.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Literal, NoReturn, assert_never, assert_type
 
 import httpx
 import redis.asyncio
+from opentelemetry.metrics import NoOpMeterProvider
 from procrastinate import App
 from psycopg import AsyncConnection
 from starlette.applications import Starlette
@@ -77,7 +78,9 @@ from oca_sms_async import (
     segments,
 )
 from oca_sms_async.aiohttp import aiohttp_client
+from oca_sms_async.blocking import OcaSms
 from oca_sms_async.cli import main
+from oca_sms_async.opentelemetry import metrics_observer
 from oca_sms_async.postgres import SCHEMA, PostgresJournal, PostgresTokenBucket
 from oca_sms_async.queue import QueueEntry, QueueReconcileReport, QueueStatistics, SmsQueue
 from oca_sms_async.redis import RedisTokenBucket
@@ -152,6 +155,30 @@ async def make() -> None:
     AsyncOcaSms("user", "secret", retries=3)  # type: ignore[call-overload] # there is no such option
 
 
+def block(client: OcaSms, journal: Journal) -> None:
+    """Use the client for threads."""
+    with OcaSms("user", "secret", timeout=5, journal=journal) as own:
+        assert_type(own, OcaSms)
+    assert_type(OcaSms(api=RegularV2("token"), observer=observe), OcaSms)
+    assert_type(OcaSms.from_env(os.environ, timeout=5.0), OcaSms)
+    assert_type(OcaSms.from_env({"OCA_SMS_API": "premium-v2"}, token="a", sender_id="Acme"), OcaSms)
+    receipt = client.send(PHONE, TEXT, key="login 17", expires_in=timedelta(minutes=5), priority=Priority.BULK)
+    assert_type(receipt, SendReceipt)
+    assert_type(client.send(phone=PHONE, message=TEXT, expires_at=datetime.now(UTC)), SendReceipt)
+    assert_type(client.status("uid"), SmsRecord)
+    assert_type(client.history(timeout=5), list[SmsRecord])
+    assert_type(client.wait_for_status("uid", {"sent"}, timeout=5, interval=0.5), SmsRecord)
+    assert_type(client.send_many(messages(), concurrency=8, journal=journal, resend_unknown=True), BulkReport)
+    assert_type(client.statistics(), Statistics)
+    assert_type(client.close(), None)
+    OcaSms("user")  # type: ignore[call-overload] # no password
+    OcaSms("user", "secret", api=RegularV2("token"))  # type: ignore[call-overload] # an API has its own credentials
+    OcaSms("user", "secret", retries=3)  # type: ignore[call-overload] # there is no such option
+    client.send(PHONE, TEXT, 30)  # type: ignore[arg-type, call-arg] # options are named
+    client.send_many([PHONE])  # type: ignore[list-item] # messages, no numbers
+    client.send_many(messages_in_time())  # type: ignore[arg-type] # a thread cannot iterate over them
+
+
 async def send(client: AsyncOcaSms) -> None:
     """Send one message."""
     receipt = await client.send(PHONE, TEXT)
@@ -204,6 +231,10 @@ def observe(event: SendEvent) -> None:
     assert_type((event.sent, event.error, event.may_have_been_sent), tuple[bool, OcaSmsError | None, bool])
     assert_type((event.attempts, event.priority, event.waited, event.took), tuple[int, Priority, float, float])
     AsyncOcaSms("user", "secret", observer=observe)
+    assert_type(metrics_observer(), Callable[[SendEvent], None])
+    AsyncOcaSms("user", "secret", observer=metrics_observer(meter_provider=NoOpMeterProvider()))
+    OcaSms("user", "secret", observer=metrics_observer(None))
+    metrics_observer("global")  # type: ignore[arg-type] # a provider, no name
 
 
 async def send_them(client: AsyncOcaSms, path: Path) -> None:

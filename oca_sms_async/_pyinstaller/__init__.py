@@ -1,0 +1,8 @@
+"""Hooks for PyInstaller, which finds them by an entry point: a bundled program has the sandbox's page."""
+
+from pathlib import Path
+
+
+def hook_folders() -> list[str]:
+    """Return the folders with hooks."""
+    return [str(Path(__file__).parent)]

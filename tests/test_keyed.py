@@ -540,6 +540,26 @@ async def test_a_disk_that_fails_costs_no_more_than_its_failures(
     assert gateway.texts == [TEXT, TEXT]
 
 
+async def test_a_write_that_failed_changes_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message whose claim failed is not waited for, and a sender whose outcome failed may store it once more."""
+    disk = FullDisk(monkeypatch, "no room")
+    sent = JournalEntry(Status.SENT, SendReceipt("uid", "sent", 1), 1)
+    async with SqliteJournal(tmp_path / "journal") as journal:
+        sending = await journal.lookup_key(KEY, PHONE, TEXT)
+        assert await journal.intend(sending, seconds=100)
+        assert await journal.intend(await journal.lookup_key("gone", PHONE, TEXT), seconds=0)
+        again = await journal.lookup_key("gone", PHONE, TEXT)
+        disk.fails = True
+        for write in (lambda: journal.settle(sending, sent), lambda: journal.intend(again, seconds=100)):
+            with pytest.raises(JournalError, match=disk.sentence):
+                await write()
+        disk.fails = False
+        assert (await journal.lookup_key("gone", PHONE, TEXT)).busy_for == 0
+        assert (await journal.lookup_key(KEY, PHONE, TEXT)).busy_for > 0
+        await journal.settle(sending, sent)
+        assert await journal.lookup(KEY) == sent
+
+
 async def test_a_journal_that_was_deleted_is_not_begun_anew(tmp_path: Path) -> None:
     """In a new file all keys would be new, and their messages would go out again."""
     path = tmp_path / "journal"

@@ -69,6 +69,7 @@ class Store:
         """
         if self.broken:
             raise self._file.error("an earlier write has failed: begin a new run")
+        claims = self._claims.copy()
         try:
             with self._explained(), self._index.transaction():
                 results = [self._attempt(operation) for operation in operations]
@@ -77,6 +78,7 @@ class Store:
                     self.broken = True  # the file is ahead of the index
             self.broken = False
         except BaseException:
+            self._claims = claims
             self.broken = self.broken or self._file.broken
             raise
         finally:

@@ -14,7 +14,7 @@ from oca_sms_async._journal import JournalEntry, Lookup, Status
 from oca_sms_async._log import log
 from oca_sms_async._models import SendReceipt
 from oca_sms_async._postgres_connections import Connections
-from oca_sms_async._postgres_messages import Claimable, write_entry
+from oca_sms_async._postgres_messages import Claim, Claimable, Ending
 from oca_sms_async._postgres_operations import Operations, fail
 from oca_sms_async._postgres_run import Run
 from oca_sms_async._postgres_store import Store
@@ -123,17 +123,12 @@ class PostgresJournal:
         Others wait for the outcome for that many `seconds`.
         """
         claimable = _claimable(message)
-        parameters: dict[str, object] = {
-            "content": claimable.content,
-            "known": claimable.known,
-            "attempts": claimable.entry.attempts + 1,
-            "seconds": seconds,
-        }
+        claim = Claim(claimable, seconds)
         if claimable.run is None:
-            return self._operations.start(self._store.intend, claimable, parameters)
+            return self._operations.start(self._store.intend, claim)
         if claimable.run is not self._run:
             return self._operations.start(_refuse)  # a later run has the journal
-        return self._in_run(lambda run: run.intend(claimable, parameters))
+        return self._in_run(lambda run: run.intend(claim))
 
     def settle(self, message: Lookup, entry: JournalEntry) -> asyncio.Future[None]:
         """Store durably the outcome of an intended message."""
@@ -141,10 +136,8 @@ class PostgresJournal:
 
     def find(self, message: Lookup, receipt: SendReceipt) -> asyncio.Future[bool]:
         """Store durably that a doubtful message was found sent; return False if another message has this id."""
-        claimable = _claimable(message)
-        entry = JournalEntry(Status.SENT, receipt, receipt.attempts)
-        parameters: dict[str, object] = {"known": claimable.known, **write_entry(entry)}
-        return self._in_run(lambda run: run.find(claimable, parameters))
+        ending = Ending(_claimable(message), JournalEntry(Status.SENT, receipt, receipt.attempts))
+        return self._in_run(lambda run: run.find(ending))
 
     async def end_run(self) -> None:
         """Give the journal's name back once all writes have ended."""
@@ -178,6 +171,7 @@ class PostgresJournal:
     async def _close(self) -> None:
         await self._operations.ended()
         try:
+            await self._store.ended()
             await self.end_run()
         finally:
             await self._connections.aclose()

@@ -308,12 +308,15 @@ async def test_connections_that_an_administrator_ends_are_replaced(place: str, j
     found = [await journal.lookup_key(f"next {it}", NUMBER, "text") for it in range(4)]
     with psycopg.connect(place) as holder:
         holder.execute("LOCK TABLE oca_sms_message")
-        claiming = [journal.intend(it) for it in found]
         waiting = f"SELECT pid FROM pg_stat_activity WHERE {mine} AND wait_event_type = 'Lock'"
-        await until(lambda: len(execute(place, waiting)) == 4)
-        for (process,) in execute(place, waiting):
+        claiming = [journal.intend(it) for it in found[:2]]
+        await until(lambda: len(execute(place, waiting)) == 1)  # both share a statement
+        claiming += [journal.intend(it) for it in found[2:]]
+        await until(lambda: len(execute(place, waiting)) == 2)
+        first = execute(place, waiting)
+        for (process,) in first:
             execute(place, f"SELECT pg_terminate_backend({process})")
-        await until(lambda: len(execute(place, waiting)) == 4)  # others, which wait as well
+        await until(lambda: len({*execute(place, waiting)} - {*first}) == 2)  # others, which wait as well
     assert await asyncio.gather(*claiming) == [True] * 4
 
 
@@ -402,7 +405,7 @@ async def test_keyed_sends_go_through_a_pooler_in_transaction_mode(postgres: Pos
                 assert claimed == [each is journal] * 20
             assert await journal.lookup("0") == JournalEntry(Status.DOUBTFUL, attempts=1)
             assert await journal.forget(LATER) == 0
-        assert pooler.transactions > 100
+        assert pooler.transactions > 40
         assert pooler.prepared == []
 
 

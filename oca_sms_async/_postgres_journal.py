@@ -53,7 +53,9 @@ class PostgresJournal:
         self._store = Store(self._connections, name)
         self._run: Run | None = None
         self._in_use: int | None = None  # the process in which a run is on
-        self._operations = Operations(self._explain)
+        self._operations = Operations(
+            self._explain, on_closed=f"the journal {name!r} is closed: make another one of this name"
+        )
         self._closing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -152,8 +154,10 @@ class PostgresJournal:
             self._in_use = None
 
     def _in_run(self, call: Callable[[Run], asyncio.Future[_T]]) -> asyncio.Future[_T]:
-        if self._operations.closed:
-            return fail(JournalClosedError("this journal is closed"))
+        try:
+            self._operations.check_open()
+        except JournalClosedError as error:
+            return fail(error)
         if self._run is None or self._in_use != os.getpid():
             return fail(JournalError(self._sentence("no run has begun, or not in this process")))
         return call(self._run)

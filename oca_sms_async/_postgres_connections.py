@@ -46,7 +46,7 @@ class Connections:
         check_conninfo(conninfo)
         self._most: Final = most  # few: many processes share the hundred connections that PostgreSQL has by default
         self.timeout: Final = timeout
-        self._options = _make_options(conninfo, timeout)
+        self._options = make_options(conninfo, timeout)
         self._owner: tuple[asyncio.AbstractEventLoop, int] | None = None
         self._inherited: list[Connection] = []
         self._open = weakref.WeakSet[Connection]()
@@ -229,7 +229,7 @@ def check_conninfo(conninfo: str) -> None:
     raise ValueError("conninfo must be a PostgreSQL URL, or a connection string such as 'host=db dbname=sms'")
 
 
-def _make_options(conninfo: str, timeout: float) -> dict[str, Any]:
+def make_options(conninfo: str, timeout: float) -> dict[str, Any]:
     """Return the options of a connection. Those of the connection string come first."""
     return {
         "connect_timeout": max(2, math.ceil(timeout)),

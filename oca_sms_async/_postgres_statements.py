@@ -3,12 +3,12 @@
 from typing import Final
 
 # A database may be told to answer before a commit is on the disk. Then an intent would not outlive a crash.
-_DURABLE: Final = (
+DURABLE: Final = (
     "(current_setting('synchronous_commit') <> 'off' OR set_config('synchronous_commit', 'on', true) = 'on')"
 )
 # Where the tables were dropped and made anew, the same number names a journal with another salt.
-_OWN: Final = "SELECT FROM oca_sms_journal WHERE journal = %(journal)s AND salt = %(salt)s"
-_COLUMNS: Final = """m.claim, m.content, m.status, m.attempts,
+OWN: Final = "SELECT FROM oca_sms_journal WHERE journal = %(journal)s AND salt = %(salt)s"
+COLUMNS: Final = """m.claim, m.content, m.status, m.attempts,
     extract(epoch FROM m.began)::float8, extract(epoch FROM m.ended)::float8,
     extract(epoch FROM greatest(m.busy_until - clock_timestamp(), interval '0'))::float8,
     m.msg_uid, m.word, m.error, m.code"""
@@ -16,8 +16,8 @@ _COLUMNS: Final = """m.claim, m.content, m.status, m.attempts,
 # Many messages in one statement, each row in its place.
 LOOK_UP: Final = f"""
 WITH input AS (SELECT * FROM unnest(%(identities)s::bytea[]) WITH ORDINALITY AS i (identity, place))
-SELECT {_COLUMNS}
-FROM ({_OWN}) own CROSS JOIN input i
+SELECT {COLUMNS}
+FROM ({OWN}) own CROSS JOIN input i
 LEFT JOIN oca_sms_message m ON m.journal = %(journal)s AND m.identity = i.identity
 ORDER BY i.place
 """
@@ -27,7 +27,7 @@ ORDER BY i.place
 # message may stand in a statement twice. All statements lock their messages in one order: else two could wait for each
 # other.
 INTEND: Final = f"""
-WITH own AS ({_OWN} AND {_DURABLE}),
+WITH own AS ({OWN} AND {DURABLE}),
 input AS (
     SELECT * FROM unnest(
         %(identities)s::bytea[], %(contents)s::bytea[], %(claims)s::bytea[], %(knowns)s::bytea[],
@@ -65,7 +65,7 @@ WITH input AS (
 mine AS (
     SELECT m.identity
     FROM input i JOIN oca_sms_message m ON m.journal = %(journal)s AND m.identity = i.identity AND m.claim = i.claim
-    WHERE {_DURABLE}
+    WHERE {DURABLE}
     ORDER BY m.identity
     FOR UPDATE OF m
 ),
@@ -87,7 +87,7 @@ UPDATE oca_sms_message AS m SET
     msg_uid = %(msg_uid)s, word = %(word)s, error = NULL, code = NULL
 WHERE m.journal = %(journal)s AND m.identity = %(identity)s AND m.claim = %(known)s AND m.status = 1
     AND NOT EXISTS (SELECT FROM oca_sms_message o WHERE o.journal = %(journal)s AND o.msg_uid = %(msg_uid)s)
-    AND {_DURABLE}
+    AND {DURABLE}
 RETURNING 1
 """
 
@@ -123,8 +123,8 @@ noted AS (
     WHERE m.status IS NULL OR m.status = 0 OR m.content = i.content
     ON CONFLICT DO NOTHING
 )
-SELECT i.identity, s.content, {_COLUMNS}
-FROM ({_OWN}) own CROSS JOIN input i
+SELECT i.identity, s.content, {COLUMNS}
+FROM ({OWN}) own CROSS JOIN input i
 LEFT JOIN pg_temp.oca_sms_seen s ON s.identity = i.identity
 LEFT JOIN oca_sms_message m ON m.journal = %(journal)s AND m.identity = i.identity
 ORDER BY i.place
@@ -144,8 +144,8 @@ named AS (
     SELECT i.place, i.content || int8send(coalesce(s.times, 0) + i.nth) AS identity
     FROM input i LEFT JOIN pg_temp.oca_sms_seen s ON s.identity = i.content
 )
-SELECT i.identity, NULL, {_COLUMNS}
-FROM ({_OWN}) own CROSS JOIN named i
+SELECT i.identity, NULL, {COLUMNS}
+FROM ({OWN}) own CROSS JOIN named i
 LEFT JOIN oca_sms_message m ON m.journal = %(journal)s AND m.identity = i.identity
 ORDER BY i.place
 """

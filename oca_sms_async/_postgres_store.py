@@ -93,7 +93,7 @@ class Store:
 
     async def forget(self, before: datetime, *, doubtful: bool) -> int:
         """Forget messages, a page after the other, and return their number."""
-        names = await self._opened()
+        names = await self.names()
         after: bytes | None = b""
         forgotten = 0
         while after is not None:
@@ -102,13 +102,14 @@ class Store:
             forgotten += gone
         return forgotten
 
-    async def _opened(self) -> Names:
+    async def names(self) -> Names:
+        """Return the journal's number and salt."""
         if self._names is None:
             return await self._connections.perform(self.open)
         return self._names
 
     async def _look_up(self, key: str) -> tuple[Names, bytes, Row]:
-        names = await self._opened()
+        names = await self.names()
         identity = names.of_key(key)
         return names, identity, await self._lookups.call(names, identity, identity)
 

@@ -26,8 +26,12 @@ TESTS = [block for block in BLOCKS if "def test_" in block]
 
 
 @pytest.mark.parametrize("block", SCRIPTS, ids=range(len(SCRIPTS)))
-async def test_a_block_runs(block: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Each Python block runs as it stands, with the sandbox named by the environment."""
+async def test_a_block_runs(
+    block: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Each Python block runs as it stands, with the sandbox, and a real database, named by the environment."""
+    if "DATABASE_URL" in block:
+        monkeypatch.setenv("DATABASE_URL", request.getfixturevalue("database"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OCA_SMS_USERNAME", sandbox.username)
     monkeypatch.setenv("OCA_SMS_PASSWORD", sandbox.password)

@@ -176,13 +176,14 @@ class Connections:
         """Do the work. A connection without an answer in time is lost, even if it answers later."""
         loop = asyncio.get_running_loop()
         # psycopg waits for a cancelled statement, so a task of its own is left alone instead.
-        task = asyncio.ensure_future(work(connection))
+        task, answered = asyncio.ensure_future(work(connection)), False
         try:
             await asyncio.wait({task}, timeout=deadline - loop.time())
+            answered = task.done()
         finally:
-            if not task.done():  # too late, or this task was cancelled
+            if not answered:  # too late, or this task was cancelled, perhaps in the very step of the answer
                 self._endings[connection] = loop.create_task(self._end(connection, task))
-        if not task.done():
+        if not answered:
             raise UnansweredError
         result = task.result()
         connection.answered_at = loop.time()
@@ -191,9 +192,10 @@ class Connections:
     async def _end(self, connection: Connection, task: asyncio.Future[Any]) -> None:
         """End a statement that has no answer: ask the server to cancel it, then cut the connection."""
         try:
-            with contextlib.suppress(psycopg.Error, OSError):
-                await connection.cancel_safe(timeout=_CANCEL)
-            await asyncio.wait({task}, timeout=_CANCEL)
+            if not task.done():
+                with contextlib.suppress(psycopg.Error, OSError):
+                    await connection.cancel_safe(timeout=_CANCEL)
+                await asyncio.wait({task}, timeout=_CANCEL)
             with contextlib.suppress(psycopg.Error, OSError), _socket_of(connection) as same:
                 same.shutdown(socket.SHUT_RDWR)  # the statement ends in a lost connection
             await asyncio.wait({task})

@@ -44,6 +44,7 @@ from oca_sms_async import (
     Skipped,
     Sms,
     SqliteJournal,
+    TokenBucket,
 )
 from oca_sms_async._journal import Lookup, Status
 from oca_sms_async.postgres import PostgresJournal
@@ -338,6 +339,46 @@ async def test_the_earlier_expiry_counts(journal: Journal) -> None:
     naive = datetime(2100, 1, 1)  # noqa: DTZ001 - the mistake of this test
     assert isinstance(await fail_to_send(client, key="c", expires_at=naive), InvalidMessageError)
     assert await journal.lookup("c") is None
+
+
+async def test_each_request_costs_one_token(journal: Journal, beside: Journal) -> None:
+    """Senders that lose a claim give their tokens back, so no key is slower for the number of its senders."""
+    gateway, limiter = Gateway(), TokenBucket(1000.0)
+    clients = [keyed(gateway, it, limiter=limiter) for it in (journal, beside) * 2]
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(send(it, key=str(number)) for number in range(20) for it in clients))
+    assert (len(gateway.texts), limiter.statistics().granted) == (20, 20)
+
+
+@pytest.mark.parametrize("how", ["lost", "failed", "cancelled"])
+async def test_a_claim_that_is_not_made_costs_no_token(
+    journal: Journal, beside: Journal, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit's only token goes to the next message."""
+    gateway, claiming = Gateway(), asyncio.Event()
+    client = keyed(gateway, beside, limiter=TokenBucket(0.001))
+    intend = beside.intend
+
+    async def meet(message: Lookup, *, seconds: float) -> bool:
+        claiming.set()
+        if how == "cancelled":
+            await asyncio.sleep(PATIENCE)
+        if how == "failed":
+            raise JournalError("the disk is gone")
+        monkeypatch.setattr(beside, "intend", intend)
+        await send(keyed(gateway, journal))  # another process is faster
+        return await intend(message, seconds=seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(beside, "intend", meet)
+        sending = asyncio.ensure_future(outcome(send(client)))
+        await asyncio.wait_for(claiming.wait(), PATIENCE)
+        if how == "cancelled":
+            sending.cancel()
+        ended = await asyncio.wait({sending}, timeout=PATIENCE)
+        assert ended == ({sending}, set())
+    monkeypatch.setattr(beside, "intend", intend)
+    assert isinstance(await outcome(send(client, key="next", expires_in=PATIENCE)), SendReceipt)
 
 
 # --- ends without an answer -----------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ class PostgresJournal:
         self._operations = Operations(
             self._explain, on_closed=f"the journal {name!r} is closed: make another one of this name"
         )
+        self._intending: dict[bytes, asyncio.Future[bool]] = {}  # by the token of the claim
         self._closing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -127,14 +128,18 @@ class PostgresJournal:
         claimable = _claimable(message)
         claim = Claim(claimable, seconds)
         if claimable.run is None:
-            return self._operations.start(self._store.intend, claim)
-        if claimable.run is not self._run:
+            intending = self._operations.start(self._store.intend, claim)
+        elif claimable.run is not self._run:
             return self._operations.start(_refuse)  # a later run has the journal
-        return self._in_run(lambda run: run.intend(claim))
+        else:
+            intending = self._in_run(lambda run: run.intend(claim))
+        self._intending[claimable.claim] = intending
+        intending.add_done_callback(lambda _: self._intending.pop(claimable.claim, None))
+        return intending
 
     def settle(self, message: Lookup, entry: JournalEntry) -> asyncio.Future[None]:
         """Store durably the outcome of an intended message."""
-        return self._operations.start(self._store.settle, _claimable(message), entry)
+        return self._operations.start(self._settle, _claimable(message), entry)
 
     def find(self, message: Lookup, receipt: SendReceipt) -> asyncio.Future[bool]:
         """Store durably that a doubtful message was found sent; return False if another message has this id."""
@@ -152,6 +157,12 @@ class PostgresJournal:
                 await run.end()
         finally:
             self._in_use = None
+
+    async def _settle(self, message: Claimable, entry: JournalEntry) -> None:
+        """Settle a message after its claim: a sender that is cancelled does not wait for the claim to end."""
+        if (intending := self._intending.get(message.claim)) is not None:
+            await asyncio.wait({intending})
+        await self._store.settle(message, entry)
 
     def _in_run(self, call: Callable[[Run], asyncio.Future[_T]]) -> asyncio.Future[_T]:
         try:

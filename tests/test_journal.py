@@ -21,8 +21,9 @@ from attrs import define, evolve, field, frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from in_memory import Answer, Gateway, accept, ask, client_of, fail, lose_answer, make_messages, refuse, respond
-from journal_disk import Disk, FullDisk, commits_of, statuses_on_disk
+from journal_disk import Disk, FullDisk, TableLock, commits_of, statuses_on_disk
 from journals import PATIENCE, Source, child, kinds
+from postgres_server import execute
 
 from oca_sms_async import (
     AsyncOcaSms,
@@ -79,10 +80,19 @@ def open_journal(place: Place) -> SqliteJournal | PostgresJournal:
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    """The disk of a test."""
-    with Disk(monkeypatch) as slow:
+def disk(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk | TableLock]:
+    """The disk of a test, or the lock that holds its table's writes up."""
+    with TableLock(place) if isinstance(place, str) else Disk(monkeypatch) as slow:
         yield slow
+
+
+def statuses_kept(place: Place) -> list[Status]:
+    """Return the statuses of all messages, as a crash at this moment leaves them, in the order of their words."""
+    if isinstance(place, Path):
+        return statuses_on_disk(place)
+    return sorted(
+        [UNSENT, DOUBTFUL, SENT][status] for (status,) in execute(place, "SELECT status FROM oca_sms_message")
+    )
 
 
 def number(phone: str) -> str:
@@ -103,6 +113,15 @@ async def statuses(place: Place, messages: Iterable[Sms]) -> list[Status]:
         seen = place if isinstance(place, str) else Path(shutil.copy(place, folder))
         async with open_journal(seen) as journal, JournalRun(journal, number) as run:
             return [lookup.entry.status async for _, lookup in run.lookups(messages)]
+
+
+async def status_of(place: Place, key: str) -> Status | None:
+    """Return the status of a key, as another process finds it after a crash at this moment."""
+    with tempfile.TemporaryDirectory() as folder:
+        seen = place if isinstance(place, str) else Path(shutil.copy(place, folder))
+        async with open_journal(seen) as journal:
+            entry = await journal.lookup(key)
+            return None if entry is None else entry.status
 
 
 # --- runs, and the gateways that they meet --------------------------------------------------------------------------
@@ -156,42 +175,42 @@ class Turns(Unlimited):
 
 
 async def test_an_intent_follows_the_token_and_precedes_the_request_and_an_outcome_precedes_its_telling(
-    path: Path,
+    place: Place,
 ) -> None:
     """A crash at the token leaves no doubt, one at the request leaves doubt, and one at the outcome leaves that."""
     seen = list[tuple[str, list[Status]]]()
 
     class Limiter(Unlimited):
         async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
-            seen.append(("token", statuses_on_disk(path)))
+            seen.append(("token", statuses_kept(place)))
 
     async def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(("request", statuses_on_disk(path)))
+        seen.append(("request", statuses_kept(place)))
         return accept(request)
 
     messages = [Sms("081234500000", str(it)) for it in range(3)]
     client = client_of(Gateway(answer), limiter=Limiter())
-    async with SqliteJournal(path) as journal, client.bulk(messages, concurrency=1, journal=journal) as outcomes:
+    async with open_journal(place) as journal, client.bulk(messages, concurrency=1, journal=journal) as outcomes:
         await anext(outcomes)
-        seen.append(("outcome", statuses_on_disk(path)))
+        seen.append(("outcome", statuses_kept(place)))
     assert seen[:3] == [("token", []), ("request", [DOUBTFUL]), ("outcome", [SENT])]
 
 
-async def test_each_outcome_is_on_the_disk_when_it_is_handed_out(path: Path) -> None:
+async def test_each_outcome_is_on_the_disk_when_it_is_handed_out(place: Place) -> None:
     """After a crash the journal knows each outcome that the caller was told, be it sent, refused or in doubt."""
     gateway = Gateway(answers={"1": REFUSED, "2": LOST, "3": UNCONNECTED})
     client = client_of(gateway)
     expected = {"0": SENT, "1": UNSENT, "2": DOUBTFUL, "3": UNSENT, "4": SENT}
+    messages = [evolve(sms, key=sms.message) for sms in make_messages(5)]
     async with (
-        SqliteJournal(path) as journal,
-        client.bulk(make_messages(5), concurrency=2, journal=journal) as outcomes,
+        open_journal(place) as journal,
+        client.bulk(messages, concurrency=2, journal=journal) as outcomes,
     ):
         async for outcome in outcomes:
-            known = dict(zip("01234", await statuses(path, make_messages(5)), strict=True))
-            assert known[outcome.sms.message] is expected[outcome.sms.message]
+            assert await status_of(place, outcome.sms.message) is expected[outcome.sms.message]
 
 
-async def test_a_message_that_waits_for_a_token_is_not_in_doubt(path: Path) -> None:
+async def test_a_message_that_waits_for_a_token_is_not_in_doubt(place: Place) -> None:
     """Of four messages at work, the one with a token is in doubt; the three that wait for theirs are not."""
     limiter, gate = Turns(1), asyncio.Event()
 
@@ -202,16 +221,17 @@ async def test_a_message_that_waits_for_a_token_is_not_in_doubt(path: Path) -> N
     gateway = Gateway(slow)
     client = client_of(gateway, limiter=limiter)
     async with (
-        SqliteJournal(path) as journal,
+        open_journal(place) as journal,
         client.bulk(make_messages(4), concurrency=4, journal=journal) as outcomes,
     ):
         await until(lambda: gateway.texts and limiter.asked == 4)
-        assert statuses_on_disk(path) == [DOUBTFUL]
+        assert statuses_kept(place) == [DOUBTFUL]
         gate.set()
         limiter.let()
         assert [type(outcome) async for outcome in outcomes] == [Sent] * 4
 
 
+@pytest.mark.parametrize("place", ["file"], indirect=True)  # tests of the runs in PostgreSQL have the other one
 async def test_all_that_waits_during_a_write_shares_the_next_commit(path: Path, disk: Disk) -> None:
     """A hundred intents that come during a write take one commit, before the first of their requests."""
     gateway, limiter = Gateway(), Turns(0)
@@ -511,8 +531,7 @@ class ConsumerError(Exception):
 class Interrupted:
     """A run of two messages: the first waits for a refusal of the account, the second is brought into a phase."""
 
-    path: Path
-    disk: Disk
+    disk: Disk | TableLock
     limiter: Turns = field(factory=lambda: Turns(1))
     refuse: asyncio.Event = field(factory=asyncio.Event)
     answer: asyncio.Event = field(factory=asyncio.Event)
@@ -571,10 +590,10 @@ EXPECTED: dict[str, tuple[type[Outcome], Status, Status]] = {
 @pytest.mark.parametrize("phase", EXPECTED)
 @pytest.mark.parametrize("how", ["leaving", "by itself", "exception", "cancelled"])
 async def test_an_end_in_any_phase_leaves_the_truth(
-    how: str, phase: str, path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+    how: str, phase: str, place: Place, disk: Disk | TableLock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message that had not started is not in doubt, one on the wire is, and a finished write is told."""
-    scene = Interrupted(path, disk)
+    scene = Interrupted(disk)
 
     def long(_: float, high: float) -> float:
         scene.backing_off = True
@@ -583,7 +602,7 @@ async def test_an_end_in_any_phase_leaves_the_truth(
     monkeypatch.setattr(random, "uniform", long)
     gateway = Gateway(answers={"0": scene.stopper})
     client = client_of(gateway, limiter=scene.limiter, retry=RetryPolicy(initial_wait=1000, max_wait=1000))
-    journal = SqliteJournal(path)
+    journal = open_journal(place)
     bulk = client.bulk(make_messages(2), concurrency=2, journal=journal)
     assert isinstance(bulk, BulkRun)
     leave = asyncio.Event()
@@ -611,14 +630,16 @@ async def test_an_end_in_any_phase_leaves_the_truth(
     told, then, after_an_exception = EXPECTED[phase]
     if how in {"leaving", "by itself"}:
         assert {text: type(outcome) for text, outcome in outcomes.items()} == {"0": Failed, "1": told}
-        assert await statuses(path, make_messages(2)) == [UNSENT, then]
+        assert await statuses(place, make_messages(2)) == [UNSENT, then]
     else:
         assert outcomes == {}
-        assert await statuses(path, make_messages(2)) == [DOUBTFUL, after_an_exception]
+        assert await statuses(place, make_messages(2)) == [DOUBTFUL, after_an_exception]
     assert gateway.texts.count("1") == (phase in {"wire", "back-off", "outcome"})
 
 
-async def test_a_message_that_is_looked_up_when_the_run_ends_does_not_queue_for_a_token(path: Path, disk: Disk) -> None:
+async def test_a_message_that_is_looked_up_when_the_run_ends_does_not_queue_for_a_token(
+    place: Place, disk: Disk | TableLock
+) -> None:
     """It is skipped as soon as the journal has answered, however long the limiter would make it wait."""
     limiter = Turns(1)
 
@@ -627,7 +648,7 @@ async def test_a_message_that_is_looked_up_when_the_run_ends_does_not_queue_for_
         await until(lambda: disk.held)
         yield make_messages(2)[1]
 
-    async with SqliteJournal(path) as journal, asyncio.timeout(PATIENCE):
+    async with open_journal(place) as journal, asyncio.timeout(PATIENCE):
         await journal.begin_run()  # so that the file is there, and the next write is an intent
         await journal.end_run()
         disk.hold()
@@ -639,14 +660,14 @@ async def test_a_message_that_is_looked_up_when_the_run_ends_does_not_queue_for_
     assert limiter.asked == 1
 
 
-async def test_a_block_is_left_when_everything_is_written(path: Path, disk: Disk) -> None:
+async def test_a_block_is_left_when_everything_is_written(place: Place, disk: Disk | TableLock) -> None:
     """After an exception the block is left once each outcome that was being written is on the disk."""
 
     async def then_held(request: httpx.Request) -> httpx.Response:
         disk.hold()
         return accept(request)
 
-    async with SqliteJournal(path) as journal:
+    async with open_journal(place) as journal:
         bulk = client_of(Gateway(then_held)).bulk(make_messages(1), journal=journal)
         assert isinstance(bulk, BulkRun)
 
@@ -663,15 +684,17 @@ async def test_a_block_is_left_when_everything_is_written(path: Path, disk: Disk
         disk.release()
         with pytest.raises(ConsumerError):
             await using
-        assert await statuses(path, make_messages(1)) == [SENT]
+        assert await statuses(place, make_messages(1)) == [SENT]
 
 
-async def test_a_message_that_expires_while_its_intent_is_written_is_not_sent(path: Path, disk: Disk) -> None:
+async def test_a_message_that_expires_while_its_intent_is_written_is_not_sent(
+    place: Place, disk: Disk | TableLock
+) -> None:
     """A slow disk uses up a message's time as well, and then the message certainly was not sent."""
     gateway, limiter = Gateway(), Turns(0)
     expires_at = datetime.now(UTC) + timedelta(milliseconds=300)
     sms = evolve(make_messages(1)[0], expires_at=expires_at)
-    run = asyncio.create_task(sent_with(path, gateway, [sms], limiter=limiter))
+    run = asyncio.create_task(sent_with(place, gateway, [sms], limiter=limiter))
     await until(lambda: limiter.asked)
     disk.hold()
     limiter.let()
@@ -681,7 +704,7 @@ async def test_a_message_that_expires_while_its_intent_is_written_is_not_sent(pa
     assert isinstance(the_error(report), ExpiredError)
     assert not the_error(report).may_have_been_sent
     assert gateway.texts == []
-    assert await statuses(path, [sms]) == [UNSENT]
+    assert await statuses(place, [sms]) == [UNSENT]
 
 
 async def test_a_journal_that_is_closed_in_mid_run_stops_the_run(place: Place) -> None:
@@ -768,7 +791,7 @@ async def test_after_a_failed_write_the_same_journal_serves_the_next_run(
 
 
 async def test_a_stopped_message_whose_end_cannot_be_kept_is_told_as_in_doubt(
-    path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+    place: Place, disk: Disk | TableLock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message that was stopped between its intent and its request was not sent. If the journal cannot note that, a
     later run finds it in doubt, and this run says the same.
@@ -777,9 +800,9 @@ async def test_a_stopped_message_whose_end_cannot_be_kept_is_told_as_in_doubt(
     async def fail(*_: object) -> None:
         raise JournalError("full")
 
-    monkeypatch.setattr(SqliteJournal, "settle", fail)
     gateway, limiter = Gateway(), Turns(0)
-    async with SqliteJournal(path) as journal:
+    async with open_journal(place) as journal:
+        monkeypatch.setattr(journal, "settle", fail)
         bulk = client_of(gateway, limiter=limiter).bulk(make_messages(1), journal=journal)
         async with bulk as run:
             await until(lambda: limiter.asked)
@@ -789,7 +812,7 @@ async def test_a_stopped_message_whose_end_cannot_be_kept_is_told_as_in_doubt(
             asyncio.get_running_loop().call_soon(disk.release)
         told = [isinstance(outcome, Failed) and outcome.error.may_have_been_sent async for outcome in run]
     assert gateway.texts == []
-    assert await statuses(path, make_messages(1)) == [DOUBTFUL if told == [True] else UNSENT]
+    assert await statuses(place, make_messages(1)) == [DOUBTFUL if told == [True] else UNSENT]
 
 
 # --- a process that is killed ---------------------------------------------------------------------------------------

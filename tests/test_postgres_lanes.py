@@ -231,6 +231,21 @@ async def test_an_outcome_that_meets_the_claim_of_another_sender_is_not_lost_in_
         assert await journal.lookup("key") == JournalEntry(Status.DOUBTFUL, attempts=2)
 
 
+@pytest.mark.parametrize("in_run", [False, True])
+async def test_an_outcome_follows_its_claim(database: str, *, in_run: bool) -> None:
+    """A sender that is cancelled while its claim is written sends nothing, and leaves no doubt."""
+    async with LastingJournal(database, name="acme", timeout=PATIENCE) as journal:
+        await journal.begin_run()
+        found = await (journal.lookup_next if in_run else journal.lookup_key)("key", NUMBER, "text")
+        with psycopg.connect(database) as holder:
+            holder.execute("LOCK TABLE oca_sms_message IN EXCLUSIVE MODE")
+            intending, settling = journal.intend(found), journal.settle(found, UNSENT)
+            await until(lambda: execute(database, WAITING) == [(1,)])
+        assert await intending
+        await settling
+        assert await journal.lookup("key") == UNSENT
+
+
 async def test_one_message_that_another_sender_has_costs_the_others_nothing(database: str) -> None:
     """Each call of a statement has an answer of its own."""
     async with LastingJournal(database, name="acme") as journal:

@@ -822,6 +822,7 @@ KILLED = """
 import asyncio, itertools, os, signal, sys
 import httpx
 from oca_sms_async import AsyncOcaSms, Sms, SqliteJournal, Unlimited
+from oca_sms_async.postgres import PostgresJournal
 
 step, path, concurrency = sys.argv[1], sys.argv[2], int(sys.argv[3])
 times, kinds = itertools.count(1), []
@@ -854,43 +855,64 @@ async def sent(*arguments, **options):
     came("after the request")
     return response
 
+def stored(method, kind):
+    async def noted(journal, *arguments, **options):
+        came(f"before the {kind} is stored")
+        result = await method(journal, *arguments, **options)
+        came(f"after the {kind} is stored")
+        return result
+    return noted
+
 SqliteJournal.intend = noting(SqliteJournal.intend, "intent")
 SqliteJournal.settle = noting(SqliteJournal.settle, "outcome")
+PostgresJournal.intend = stored(PostgresJournal.intend, "intent")
+PostgresJournal.settle = stored(PostgresJournal.settle, "outcome")
 os.fsync, httpx.AsyncClient.send = synced, sent
 
 async def main():
     client = AsyncOcaSms.from_env(limiter=Limiter())
     messages = [Sms(f"+62812345{it:05}", str(it)) for it in range(12)]
-    await client.send_many(messages, concurrency=concurrency, journal=SqliteJournal(path))
+    journal = PostgresJournal(path, name="acme") if "dbname=" in path else SqliteJournal(path)
+    await client.send_many(messages, concurrency=concurrency, journal=journal)
 
 asyncio.run(main())
 """
-# For each step of a message alone at work: whether it is in doubt afterwards, and whether the gateway has it.
+# For each step of a message alone at work: the kind of journal that has it, whether the message is in doubt afterwards,
+# and whether the gateway has it.
 STEPS = {
-    "before the intent": (0, 0),
-    "before the intent is synced": (1, 0),
-    "after the intent is synced": (1, 0),
-    "after the request": (1, 1),
-    "before the outcome is synced": (0, 1),
-    "after the outcome is synced": (0, 1),
+    "before the intent": (("file", "postgres"), 0, 0),
+    "before the intent is synced": (("file",), 1, 0),
+    "after the intent is synced": (("file",), 1, 0),
+    "before the intent is stored": (("postgres",), 0, 0),
+    "after the intent is stored": (("postgres",), 1, 0),
+    "after the request": (("file", "postgres"), 1, 1),
+    "before the outcome is synced": (("file",), 0, 1),
+    "after the outcome is synced": (("file",), 0, 1),
+    "before the outcome is stored": (("postgres",), 1, 1),
+    "after the outcome is stored": (("postgres",), 0, 1),
 }
 
 
 @pytest.mark.parametrize(
     ("concurrency", "api"), [(1, "regular-v1"), (4, "regular-v2"), (4, "premium-v2")], indirect=["api"]
 )
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    ("place", "step"), [(kind, step) for step, (places, *_) in STEPS.items() for kind in places], indirect=["place"]
+)
 async def test_a_run_that_was_killed_is_resumed_without_doubling_or_losing(
-    step: str, concurrency: int, path: Path, sandbox: Sandbox, client: AsyncOcaSms, api: str
+    step: str, concurrency: int, place: Place, sandbox: Sandbox, client: AsyncOcaSms, api: str
 ) -> None:
     """The next run sends the rest, names the messages that were under way and no more, and sends no message twice. The
     history, where there is one, and a resend complete the list.
     """
-    async with child(KILLED, step, str(path), str(concurrency), **sandbox.environment(api)) as process:
+    async with child(KILLED, step, str(place), str(concurrency), **sandbox.environment(api)) as process:
         assert await process.wait() == -signal.SIGKILL
     everybody, before = make_messages(12), {message.text for message in sandbox.inbox}
-    doubtful, accepted = STEPS[step]
-    async with SqliteJournal(path) as journal:
+    _, doubtful, accepted = STEPS[step]
+    if isinstance(place, str):  # the server needs a moment to notice a killed client
+        await until(lambda: execute(place, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == [])
+        execute(place, "UPDATE oca_sms_message SET busy_until = now()")  # and others wait for a sender for a while
+    async with open_journal(place) as journal:
         report = await client.send_many(everybody, journal=journal)
         assert (report.stopped_by, len(report.outcomes), report.failed) == (None, 12, report.unknown)
         unknown = {failed.sms.message for failed in report.unknown}

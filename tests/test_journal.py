@@ -12,8 +12,9 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import httpx
 import pytest
@@ -49,7 +50,7 @@ from oca_sms_async import (
 )
 from oca_sms_async._bulk import BulkRun
 from oca_sms_async._call import CallState
-from oca_sms_async._journal import JournalRun, Status
+from oca_sms_async._journal import JournalEntry, JournalRun, Lookup, Status
 from oca_sms_async._messages import check_number
 from oca_sms_async.postgres import PostgresJournal
 from oca_sms_async.sandbox import Sandbox
@@ -1030,6 +1031,10 @@ class Life:
                 self.synced = status.st_size
         self.happen()
 
+    def open_journal(self) -> SqliteJournal | PostgresJournal:
+        """Return the journal of the next run."""
+        return SqliteJournal(self.path)
+
     @property
     def next_path(self) -> Path:
         """The path of the journal after a crash."""
@@ -1063,7 +1068,7 @@ class Life:
         content = self.path.read_bytes() if self.path.exists() else b""
         self.synced = len(content) if content.strip(b"\0") else 0
         source = Source(self.messages)
-        async with SqliteJournal(self.path) as journal:
+        async with self.open_journal() as journal:
             recording = JournalRun(journal, number, resend_unknown=part.resend)
             async with BulkRun(self.send, source, self.history.concurrency, recording) as bulk:
                 report = await bulk.report()
@@ -1075,6 +1080,71 @@ class Life:
         return report
 
 
+class LifeInDatabase(Life):
+    """The same over PostgreSQL. Nothing is stored of what a run does after its crash."""
+
+    names: ClassVar[Iterator[int]] = itertools.count()
+
+    def __init__(self, history: History, directory: Path, place: str) -> None:
+        super().__init__(history, directory)
+        self.place = place
+        self.name = f"life {next(self.names)}"
+
+    def happen(self) -> None:
+        """Count an event, and crash if it is the last one."""
+        self.events += 1
+        self.crashed = self.crashed or self.events == self.part.crashes_after
+
+    def open_journal(self) -> PostgresJournal:
+        """Return the journal of the next run."""
+        return MortalJournal(self)
+
+
+class MortalJournal(PostgresJournal):
+    """A journal with an event before and after each of its writes."""
+
+    def __init__(self, life: LifeInDatabase) -> None:
+        super().__init__(life.place, name=life.name)
+        self._life = life
+
+    def intend(self, message: Lookup, *, seconds: float) -> asyncio.Future[bool]:
+        """Claim a message."""
+        return asyncio.ensure_future(self._write(partial(super().intend, message, seconds=seconds), dead=True))
+
+    def settle(self, message: Lookup, entry: JournalEntry) -> asyncio.Future[None]:
+        """Store an outcome."""
+        return asyncio.ensure_future(self._write(partial(super().settle, message, entry), dead=None))
+
+    async def _write(self, write: Callable[[], asyncio.Future[Any]], *, dead: Any) -> Any:
+        self._life.happen()
+        if self._life.crashed:
+            return dead
+        written = await write()
+        self._life.happen()
+        return written
+
+
+def live(life: Life) -> None:
+    """Go through all runs of a history and a last one, and check what became of its messages."""
+    for part in life.history.parts:
+        asyncio.run(life.go_through(part))
+    report = asyncio.run(life.go_through(Part([], None, resend=False, torn=1)))
+    assert report is not None
+    assert report.failed == report.unknown
+    named = Counter(failed.sms.phone for failed in report.unknown)
+    for phone, count in Counter(sms.phone for sms in life.messages).items():
+        assert life.taken[phone] + named[phone] >= count
+    assert all(one.receipt is not None for one in report.skipped)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(HISTORIES)
+def test_no_message_in_postgres_is_lost_or_doubled_whatever_happens(database: str, history: History) -> None:
+    """As below, over the journal in PostgreSQL."""
+    with tempfile.TemporaryDirectory() as directory:
+        live(LifeInDatabase(history, Path(directory), database))
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(HISTORIES)
 def test_no_message_is_lost_or_doubled_whatever_happens(monkeypatch: pytest.MonkeyPatch, history: History) -> None:
@@ -1084,12 +1154,4 @@ def test_no_message_is_lost_or_doubled_whatever_happens(monkeypatch: pytest.Monk
     with tempfile.TemporaryDirectory() as directory, monkeypatch.context() as patched:
         life = Life(history, Path(directory))
         patched.setattr(os, "fsync", life.sync)
-        for part in history.parts:
-            asyncio.run(life.go_through(part))
-        report = asyncio.run(life.go_through(Part([], None, resend=False, torn=1)))
-    assert report is not None
-    assert report.failed == report.unknown
-    named = Counter(failed.sms.phone for failed in report.unknown)
-    for phone, count in Counter(sms.phone for sms in life.messages).items():
-        assert life.taken[phone] + named[phone] >= count
-    assert all(one.receipt is not None for one in report.skipped)
+        live(life)

@@ -214,6 +214,25 @@ async def test_senders_of_the_same_messages_never_wait_for_each_other(database: 
         await journal.aclose()
 
 
+@pytest.mark.parametrize("step", ["claims", "outcomes"])
+async def test_each_statement_locks_its_messages_in_one_order(database: str, step: str) -> None:
+    """A statement that waits for the last message has the first one, in whatever order its calls came."""
+    lock = "SELECT 1 FROM oca_sms_message WHERE identity = %s FOR UPDATE"
+    async with LastingJournal(database, name="acme", timeout=PATIENCE) as journal:
+        found = [await claim(journal, key) for key in ("a", "b")]
+        if step == "claims":
+            await asyncio.gather(*(journal.settle(it, UNSENT) for it in found))
+            found = [await journal.lookup_key(key, NUMBER, "text") for key in ("a", "b")]
+        first, last = sorted(found, key=lambda it: it.identity)
+        with psycopg.connect(database) as holder, psycopg.connect(database) as other:
+            holder.execute(lock, (last.identity,))
+            writes = [journal.intend(it) if step == "claims" else journal.settle(it, SENT) for it in (last, first)]
+            await until(lambda: execute(database, WAITING) == [(1,)])
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                other.execute(f"{lock} NOWAIT".encode(), (first.identity,))
+        await asyncio.gather(*writes)
+
+
 @pytest.mark.parametrize("outcome", [SENT, JournalEntry(Status.DOUBTFUL, attempts=1)])
 async def test_an_outcome_that_meets_the_claim_of_another_sender_is_not_lost_in_silence(
     database: str, outcome: JournalEntry

@@ -18,6 +18,7 @@ from oca_sms_async._postgres_messages import Names
 from oca_sms_async._postgres_troubles import LateError
 
 PATIENCE: Final = 60.0  # seconds, after which something hangs
+SLACK: Final = 5.0  # seconds by which a busy machine may be late
 NAMES: Final = Names(1, b"salt")
 WAITING: Final = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
@@ -133,8 +134,8 @@ async def test_an_error_is_that_of_all_calls_of_its_statement() -> None:
 
 async def test_a_call_that_waits_too_long_is_in_no_statement() -> None:
     """Its sender was told that it failed, so the database never hears of it."""
-    statements = Statements()
-    call = lane_of(statements, timeout=0.05)
+    statements, clock = Statements(), asyncio.get_running_loop().time
+    call, began = lane_of(statements, timeout=0.05), clock()
     calls = [call(1)]
     await turns()
     calls.append(call(2))
@@ -144,13 +145,27 @@ async def test_a_call_that_waits_too_long_is_in_no_statement() -> None:
         for late in calls:
             with pytest.raises(LateError):
                 await late
+    assert clock() - began < SLACK
     statements.released.set()
     assert await call(4) == 8
     assert statements.batches == [[1], [2], [4]]
 
 
+async def test_the_end_of_a_lane_is_that_of_its_statements() -> None:
+    """A statement goes on without its callers, and `ended` waits for it."""
+    statements = Statements()
+    lane: Lane[int, int] = Lane(statements.perform, timeout=0.01, late=lambda: LateError("late"))
+    with pytest.raises(LateError):
+        await lane.call(NAMES, b"1", 1)
+    ending = asyncio.create_task(lane.ended())
+    await turns()
+    assert not ending.done()
+    statements.released.set()
+    await asyncio.wait_for(ending, PATIENCE)
+
+
 def test_another_event_loop_begins_anew() -> None:
-    """Calls that the end of a loop cut short hold nothing up."""
+    """Calls of a loop that stands still hold nothing up."""
     statements: list[Statements] = []
     lanes: list[Lane[int, int]] = []
 
@@ -170,8 +185,13 @@ def test_another_event_loop_begins_anew() -> None:
             return (await asyncio.gather(*calls))[2]
         return 0
 
-    assert asyncio.run(use(cut=True)) == 0
+    dead = asyncio.new_event_loop()
+    dead.run_until_complete(use(cut=True))
     assert asyncio.run(use(cut=False)) == 4
+    for task in asyncio.all_tasks(dead):
+        task.cancel()
+    dead.run_until_complete(asyncio.sleep(0.1))
+    dead.close()
 
 
 # --- in the database ------------------------------------------------------------------------------------------------
@@ -263,6 +283,22 @@ async def test_an_outcome_follows_its_claim(database: str, *, in_run: bool) -> N
         assert await intending
         await settling
         assert await journal.lookup("key") == UNSENT
+
+
+async def test_a_statement_without_callers_ends_before_the_journal_is_closed(database: str) -> None:
+    """Its connection is closed with the others."""
+    async with LastingJournal(database, name="acme", timeout=PATIENCE) as journal:
+        found = [await journal.lookup_key(str(it), NUMBER, "text") for it in range(3)]
+    with psycopg.connect(database) as holder:
+        holder.execute("LOCK TABLE oca_sms_message IN EXCLUSIVE MODE")
+        journal = LastingJournal(database, name="acme", timeout=0.5)
+        claims = []
+        for it in found:
+            claims.append(journal.intend(it))
+            await asyncio.sleep(0.1)
+        assert {type(it) for it in await asyncio.gather(*claims, return_exceptions=True)} == {JournalError}
+        await journal.aclose()
+        assert all(connection.closed for connection in journal._connections._open)
 
 
 async def test_one_message_that_another_sender_has_costs_the_others_nothing(database: str) -> None:

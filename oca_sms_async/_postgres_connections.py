@@ -192,10 +192,9 @@ class Connections:
     async def _end(self, connection: Connection, task: asyncio.Future[Any]) -> None:
         """End a statement that has no answer: ask the server to cancel it, then cut the connection."""
         try:
-            if not task.done():
-                with contextlib.suppress(psycopg.Error, OSError):
-                    await connection.cancel_safe(timeout=_CANCEL)
-                await asyncio.wait({task}, timeout=_CANCEL)
+            with contextlib.suppress(psycopg.Error, OSError):
+                await connection.cancel_safe(timeout=_CANCEL)
+            await asyncio.wait({task}, timeout=_CANCEL)
             with contextlib.suppress(psycopg.Error, OSError), _socket_of(connection) as same:
                 same.shutdown(socket.SHUT_RDWR)  # the statement ends in a lost connection
             await asyncio.wait({task})

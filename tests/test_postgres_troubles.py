@@ -304,6 +304,11 @@ async def test_connections_that_died_in_silence_are_noticed(
     """A firewall that forgets idle connections: the next use checks the first one, and takes a new one in time."""
     async with LastingJournal(place, name="acme", timeout=2.0) as journal:
         await asyncio.gather(*(claim(journal, str(it)) for it in range(8)))
+
+        async def sleep(connection: psycopg.AsyncConnection) -> None:
+            await connection.execute("SELECT pg_sleep(0.1)")
+
+        await asyncio.gather(*(journal._connections.perform(sleep) for _ in range(4)))  # all of them are idle then
         server.freeze()
         await assert_fails(lambda: journal.lookup("0"), "did not answer in time")  # it was in use a moment ago
         monkeypatch.setattr("oca_sms_async._postgres_connections._FRESH", 0.0)

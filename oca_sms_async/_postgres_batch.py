@@ -1,8 +1,8 @@
 """The calls of a run that wait for its next transaction, and the statements that answer them together."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from attrs import evolve, frozen
 
@@ -37,11 +37,6 @@ class Intend:
     claim: Claim
     done: asyncio.Future[Any]
 
-    @property
-    def identity(self) -> bytes:
-        """The message's name."""
-        return self.claim.message.identity
-
 
 @frozen
 class Find:
@@ -52,7 +47,6 @@ class Find:
 
 
 Call = Next | Intend | Find
-_Named = TypeVar("_Named", Next, Intend)
 
 
 @frozen
@@ -74,12 +68,12 @@ def make_statements(batch: list[Call], names: Names, run: object) -> Iterator[St
     if counted := [call for call in lookups if call.identity is None]:
         parameters = names.parameters(contents=[call.content for call in counted])
         yield Statement(LOOK_UP_NEXT, parameters, _answer(counted, names, run))
-    for keyed in _rounds([call for call in lookups if call.identity is not None]):
+    for keyed in _rounds(call for call in lookups if call.identity is not None):
         parameters = names.parameters(
             identities=[call.identity for call in keyed], contents=[call.content for call in keyed]
         )
         yield Statement(LOOK_UP_NEXT_KEYS, parameters, _answer(keyed, names, run))
-    for claims in _rounds([call for call in batch if isinstance(call, Intend)]):
+    if claims := [call for call in batch if isinstance(call, Intend)]:  # a run claims no message twice
         yield Statement(INTEND, names.parameters(**write_claims([call.claim for call in claims])), _claim(claims))
     for call in batch:
         if isinstance(call, Find):
@@ -119,9 +113,9 @@ def _find(call: Find) -> Callable[[Sequence[Row]], None]:
     return finish
 
 
-def _rounds(calls: list[_Named]) -> list[list[_Named]]:
-    """Part calls so that no name stands twice in a part, each name's calls in their order."""
-    rounds: list[list[_Named]] = []
+def _rounds(calls: Iterable[Next]) -> list[list[Next]]:
+    """Part calls so that no key stands twice in a part, each key's calls in their order."""
+    rounds: list[list[Next]] = []
     times: dict[bytes | None, int] = {}
     for call in calls:
         nth = times.get(call.identity, 0)

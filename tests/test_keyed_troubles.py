@@ -206,6 +206,19 @@ async def test_each_error_comes_in_time(
     assert wire.gateway.texts == []
 
 
+async def test_a_send_that_waits_behind_others_has_the_reason(server: PostgresServer, sender: str, place: str) -> None:
+    """Its time may be over before its own statement begins; the error names the cause all the same."""
+    async with journal_and_client(sender, Wire(), seconds=BRIEF) as (_, client):
+        with away(server, place):
+            sends = []
+            for number in range(4):
+                sends.append(send(client, str(number)))
+                await asyncio.sleep(BRIEF / 4)
+            for sending in sends:
+                with pytest.raises(JournalError, match="cannot be reached"):
+                    await sending
+
+
 async def test_connections_that_died_in_silence(server: PostgresServer, sender: str, place: str) -> None:
     """They cost the next send its time. Later sends have fresh ones, and so has an outcome."""
     wire = Wire()

@@ -213,7 +213,7 @@ async def test_a_send_that_waits_behind_others_has_the_reason(server: PostgresSe
             sends = []
             for number in range(4):
                 sends.append(send(client, str(number)))
-                await asyncio.sleep(BRIEF / 4)
+                await asyncio.sleep(BRIEF / 8)
             for sending in sends:
                 with pytest.raises(JournalError, match="cannot be reached"):
                     await sending

@@ -1,5 +1,6 @@
 """The checks of the project: `nox -s tests` on a fresh machine, and all others that `.ci/run` asks for."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,9 @@ def pin_floors() -> list[str]:
     project = PROJECT["project"]
     named = [*project["dependencies"], *(need for extra in project["optional-dependencies"].values() for need in extra)]
     needs = [need for need in map(Requirement, named) if need.name != project["name"]]  # an extra may refer to another
-    return [f"{need.name}=={next(it.version for it in need.specifier if it.operator == '>=')}" for need in needs]
+    pins = {need.name: next(it.version for it in need.specifier if it.operator == ">=") for need in needs}
+    pins["psycopg-binary"] = pins["psycopg"]  # the tests install it, and it works with its own version alone
+    return [f"{name}=={version}" for name, version in pins.items()]
 
 
 @nox.session(python=PYTHONS[:1])
@@ -68,7 +71,8 @@ def floors(session: nox.Session) -> None:
 @nox.session
 def wheel(session: nox.Session) -> None:
     """Build both archives, install the wheel, and run the tests of the source archive against it."""
-    shutil.rmtree(folder := Path(session.create_tmp()) / "wheel", ignore_errors=True)
+    # Not nox' folder for temporary files: then the tests would use it too, and their sockets' names would be too long.
+    shutil.rmtree(folder := Path(session.virtualenv.location) / "archives", ignore_errors=True)
     session.install("build", *nox.project.dependency_groups(PROJECT, "tests"))
     session.run("python", "-m", "build", "--outdir", str(folder))  # the wheel out of the source archive
     (built,), (source,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
@@ -77,8 +81,9 @@ def wheel(session: nox.Session) -> None:
         packed.extractall(folder, filter="data")
     session.chdir(folder / source.name.removesuffix(".tar.gz"))
     shutil.rmtree("oca_sms_async")  # otherwise `python -c` and `python -m` would import it from this folder
-    # Tests that build the archives need the sources.
+    # Tests that build the archives, or read files of the repository alone, need the sources.
     building = (
+        "--ignore=tests/test_front_door.py",
         "--ignore=tests/test_packaging.py",
         "--deselect=tests/test_testing.py::test_an_installed_wheel_is_all_it_takes",
     )
@@ -113,26 +118,69 @@ def kills(session: nox.Session) -> None:
 
 @nox.session
 def picture(session: nox.Session) -> None:
-    """Draw the picture of the sandbox's page in the README anew."""
+    """Draw the picture of the sandbox's page in `docs/tests.md` anew."""
     install(session, "tests")
-    env = {"OCA_SMS_TEST_SCREENSHOT": "tests/inbox.png", "CI": "true"}
+    env = {"OCA_SMS_TEST_SCREENSHOT": "docs/inbox.png", "CI": "true"}
     session.run("python", "-m", "pytest", "tests/test_page.py", "-k", "picture", env=env)
+
+
+SCHEMAS = {
+    "github-workflows": ".github/workflows/*.yml",
+    "github-issue-forms": ".github/ISSUE_TEMPLATE/*.yml",
+    "github-issue-config": ".github/ISSUE_TEMPLATE/config.yml",
+    "dependabot": ".github/dependabot.yml",
+    "compose-spec": "compose.yaml",
+}
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, format and the direction of imports."""
+    """Check style, format, the direction of imports, the workflows, the issue forms and the containers."""
     install(session, "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports")
+    session.run("zizmor", "--offline", "--no-progress", ".github")
+    for schema, pattern in SCHEMAS.items():
+        files = sorted(str(path) for path in Path().glob(pattern) if path.stem != "config" or "config" in schema)
+        session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
+    session.run("hadolint", "Dockerfile")
+    if shutil.which("actionlint"):  # pip cannot install it everywhere: its installation loads it from elsewhere
+        session.run("actionlint", external=True)
+
+
+def find_strange_lines(told: str) -> list[str]:
+    """Return the lines of ty about code that mypy takes for right. ty does not heed ignores with mypy's codes."""
+    source = Path("tests/typing/api.py").read_text(encoding="utf-8").splitlines()
+    found = ((line, re.match(r"tests/typing/api\.py:(\d+):", line)) for line in told.splitlines())
+    return [line for line, place in found if place and "# type: ignore" not in source[int(place[1]) - 1]]
 
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check types, strictly."""
+    """Check types, strictly; and let pyright and ty read the package as its users do."""
     install(session, "typing")
     session.run("mypy", f"--python-version={sys.version_info.major}.{sys.version_info.minor}")
+    session.run("basedpyright")
+    told = session.run("ty", "check", "--output-format=concise", "tests/typing", silent=True, success_codes=[0, 1])
+    if strange := find_strange_lines(str(told)):
+        session.error("ty finds mistakes where there are none:\n" + "\n".join(strange))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into site/, and fail on a link, a heading or a name that leads nowhere."""
+    session.install(*nox.project.dependency_groups(PROJECT, "docs"))
+    session.run("zensical", "build", "--clean", "--strict", *session.posargs)
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Check the types and the compose file of the examples, and run their tests; arguments after `--` go to pytest."""
+    install(session, "examples")
+    session.run("mypy", f"--python-version={sys.version_info.major}.{sys.version_info.minor}", "examples")
+    session.run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "examples/compose/compose.yaml")
+    session.run("python", "-m", "pytest", "examples", *session.posargs)
 
 
 BENCHMARKS = ("bulk", "latency", "pace", "limiter", "keyed", "campaign", "memory", "growth", "import_time")
@@ -140,7 +188,7 @@ BENCHMARKS = ("bulk", "latency", "pace", "limiter", "keyed", "campaign", "memory
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks; `-- --json` for machines, `-- --plot` for the plots and tables in benchmarks/results."""
+    """Run the benchmarks; `-- --json` for machines, `-- --plot` for the tables and figures of `docs/speed.md`."""
     install(session, "tests", "bench")  # the tests find a redis-server
     for script in ["plot"] if "--plot" in session.posargs else BENCHMARKS:
         session.run("python", f"benchmarks/{script}.py", *session.posargs)

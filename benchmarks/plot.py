@@ -1,4 +1,4 @@
-"""Runs all benchmarks and leaves their tables, and plots of four of them, in `benchmarks/results`.
+"""Runs all benchmarks and leaves their tables in `benchmarks/results`, and plots of four of them in `docs/figures`.
 
 With names, those only; with `--from`, out of a folder of `NAME.json` that `NAME.py --json` printed, without running.
 """
@@ -18,6 +18,7 @@ from table import text
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+FIGURES = HERE.parent / "docs" / "figures"
 NAMES = ("bulk", "latency", "pace", "limiter", "keyed", "campaign", "memory", "growth", "import_time")
 COLOURS = ("#0b5fa5", "#e08e0b", "#7a8794")
 STYLE: dict[Any, Any] = {
@@ -105,7 +106,8 @@ def main() -> None:
     parser.add_argument("--from", dest="folder", type=Path, help="take NAME.json out of this folder")
     parser.add_argument("--plot", action="store_true", help="changes nothing: what nox was given comes along")
     asked = parser.parse_args()
-    RESULTS.mkdir(exist_ok=True)
+    for folder in (RESULTS, FIGURES):
+        folder.mkdir(exist_ok=True)
     mpl.rcParams.update(STYLE)
     for name in asked.names or NAMES:
         command = [sys.executable, str(HERE / f"{name}.py"), "--json"]
@@ -119,7 +121,7 @@ def main() -> None:
             height, draw = PLOTS[name]
             figure = Figure(figsize=(7.5, height), layout="constrained", facecolor="white")  # 720 pixels wide
             draw(figure, rows)
-            figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})
+            figure.savefig(FIGURES / f"{name}.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-from oca_sms_async._errors import ExpiredError, InvalidMessageError
+from oca_sms_async._errors import InvalidMessageError
 
 _BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", None)
 _SUSPEND: Final = (
@@ -48,8 +48,9 @@ def find_deadline(
 ) -> Deadline | None:
     """Return the deadline of a message, the earlier one of two, or `None` without any.
 
-    `expires_in` is in seconds from now, or a timedelta. `expires_at` is an aware datetime. Raises `ExpiredError` if the
-    deadline has passed, and `InvalidMessageError` for a value that is no duration or no aware datetime.
+    `expires_in` is in seconds from now, or a timedelta. `expires_at` is an aware datetime. The deadline may have
+    passed already: a journal can still know the message. `InvalidMessageError` for a value that is no duration or no
+    aware datetime.
     """
     found = [] if expires_in is None else [_after(_check_seconds(expires_in))]
     if expires_at is not None:
@@ -73,8 +74,6 @@ def _check_seconds(expires_in: float | timedelta) -> float:
     # Not math.isfinite: it raises OverflowError for an integer that is too large for a float.
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not abs(seconds) <= sys.float_info.max:
         raise InvalidMessageError("expires_in must be a finite number of seconds, or a timedelta")
-    if seconds <= 0:
-        raise ExpiredError("expires_in is not above 0: the message has expired already")
     return seconds
 
 
@@ -89,7 +88,4 @@ def _after(seconds: float) -> Deadline:
 
 
 def _at(moment: datetime) -> Deadline:
-    seconds = moment.timestamp() - time.time()
-    if seconds <= 0:
-        raise ExpiredError("expires_at has passed: the message has expired already")
-    return evolve(_after(seconds), wall_time=moment.timestamp())
+    return evolve(_after(moment.timestamp() - time.time()), wall_time=moment.timestamp())

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeVar
 
@@ -57,6 +58,8 @@ class Dispatcher:
             raise TypeError("retry must be a RetryPolicy")
         self._base_url = base_url
         self._limiter = limiter
+        start = getattr(limiter, "start", None)  # it may also be another method of the same name
+        self._start_in_time = start if inspect.iscoroutinefunction(start) else None
         self._policy = policy
         self._slots = PrioritySemaphore(MAX_IN_FLIGHT)
         self.counts = Counts()
@@ -183,7 +186,7 @@ class Dispatcher:
                 deadline=options.until,
                 max_body=request.max_body,
                 under_way=self._under_way,
-                gate=partial(self._start, options),
+                gate=None if self._start_in_time is None else partial(self._start, self._start_in_time, options),
             )
         finally:
             call.left_wire()
@@ -195,7 +198,8 @@ class Dispatcher:
             await call.before_first_send()
         elif call.is_cut and call.last_error is not None:
             raise call.last_error  # cut while it waited in a limiter that does not let itself be cancelled
-        await self._start(options)
+        if self._start_in_time is not None:
+            await self._start(self._start_in_time, options)
         self.check_open()
         if options.deadline is not None and options.deadline.has_passed():
             raise ExpiredError("the message expired before its request was started")
@@ -209,11 +213,9 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
             log("limiter.failed", reason=type(error).__name__)
 
-    async def _start(self, options: CallOptions) -> None:
-        """Take another token where a stall since the last one has made the request late, if the limiter knows."""
-        outer, start = sys.exception(), getattr(self._limiter, "start", None)
-        if not inspect.iscoroutinefunction(start):  # a limiter's `start` may be another method of the same name
-            return
+    async def _start(self, start: Callable[[], Awaitable[object]], options: CallOptions) -> None:
+        """Take another token where a stall since the last one has made the request late, as the limiter says."""
+        outer = sys.exception()
         try:
             while await start() is False:
                 await self._token(options)

@@ -48,7 +48,12 @@ def is_patched() -> bool:
     except AttributeError:
         report_lost("patches of httpx")
         return True
-    return any(type(method) is not FunctionType or method.__code__.co_filename != _HOME for method in methods)
+    return not all(map(_is_httpx_own, methods))
+
+
+@functools.lru_cache(maxsize=16)
+def _is_httpx_own(method: object) -> bool:
+    return isinstance(method, FunctionType) and method.__code__.co_filename == _HOME
 
 
 def is_silent(transport: httpx.AsyncHTTPTransport) -> bool:

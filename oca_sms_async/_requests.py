@@ -25,16 +25,23 @@ class HttpRequests:
                 "Host": httpx.URL(base_url).netloc.decode("ascii"),
             }
         )
-        self._headers = headers.raw
+        self._headers = functools.lru_cache(maxsize=64)(functools.partial(_complete, headers.raw))
         self.url = functools.lru_cache(maxsize=8)(lambda path: httpx.URL(base_url + path))
 
     def make(self, request: Request[Any]) -> httpx.Request:
         """Return a request whose headers are complete already; httpx would put them together anew each time."""
-        headers = [*self._headers, *((name.encode(), value.encode()) for name, value in self._api.headers().items())]
-        if request.body is not None:
-            headers += [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(request.body))]
+        headers = httpx.Headers(self._headers(None if request.body is None else len(request.body)))
+        for name, value in self._api.headers().items():
+            headers[name] = value
         http = httpx.Request(
             request.method, self.url(request.path), headers=headers, stream=httpx.ByteStream(request.body or b"")
         )
         http.read()  # else its content could not be looked at
         return http
+
+
+def _complete(headers: list[tuple[bytes, bytes]], length: int | None) -> httpx.Headers:
+    """Return these headers with those of a body of this length, but for the credentials."""
+    if length is None:
+        return httpx.Headers(headers)
+    return httpx.Headers([*headers, (b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % length)])

@@ -1,12 +1,15 @@
 """A limit that is kept on a server, asked within a time-out, and a second time where a connection may have died."""
 
 import asyncio
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final, Protocol, TypeAlias
 
 from oca_sms_async._errors import LimiterUnavailableError
 from oca_sms_async._limiter import check_bucket
 from oca_sms_async._scrub import scrub
 from oca_sms_async._settings import positive_seconds
+
+Asked: TypeAlias = asyncio.Task[tuple[bool, float]]  # whether a time was reserved, and the time
 
 
 class ReservationStore(Protocol):
@@ -91,6 +94,33 @@ class Reserver:
 
     def _says(self, what: str) -> str:
         return f"the limiter's {self._store.server} {what}"
+
+
+class Questions(set[Asked]):
+    """The questions to a store that are under way, each in a task. `round_trip` is the seconds until an answer.
+
+    `pause` returns the seconds for which the store is to reserve no time.
+    """
+
+    def __init__(self, reserver: Reserver, pause: Callable[[], float]) -> None:
+        super().__init__()
+        self.round_trip = 0.0
+        self._reserver = reserver
+        self._pause = pause
+
+    def ask(self, patience: float, on_answer: Callable[[Asked], None]) -> None:
+        """Ask for one reservation that is at most so many seconds away."""
+        task = asyncio.get_running_loop().create_task(self._reserve(patience))
+        self.add(task)
+        task.add_done_callback(on_answer)
+
+    async def _reserve(self, patience: float) -> tuple[bool, float]:
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        taken, wait = await self._reserver.reserve(self._pause(), patience)
+        now = loop.time()
+        self.round_trip += 0.2 * (now - asked - self.round_trip)
+        return taken, now + wait
 
 
 def check_shared_bucket(name: str, rate: float, capacity: float, timeout: float) -> None:

@@ -3,13 +3,12 @@
 import asyncio
 import bisect
 import math
-from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final
 
 from oca_sms_async._errors import LimiterUnavailableError
 from oca_sms_async._fallback import Fallback
 from oca_sms_async._limiter import ROUNDING, BucketState, LimiterStatistics, RateLimiter, StartGate, check_pause
-from oca_sms_async._reservation_store import ReservationStore, Reserver
+from oca_sms_async._reservation_store import Asked, Questions, ReservationStore, Reserver
 from oca_sms_async._waiting import Priority, PriorityWaitQueue
 
 _FOR_EVER: Final = 1e9  # seconds
@@ -18,8 +17,6 @@ _FAR: Final = 10.0  # seconds: a reservation further away than this is looked at
 _LOOK: Final = 1.0  # seconds between two looks
 _MOST_HELD: Final = 64
 _CLOSED: Final = "this limiter was closed"
-
-_Asked: TypeAlias = asyncio.Task[tuple[bool, float]]  # whether a time was reserved, and the time
 
 
 class ReservedTokenBucket:
@@ -43,16 +40,15 @@ class ReservedTokenBucket:
         self.rate: Final = rate
         self.capacity: Final = capacity
         self._reserver = Reserver(store, timeout=timeout)
+        self._asking = Questions(self._reserver, self._seconds_paused)
+        self._looking = Questions(self._reserver, self._seconds_paused)  # at most one
         self._fallback = None if fallback is None else Fallback(fallback, name=name, probe=self._probe, timeout=timeout)
         # A reservation may be used at its time. After a stall several are late, and go one after the other.
         self._state = BucketState(rate=rate * ROUNDING, capacity=capacity, tokens=capacity)
         self._queue = PriorityWaitQueue(self._take, self._ready_at)
         self._gate = StartGate(rate, capacity)
         self._reserved = list[float]()  # times of the loop, in order
-        self._asking = set[_Asked]()
-        self._looking = set[_Asked]()  # at most one
         self._look_at = -math.inf
-        self._round_trip = 0.0
         self._granted = 0
         self._refused = 0
         self._closed = False
@@ -188,10 +184,10 @@ class ReservedTokenBucket:
     def _ready_at(self, now: float) -> float | None:
         while self._reserved and self._reserved[0] < now - _STALE:
             del self._reserved[0]
-        wanted = min(len(self._queue), max(1, math.ceil(self._round_trip * self.rate)), _MOST_HELD)
+        wanted = min(len(self._queue), max(1, math.ceil(self._asking.round_trip * self.rate)), _MOST_HELD)
         for _ in range(wanted - len(self._reserved) - len(self._asking)):
             patience = min(max(0.0, self._queue.latest_deadline() - now), _FOR_EVER)
-            self._ask(patience, self._asking, self._on_answer)
+            self._asking.ask(patience, self._on_answer)
         if not self._reserved:
             return None
         ready = max(self._state.ready_at(now), self._reserved[0])
@@ -201,25 +197,13 @@ class ReservedTokenBucket:
             self._look_at = now + _LOOK
             if not self._looking:
                 # There is no earlier time, unless the server's clock jumped meanwhile, or the server has forgotten all.
-                self._ask(self._reserved[0] - now - _LOOK, self._looking, self._on_look)
+                self._looking.ask(self._reserved[0] - now - _LOOK, self._on_look)
         return min(ready, self._look_at)
 
-    def _ask(self, patience: float, asking: set[_Asked], on_answer: Callable[[_Asked], None]) -> None:
-        """Ask for one reservation that is at most so many seconds away."""
-        task = asyncio.get_running_loop().create_task(self._reserve(patience))
-        asking.add(task)
-        task.add_done_callback(on_answer)
+    def _seconds_paused(self) -> float:
+        return max(0.0, self._state.paused_until - asyncio.get_running_loop().time())
 
-    async def _reserve(self, patience: float) -> tuple[bool, float]:
-        """Return whether one time was reserved, and the time."""
-        loop = asyncio.get_running_loop()
-        asked = loop.time()
-        taken, wait = await self._reserver.reserve(max(0.0, self._state.paused_until - asked), patience)
-        now = loop.time()
-        self._round_trip += 0.2 * (now - asked - self._round_trip)
-        return taken, now + wait
-
-    def _on_answer(self, task: _Asked) -> None:
+    def _on_answer(self, task: Asked) -> None:
         self._asking.discard(task)
         error = None if task.cancelled() else task.exception()
         if task.cancelled() or self._closed:
@@ -239,7 +223,7 @@ class ReservedTokenBucket:
         first = min([at, *self._reserved[:1]])
         self._queue.refuse(lambda: TimeoutError("no token comes before the deadline"), before=first)
 
-    def _on_look(self, task: _Asked) -> None:
+    def _on_look(self, task: Asked) -> None:
         self._looking.discard(task)
         # A look that fails changes nothing: the reservation is still there.
         if task.cancelled() or task.exception() is not None:
@@ -264,4 +248,4 @@ class ReservedTokenBucket:
 
     def _probe(self) -> None:
         """Look whether the store is back, without a reservation, during an outage."""
-        self._ask(-1.0, self._asking, self._on_answer)
+        self._asking.ask(-1.0, self._on_answer)

@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
+from attrs import evolve
+
 from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._deadline import Deadline, find_deadline
 from oca_sms_async._dispatch import Dispatcher
+from oca_sms_async._errors import ExpiredError
 from oca_sms_async._journal import ClaimLostError, Journal
 from oca_sms_async._keyed import KeyedSends
 from oca_sms_async._log import log
@@ -45,8 +48,10 @@ class Sender:
         return check_number(phone, self._region)
 
     async def _request(self, request: Request[SendReceipt], options: CallOptions, call: CallState) -> SendReceipt:
+        if options.deadline is not None and options.deadline.has_passed():
+            raise ExpiredError("the message has expired already: expires_in or expires_at has passed")
         receipt = await self._dispatcher.request(request, options, call)
-        return SendReceipt(receipt.msg_uid, receipt.status, call.attempts)
+        return receipt if call.attempts == 1 else evolve(receipt, attempts=call.attempts)
 
     async def send_sms(self, sms: Sms, call: CallState) -> SendReceipt:
         """Send one message of a bulk."""

@@ -1,6 +1,6 @@
 """The source of a bulk: any iterable or asynchronous iterable of `Sms`, pulled one by one."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Final
 
 from oca_sms_async._models import Sms
@@ -12,15 +12,20 @@ class MessageSource:
     """Pulls messages out of an iterable. Raises `TypeError` if `messages` is not iterable."""
 
     def __init__(self, messages: Iterable[Sms] | AsyncIterable[Sms]) -> None:
-        self._iterator = aiter(messages) if isinstance(messages, AsyncIterable) else iter(messages)
+        self._iterator: Iterator[Sms] = iter(())
+        self._asynchronous: AsyncIterator[Sms] | None = None
+        if isinstance(messages, AsyncIterable):
+            self._asynchronous = aiter(messages)
+        else:
+            self._iterator = iter(messages)
         self._ended = False
 
     async def pull(self) -> Sms | None:
         """Return the next message, or `None` after the last. Raises `TypeError` for a value that is no `Sms`."""
         if self._ended:  # not every iterator repeats its end: one over a queue would wait for ever
             return None
-        source = self._iterator
-        sms = await anext(source, _END) if isinstance(source, AsyncIterator) else next(source, _END)
+        source = self._asynchronous
+        sms = next(self._iterator, _END) if source is None else await anext(source, _END)
         if sms is _END:
             self._ended = True
             return None

@@ -30,6 +30,8 @@ class Trace:
     `gate` is awaited right before the first byte of a request that is late.
     """
 
+    __slots__ = ("_connected", "_failure", "_gate", "_half_open", "_late_from", "_refused", "_tunnelling", "sent")
+
     def __init__(self, gate: Gate | None = None) -> None:
         self.sent = False
         self._gate = gate

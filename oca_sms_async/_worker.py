@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from enum import IntEnum
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import httpx
-from attrs import frozen
 
 from oca_sms_async._call import CallState
 from oca_sms_async._errors import (
@@ -40,6 +39,9 @@ class Stage(IntEnum):
     ABORTED = 2
 
 
+_RUNNING: Final = Stage.RUNNING  # looking up an enum's member takes 0.15 µs, and each message asks three times
+
+
 class Outage:
     """Failed connections and time-outs in a row, without an answer of the gateway between them."""
 
@@ -47,18 +49,17 @@ class Outage:
         self._limit = limit
         self._failed = 0
 
-    def answered(self) -> None:
+    def count_answer(self) -> None:
         """The gateway has answered, so this is no outage."""
         self._failed = 0
 
-    def failed(self) -> bool:
+    def count_failure(self) -> bool:
         """Count one more; return True when that makes an outage."""
         self._failed += 1
         return self._failed == self._limit
 
 
-@frozen
-class Pulled:
+class Pulled(NamedTuple):
     """A message with its place in the input, and the journal's answer about it where there is a journal."""
 
     number: int
@@ -102,7 +103,7 @@ class Worker:
     async def work(self) -> None:
         """Work until the run stops or its messages end."""
         self._task = asyncio.current_task()
-        while self._run.stage is Stage.RUNNING and (pulled := await self._run.pull()) is not None:
+        while self._run.stage is _RUNNING and (pulled := await self._run.pull()) is not None:
             call = self._call = CallState(self._before_first_send, self._on_error)
             try:
                 outcome = await self._outcome(pulled, call)
@@ -152,8 +153,9 @@ class Worker:
 
     async def _deliver(self, sms: Sms, call: CallState) -> Outcome:
         """Send one message, and stop the run where its outcome says so."""
+        if self._run.stage is not _RUNNING:  # it may have been stopped while the journal was asked
+            return self._end_stopped(sms, call)
         try:
-            self._check_running()  # the run may have been stopped while the journal was asked
             receipt = await self._send(sms, call)
         except OcaSmsError as error:
             self._judge(error)
@@ -172,30 +174,27 @@ class Worker:
             doubt = call.may_have_been_sent
             cancelled = DeliveryUnknownError("the send was cancelled from within", may_have_been_sent=doubt)
             return Failed(sms, call.conclude(cancelled))
-        self._run.outage.answered()
+        self._run.outage.count_answer()
         return Sent(sms, receipt)
 
     async def _before_first_send(self) -> None:
-        self._check_running()
+        if self._run.stage is not _RUNNING:
+            raise _StoppedError
         if self._intent is not None:
             await self._intent.record()
-
-    def _check_running(self) -> None:
-        if self._run.stage is not Stage.RUNNING:
-            raise _StoppedError
 
     def _on_error(self, error: OcaSmsError) -> None:
         """An answer of the gateway ends an outage, even if the call goes on to another attempt."""
         if isinstance(error, ApiError | UnexpectedResponseError):
-            self._run.outage.answered()
+            self._run.outage.count_answer()
 
     def _judge(self, error: OcaSmsError) -> None:
         match error:
             case AccountError() | ClientClosedError() | LimiterUnavailableError() | JournalError():
                 self._run.stop(error)
-            case ConnectionFailedError() if self._run.outage.failed():
+            case ConnectionFailedError() if self._run.outage.count_failure():
                 self._run.stop(error)
-            case DeliveryUnknownError() if _is_time_out(error) and self._run.outage.failed():
+            case DeliveryUnknownError() if _is_time_out(error) and self._run.outage.count_failure():
                 self._run.stop(error)
 
     def _end_stopped(self, sms: Sms, call: CallState) -> Outcome:

@@ -117,7 +117,7 @@ class _RedisStore:
         self._url = redis if isinstance(redis, str) else None
         self._key = f"oca-sms:{name}"
         self._bucket = (_SECOND / (rate * ROUNDING), (capacity - 1) * _SECOND / rate)
-        self._use(_client(redis) if isinstance(redis, str) else redis)
+        self._use(_make_client(redis) if isinstance(redis, str) else redis)
         self._loop: asyncio.AbstractEventLoop | None = None  # the one of the connections
         self._pid: int | None = None  # and their process
         self._closing = set[asyncio.Task[None]]()
@@ -149,10 +149,10 @@ class _RedisStore:
             # Not awaited: a connection that died without a word may take long to close.
             task = loop.create_task(self._redis.aclose())
             self._closing.add(task)
-            task.add_done_callback(self._closed)
+            task.add_done_callback(self._forget_closing)
         elif self._is_forked():
             _of_the_parent.append(self._redis)
-        self._use(_client(self._url))
+        self._use(_make_client(self._url))
 
     async def aclose(self) -> None:
         """Close the own client; a lent one stays open."""
@@ -161,7 +161,7 @@ class _RedisStore:
                 task.cancel()
             await self._redis.aclose()
 
-    def _closed(self, task: asyncio.Task[None]) -> None:
+    def _forget_closing(self, task: asyncio.Task[None]) -> None:
         self._closing.discard(task)
         if not task.cancelled():
             task.exception()  # of a connection that was broken anyway; asyncio complains of exceptions left unread
@@ -174,7 +174,7 @@ class _RedisStore:
         self._script = redis.register_script(_RESERVE)
 
 
-def _client(url: str) -> Redis:
+def _make_client(url: str) -> Redis:
     """Return a client that tries each command once: the room of the reservations knows when to try again."""
     return Redis.from_url(url, retry=Retry(NoBackoff(), 0))
 

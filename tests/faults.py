@@ -1,17 +1,17 @@
 """The table of faults: each thing that can go wrong with a request, and how the client ends it.
 
-`python tests/faults.py` writes it into the README; `tests/test_faults.py` holds the client to it.
+`python tests/faults.py` writes it into `docs/faults.md`; `tests/test_faults.py` holds the client to it.
 """
 
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Final
 
 import misbehaviours as does
 from attrs import frozen
+from documents import DOCS, read
 from raw_gateway import Behaviour, Connection, http
 from troubles import (
     AnotherHost,
@@ -38,7 +38,7 @@ from oca_sms_async import (
     UnexpectedResponseError,
 )
 
-README: Final = Path(__file__).parent.parent / "README.md"
+PAGE: Final = DOCS / "faults.md"
 BEGIN: Final = "<!-- faults: written by tests/faults.py -->"
 END: Final = "<!-- end of faults -->"
 HEADINGS: Final = ("while", "what happens", "error", "may have been sent", "requests on the wire")
@@ -196,12 +196,12 @@ def table() -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def replace_table(readme: str) -> str:
-    """Return the README with this table in the place of its own."""
-    before, _, rest = readme.partition(BEGIN)
+def replace_table(text: str) -> str:
+    """Return the page with this table in the place of its own."""
+    before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{table()}{END}{after}"
 
 
 if __name__ == "__main__":
-    README.write_text(replace_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(replace_table(read(PAGE)), encoding="utf-8")

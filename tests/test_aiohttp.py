@@ -1,10 +1,13 @@
 """The fast transport: the proof in aiohttp's exceptions, its options and its bounds."""
 
+import re
 import subprocess
 import sys
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import httpx
@@ -84,12 +87,11 @@ async def test_only_a_connection_that_did_not_come_about_is_proof(
 async def test_trouble_within_an_answers_body_is_doubt(trouble: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once an answer has begun the request was sent, and the name of the exception does not matter."""
 
-    async def fail(*_: object) -> AsyncIterator[bytes]:
+    async def fail(_: object) -> bytes:
         raise trouble
-        yield b""
 
     async with RawGateway().serve() as gateway:
-        monkeypatch.setattr(aiohttp.StreamReader, "iter_chunked", fail)
+        monkeypatch.setattr(aiohttp.StreamReader, "readany", fail)
         error = await error_of(gateway.base_url, aiohttp_client())
     assert type(error) is DeliveryUnknownError
     assert isinstance(error.__cause__, httpx.ReadError)
@@ -190,6 +192,18 @@ async def test_hooks_are_called(api: str) -> None:
     async with RawGateway().serve() as gateway, client_on(gateway.base_url, lent, api) as client:
         await client.send(PHONE, TEXT)
     assert seen == [httpx.Request, httpx.Response]
+
+
+@pytest.mark.parametrize("password", ["plain", "ä€", "a:b", "%"])
+async def test_a_proxys_password_arrives_as_it_is(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The transport takes any character out of the environment's URL, and writes it in UTF-8."""
+    async with RawGateway().serve() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://user:{quote(password)}@localhost:{proxy.port}")
+        async with client_on("http://localhost:1/api/v1", aiohttp_client()) as client:
+            await client.send(PHONE, TEXT)
+    (request,) = proxy.requests
+    (credentials,) = re.findall(rb"\r\nproxy-authorization: Basic (\S+)\r\n", request, re.IGNORECASE)
+    assert b64decode(credentials).decode() == f"user:{password}"
 
 
 @pytest.mark.parametrize("proxy", ["socks5://user:marker@localhost:1", "ftp://localhost:1"])

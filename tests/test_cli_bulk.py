@@ -737,12 +737,15 @@ def test_dedupe_with_the_journal_of_a_run_without_it(bulk: Bulk, served: Sandbox
     assert list_recipients(served) == [spell_e164(it) for it in (1, 1, 1, 1, 2, 3)]
 
 
-def test_a_duplicate_at_the_end_has_its_line(bulk: Bulk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run waits for the journal's answer about its last row, also if that row is a duplicate."""
+@pytest.mark.parametrize("steps", [*range(30), 100])
+def test_a_duplicate_at_the_end_has_its_line(
+    bulk: Bulk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """The run waits until the journal's answer about its last row is noted, also if that row is a duplicate."""
     original = SqliteJournal.lookup_next
 
     async def answer_late(answer: Awaitable[Any]) -> Any:
-        for _ in range(100):
+        for _ in range(steps):
             await asyncio.sleep(0)
         return await answer
 

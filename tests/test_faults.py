@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from faults import BEGIN, END, FAULTS, README, End, Fault, Link, replace_table
+from documents import read
+from faults import BEGIN, END, FAULTS, PAGE, End, Fault, Link, replace_table
 from moved_clock import HANG, Clock, turns, until
 from troubles import Deafness
 
@@ -108,8 +109,8 @@ async def test_a_fault_ends_as_the_table_says(
     await until(lambda: open_files() == files)
 
 
-def test_the_readme_has_the_table() -> None:
+def test_the_page_has_the_table() -> None:
     """`python tests/faults.py` was run after the table was changed."""
-    readme = README.read_text(encoding="utf-8")
-    assert readme.count(f"{BEGIN}\n") == readme.count(f"{END}\n") == 1
-    assert readme == replace_table(readme)
+    page = read(PAGE)
+    assert page.count(f"{BEGIN}\n") == page.count(f"{END}\n") == 1
+    assert page == replace_table(page)

@@ -1,6 +1,6 @@
 """A campaign that crashes at any step, and is taken up again until it is complete, loses and doubles no message.
 
-Time is virtual, and the journal writes in the loop's own thread. So a crash can come at each step: before and after
+Time is virtual, and the loop stands still while the journal writes. So a crash can come at each step: before and after
 each callback of the event loop, and around each write.
 """
 
@@ -12,14 +12,14 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
 from contextvars import Context
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVarTuple
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 import httpx
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from attrs import define, frozen
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -27,8 +27,24 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from in_memory import Answer, Gateway, ask, client_of, delay, fail, refuse
 from virtual_time import VirtualTimeLoop
 
-from oca_sms_async import AsyncOcaSms, Failed, Outcome, RetryPolicy, Sent, Skipped, Sms, SqliteJournal, TokenBucket
+from oca_sms_async import (
+    AsyncOcaSms,
+    Failed,
+    Journal,
+    JournalEntry,
+    JournalError,
+    Outcome,
+    RetryPolicy,
+    SendReceipt,
+    Sent,
+    Skipped,
+    Sms,
+    SqliteJournal,
+    TokenBucket,
+)
+from oca_sms_async._journal import Lookup
 
+_T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 TIMEOUT: Final = 10.0
 
@@ -71,20 +87,17 @@ class Process:
         if self.main is not None:
             self.main.cancel()
 
-    def run(self, main: Callable[[SqliteJournal], Awaitable[None]]) -> None:
+    def run(self, main: Callable[[Journal], Awaitable[None]]) -> None:
         """Run to the end, or until the process is dead and its tasks have ended."""
 
         async def whole() -> None:
             self.main = asyncio.current_task()
             if self.main is not None and self.dead:  # in the very first step
                 self.main.cancel()
-            journal = SqliteJournal(self.path)
-            journal._thread.shutdown()
-            journal._thread = AtOnce(self)
-            async with journal:
+            async with contextlib.aclosing(AtOnce(self, portal)) as journal:
                 await main(journal)
 
-        with asyncio.Runner(loop_factory=lambda: SteppingLoop(self)) as runner:
+        with start_blocking_portal() as portal, asyncio.Runner(loop_factory=lambda: SteppingLoop(self)) as runner:
             if self.dead:
                 return
             with contextlib.suppress(asyncio.CancelledError):
@@ -110,22 +123,78 @@ class SteppingLoop(VirtualTimeLoop):
         return super().call_soon(count_step, context=context)
 
 
-class AtOnce(Executor):
-    """Runs its work at once, in the thread that asks, between two steps."""
+class AtOnce:
+    """A journal in a file whose calls are done at once, in a loop of another thread, between two steps."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, portal: BlockingPortal) -> None:
         self._process = process
+        self._portal = portal
+        self._journal = SqliteJournal(process.path)
 
-    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Return a future that is done."""
-        future = Future[Any]()
+    async def begin_run(self) -> None:
+        """Take the journal for one run."""
+        await self._do(lambda journal: journal.begin_run())
+
+    async def lookup(self, key: str) -> JournalEntry | None:
+        """Return the entry of a key."""
+        return await self._do(lambda journal: journal.lookup(key))
+
+    async def forget(self, before: datetime, *, doubtful: bool = False) -> int:
+        """Forget old messages."""
+        return await self._do(lambda journal: journal.forget(before, doubtful=doubtful))
+
+    def lookup_key(self, key: str, number: str, text: str) -> Awaitable[Lookup]:
+        """Look up a message outside of any run."""
+        return self._do(lambda journal: journal.lookup_key(key, number, text))
+
+    def lookup_next(self, key: str | None, number: str, text: str) -> Awaitable[Lookup]:
+        """Look up the run's next message."""
+        return self._do(lambda journal: journal.lookup_next(key, number, text))
+
+    def intend(self, message: Lookup, *, seconds: float) -> Awaitable[bool]:
+        """Put a message in doubt."""
+        return self._do(lambda journal: journal.intend(message, seconds=seconds))
+
+    def settle(self, message: Lookup, entry: JournalEntry) -> Awaitable[None]:
+        """Store an outcome."""
+        return self._do(lambda journal: journal.settle(message, entry))
+
+    def find(self, message: Lookup, receipt: SendReceipt) -> Awaitable[bool]:
+        """Store that a message was found."""
+        return self._do(lambda journal: journal.find(message, receipt))
+
+    async def end_run(self) -> None:
+        """Give the journal back."""
+        await self._do(lambda journal: journal.end_run())
+
+    async def aclose(self) -> None:
+        """Close the file, as the end of a process does."""
+        self._call(lambda journal: journal.aclose())
+
+    def _do(self, call: Callable[[SqliteJournal], Awaitable[_T]]) -> asyncio.Future[_T]:
+        """Return a future that is done in a later step."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[_T] = loop.create_future()
+
+        def conclude(end: Callable[[Any], None], result: Any) -> None:
+            if not done.done():
+                end(result)
+
         self._process.step()
         try:
-            future.set_result(work(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - any error belongs into the future
-            future.set_exception(error)
+            result = self._call(call)
+        except JournalError as error:
+            loop.call_soon(conclude, done.set_exception, error)
+        else:
+            loop.call_soon(conclude, done.set_result, result)
         self._process.step()
-        return future
+        return done
+
+    def _call(self, call: Callable[[SqliteJournal], Awaitable[_T]]) -> _T:
+        async def run() -> _T:
+            return await call(self._journal)
+
+        return self._portal.call(run)
 
 
 @define
@@ -295,7 +364,7 @@ class Campaign(RuleBasedStateMachine):
         process = Process(crash, self.path)
         judge = Judge(process, self.fates, (), resend=False)
 
-        async def main(journal: SqliteJournal) -> None:
+        async def main(journal: Journal) -> None:
             async with judge.client() as opened:
                 report = await opened.reconcile(journal, self.messages)
             if not process.dead:
@@ -358,7 +427,7 @@ class Campaign(RuleBasedStateMachine):
                     told.append(outcome)
                     self._judge(outcome)
 
-        async def main(journal: SqliteJournal) -> None:
+        async def main(journal: Journal) -> None:
             async with judge.client() as opened:
                 bulk: Any = opened.bulk(source, concurrency=concurrency, journal=journal, resend_unknown=resend)
                 with contextlib.suppress(KeyError):
@@ -392,7 +461,7 @@ class Campaign(RuleBasedStateMachine):
                 assert not fate.told_sent
                 assert error.may_have_been_sent or not (fate.accepted or fate.doubt_now or fate.in_doubt)
 
-    def _live(self, process: Process, main: Callable[[SqliteJournal], Awaitable[None]]) -> None:
+    def _live(self, process: Process, main: Callable[[Journal], Awaitable[None]]) -> None:
         process.run(main)
         if process.dead:
             self.path = process.copy

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from in_memory import Answer, Gateway, refuse, respond, take_turns
 
 from oca_sms_async import TokenBucket, Unlimited, _dispatch
 from oca_sms_async.cli import _bulk
@@ -29,40 +29,20 @@ PASSWORD = "s3cret-marker"
 
 # --- arguments -------------------------------------------------------------------------------------------------------
 
-Answer = Callable[[httpx.Request], httpx.Response]
-
-
-def refuse_with(status: int, code: int) -> Answer:
-    """Return an answer that refuses each request."""
-    return lambda _: httpx.Response(status, json={"errors": [{"code": code, "message": SECRET}]})
+RECORD = {"msg_uid": "d3a925", "phone_number": PHONE, "message_body": SECRET, "status": "s\ud83d\x1b[2J"}
 
 
 def fail_to_connect(_: httpx.Request) -> httpx.Response:
-    """Fail to connect."""
+    """Fail to connect, with a secret in the error."""
     raise httpx.ConnectError(SECRET)
 
 
-class Gateway(httpx.AsyncHTTPTransport):
-    """A gateway without sockets; its class says that it is httpx's own transport. `taken` counts accepted messages."""
+accept = respond(200, {"status": "sent", "msg_uid": "d3a925\x1b[2J"})
 
-    answer: Answer | None = None
-    taken = 0
 
-    def __init__(self) -> None:
-        """Have no connections."""
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Give the answer that is set, or accept the request."""
-        if self.answer is not None:
-            return self.answer(request)
-        record = {"msg_uid": "d3a925", "phone_number": PHONE, "message_body": SECRET, "status": "s\ud83d\x1b[2J"}
-        if request.method == "GET":
-            return httpx.Response(200, content=json.dumps([record] if request.url.path.endswith("/sms") else record))
-        self.taken += 1
-        return httpx.Response(200, content=json.dumps({"status": "sent", "msg_uid": "d3a925\x1b[2J"}))
-
-    async def aclose(self) -> None:
-        """Do nothing."""
+def look_up(request: httpx.Request) -> httpx.Response:
+    """Answer with one record, alone or in a history."""
+    return httpx.Response(200, content=json.dumps([RECORD] if request.url.path.endswith("/sms") else RECORD))
 
 
 @pytest.fixture
@@ -119,7 +99,15 @@ ASKING = st.sampled_from([("status", "a"), ("history",), ("check", SECRET), ("se
 commands = SENDING | BULK | ASKING
 argument_lists = st.builds(lambda head, tail: [*head, *tail], commands, tails) | tails
 answers = st.sampled_from(
-    [None, None, refuse_with(406, 39), refuse_with(401, 55), refuse_with(404, 0), refuse_with(502, 1), fail_to_connect]
+    [
+        None,
+        None,
+        refuse(406, 39, SECRET),
+        refuse(401, 55, SECRET),
+        refuse(404, 0, SECRET),
+        refuse(502, 1, SECRET),
+        fail_to_connect,
+    ]
 )
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -148,14 +136,15 @@ def test_any_arguments_end_in_a_documented_status(
     if {"demo", "sandbox"}.intersection(arguments):
         return
     lay_out(tmp_path)
-    gateway.answer, gateway.taken = answer, 0
+    gateway.script, gateway.lookup = take_turns(answer or accept), answer or look_up
+    gateway.accepted.clear()
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
         patched.setattr(sys, "argv", ["oca-sms", *arguments])
         status = run(arguments)
     ended = capsys.readouterr()
     assert status in set(ExitStatus)
-    assert not (status == ExitStatus.USAGE and gateway.taken)
+    assert not (status == ExitStatus.USAGE and gateway.accepted)
     assert all(line.startswith("oca-sms: ") for line in ended.err.splitlines())
     assert PASSWORD not in ended.out + ended.err
     if arguments[:1] != ["bulk"]:  # a file may have any name, and errors show it

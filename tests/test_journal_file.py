@@ -434,7 +434,7 @@ async def test_another_name_of_the_file_is_the_same_journal(
 
 
 FORKED = """
-import asyncio, os, sys
+import asyncio, os, signal, sys
 from oca_sms_async import SqliteJournal
 
 path = sys.argv[1]
@@ -450,6 +450,7 @@ async def closed(journal):
 asyncio.run(use(journal))
 begun, go_on = os.pipe()
 child = os.fork()
+signal.alarm(60)  # neither process outlives the test for long
 if child == 0:
     for one in (journal, unused):
         try:
@@ -476,7 +477,7 @@ async def test_a_forked_child_has_neither_the_journal_nor_its_lock(path: Path) -
         assert process.stdout is not None
         lines = [(await process.stdout.readline()).decode() for _ in range(3)]
         process.stdin.write(b"end\n")  # type: ignore[union-attr] # it is a pipe
-    assert lines[0] == "JournalClosedError this journal belongs to the parent process: open it after the fork\n"
+    assert lines[0] == f"JournalClosedError the journal {path} is of the parent process: make one after the fork\n"
     assert "another run uses it" in lines[1]
     assert lines[2] == "free\n"
 
@@ -584,7 +585,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], None], str]] = {
     "directory": (directory, "it is a folder: name a file"),
     "pipe": (pipe, "it is no regular file: name another one"),
     "no directory": (in_no_directory, "its folder does not exist: make the folder first"),
-    "later version": (changed(lambda content: content.replace(b" 2 ", b" 3 ", 1)), "its version is 3, .* 2: use"),
+    "later version": (changed(lambda content: content.replace(b" 3 ", b" 4 ", 1)), "its version is 4, .* 3: use"),
     "cut": (changed(lambda content: content[:-8000]), "damaged: restore a copy"),
     "cut by a line": (changed(lambda content: content[: content.rindex(b"\n", 0, -1) + 1]), "damaged"),
     "cut to the head": (changed(lambda content: content[: content.index(b"\n") + 1]), "damaged"),
@@ -748,6 +749,24 @@ async def test_a_failed_write_is_undone(path: Path, how: str, monkeypatch: pytes
         unsent = JournalEntry(Status.UNSENT)
         assert await entries(journal, 3) == [DOUBTFUL, unsent, unsent]
     assert await _reopened(path, 3) == [DOUBTFUL, unsent, unsent]
+
+
+async def test_a_failed_write_changes_no_claim(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message whose claim was not written is nobody's, and an outcome that was not written can be written later."""
+    full = FullDisk(monkeypatch, "no room")
+    async with SqliteJournal(path) as journal:
+        claimed, other = [await journal.lookup_key(key, NUMBER, TEXT) for key in ("claimed", "other")]
+        assert await journal.intend(claimed, seconds=100)
+        full.fails = True
+        with pytest.raises(JournalError, match=full.sentence):
+            await journal.intend(other, seconds=100)
+        with pytest.raises(JournalError, match=full.sentence):
+            await journal.settle(claimed, SENT)
+        full.fails = False
+        assert (await journal.lookup_key("other", NUMBER, TEXT)).busy_for == 0
+        assert (await journal.lookup_key("claimed", NUMBER, TEXT)).busy_for > 0
+        await journal.settle(claimed, SENT)
+        assert await journal.lookup("claimed") == SENT
 
 
 async def test_a_failed_sync_refuses_the_rest_of_its_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

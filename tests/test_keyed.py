@@ -381,6 +381,19 @@ async def test_a_claim_that_is_not_made_costs_no_token(
     assert isinstance(await outcome(send(client, key="next", expires_in=PATIENCE)), SendReceipt)
 
 
+async def test_an_expired_send_hears_what_the_journal_knows(journal: Journal) -> None:
+    """A queue may deliver a job again after its expiry: the key's receipt, or its doubt, is the answer all the same."""
+    gateway = Gateway(accept, lose_answer)
+    client = keyed(gateway, journal)
+    receipt = await send(client, key="sent")
+    await fail_to_send(client, key="doubtful")
+    for late in ({"expires_in": -1}, {"expires_at": datetime.now(UTC) - timedelta(hours=1)}):
+        assert await send(client, key="sent", **late) == receipt
+        doubt = await fail_to_send(client, key="doubtful", **late)
+        assert (type(doubt), doubt.may_have_been_sent) == (DeliveryUnknownError, True)
+    assert len(gateway.texts) == 2
+
+
 # --- ends without an answer -----------------------------------------------------------------------------------------
 
 

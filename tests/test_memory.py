@@ -1,11 +1,14 @@
-"""The memory of a campaign does not grow with its input."""
+"""The memory of a campaign and of its journal's index does not grow with the input."""
 
 import csv
 import gc
+import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
+
+import pytest
 
 from oca_sms_async import AsyncOcaSms, Outcome, SendReceipt, Sms, SqliteJournal
 from oca_sms_async._bulk import BulkRun
@@ -56,3 +59,32 @@ async def test_a_campaign_over_ten_times_the_rows_takes_no_more_memory(tmp_path:
     """A campaign over 20,000 rows takes less than one block for every tenth row more than one over 2,000."""
     short, long = await measure_peak(tmp_path, 2_000), await measure_peak(tmp_path, 20_000)
     assert long < short + 1_800
+
+
+STATUS: Final = Path("/proc/self/status")
+
+TOUCH = """
+import pathlib, sys
+from oca_sms_async._journal._index import Index
+from oca_sms_async._journal._records import Record
+
+def peak():
+    lines = pathlib.Path(sys.argv[1]).read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+index = Index()
+index.fill(Record(f"{at:032x}", "0" * 32, "sent", 1, 1.0, 2.0).encode().encode() for at in range(50_000))
+before = peak()
+with index.transaction():
+    for at in range(0, 50_000, 10):
+        index.touch(f"{at:032x}", 1)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="only Linux tells the peak of a process that began as a fork")
+def test_a_change_of_many_messages_takes_no_memory_for_their_pages() -> None:
+    """A transaction that changes each page of an index of 10 MB takes less than 3 MB."""
+    command = [sys.executable, "-c", TOUCH, str(STATUS)]
+    child = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert int(child.stdout) < 3_000

@@ -1,12 +1,18 @@
 """A tool that patches httpx sees each request of the default client, and a mocked test does not send for real."""
 
+import asyncio
 import functools
+import json
+import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import httpx
 import pytest
 import respx
+import vcr  # type: ignore[import-untyped] # it has no types
+from pytest_httpx import HTTPXMock
 from raw_gateway import RawGateway
 
 from oca_sms_async import AsyncOcaSms, DeliveryUnknownError, OcaSmsError, RetryPolicy, Unlimited
@@ -82,23 +88,70 @@ async def test_a_mock_in_the_place_of_the_transport_proves_nothing() -> None:
                 await client.send(PHONE, TEXT)
 
 
-async def test_a_patch_of_httpx_transport_catches_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """pytest-httpx and vcrpy replace `httpx.AsyncHTTPTransport.handle_async_request`."""
-    seen = list[httpx.URL]()
-
-    async def answer(_: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
-        seen.append(request.url)
-        return httpx.Response(200, json=MOCKED)
-
+async def test_pytest_httpx_catches_each_request(request: pytest.FixtureRequest) -> None:
+    """The first request and one on a connection that is open already are mocked."""
     async with RawGateway().serve() as gateway, client_of(gateway.base_url) as client:
         await client.send(PHONE, TEXT)
-        with monkeypatch.context() as patch:
-            patch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", answer)
-            for _ in range(2):
-                assert (await client.send(PHONE, TEXT)).msg_uid == "mocked"
-        assert seen == [f"{gateway.base_url}/sms"] * 2
-        await client.send(PHONE, TEXT)
-        assert len(gateway.requests) == 2
+        httpx_mock: HTTPXMock = request.getfixturevalue("httpx_mock")
+        httpx_mock.add_response(url=f"{gateway.base_url}/sms", method="POST", json=MOCKED, is_reusable=True)
+        for _ in range(2):
+            assert (await client.send(PHONE, TEXT)).msg_uid == "mocked"
+        assert (len(httpx_mock.get_requests()), len(gateway.requests)) == (2, 1)
+
+
+async def test_vcrpy_replays_each_request(tmp_path: Path) -> None:
+    """A cassette records what the default client sends and plays it without the gateway."""
+    recorder = vcr.VCR(record_mode="once", filter_headers=["authorization"])
+    async with RawGateway().serve() as gateway:
+        async with client_of(gateway.base_url) as client:
+            with recorder.use_cassette(str(tmp_path / "cassette.yaml")):
+                recorded = await client.send(PHONE, TEXT)
+        async with client_of(gateway.base_url) as client:
+            with recorder.use_cassette(str(tmp_path / "cassette.yaml")) as cassette:
+                assert await client.send(PHONE, TEXT) == recorded
+                assert cassette.play_count == 1
+        assert len(gateway.requests) == 1
+
+
+SENTRY: Final = """
+import asyncio, json, sys
+import sentry_sdk
+from sentry_sdk.transport import Transport
+from oca_sms_async import AsyncOcaSms
+
+seen = []
+
+class Kept(Transport):
+    def capture_envelope(self, envelope):
+        seen.append(json.dumps([item.payload.json for item in envelope.items]))
+
+sentry_sdk.init(dsn="http://key@sentry.example/1", transport=Kept, traces_sample_rate=1.0)
+
+async def main():
+    async with AsyncOcaSms("user@example.com", "secret", base_url=sys.argv[1], allow_http=True) as client:
+        with sentry_sdk.start_transaction(name="a send"):
+            await client.send("+6281381475159", "Acme: 482913 is your code")
+
+asyncio.run(main())
+(event,) = (text for text in seen if "a send" in text)
+spans = json.loads(event)[0]["spans"]
+print(json.dumps([[span["op"], span["data"].get("http.response.status_code")] for span in spans]))
+print(any(secret in text for text in seen for secret in ("482913", "81381475159", '"secret"')))
+"""
+
+
+async def test_sentry_sees_each_request_and_nothing_private() -> None:
+    """A trace has a span for the request, the gateway gets the trace's header, and no text or number is reported."""
+    async with RawGateway().serve() as gateway:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SENTRY, gateway.base_url, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), 60)
+        (request,) = gateway.requests
+    spans, shown = output.decode().splitlines()
+    assert [span for span in json.loads(spans) if span[0] == "http.client"] == [["http.client", 200]]
+    assert shown == "False"
+    assert b"\r\nsentry-trace: " in request
 
 
 @pytest.mark.usefixtures("transport")
@@ -106,7 +159,8 @@ async def test_a_patch_of_httpx_transport_catches_each_request(monkeypatch: pyte
 async def test_a_patch_of_the_clients_send_sees_each_request(bound: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sentry and ddtrace wrap `httpx.AsyncClient.send`. A wrapper may add headers, and reads the status.
 
-    The one is a function, the other an object that binds itself and passes for the method.
+    Sentry's is a function. ddtrace's is an object that binds itself and passes for the method; ddtrace itself is too
+    large for a test.
     """
     real: Callable[..., Awaitable[httpx.Response]] = httpx.AsyncClient.send
     seen = list[tuple[str, int]]()

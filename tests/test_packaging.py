@@ -80,14 +80,16 @@ def test_wheel_holds_the_package_alone(archives: Archives) -> None:
 
 
 def test_source_archive_can_be_checked(archives: Archives) -> None:
-    """The source archive has package, tests, benchmarks, documents and the files that run them, and no other file."""
+    """The source archive has package, tests, benchmarks, documents, examples and the files that run them alone."""
     top = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "PKG-INFO", "README.md", "SECURITY.md"}
-    top |= {"noxfile.py", "pyproject.toml"}
-    folders = ("oca_sms_async", "tests", "benchmarks", "docs")
+    top |= {"mkdocs.yml", "noxfile.py", "pyproject.toml"}
+    folders = ("oca_sms_async", "tests", "benchmarks", "docs", "examples")
     assert archives.source_names - {".gitignore"} == top | files_of(*folders)
     names = files_of(*folders) - files_of("tests/files")  # lists of messages of every kind
     kinds = {PurePosixPath(name).suffix for name in names}
-    assert kinds <= {".css", ".html", ".js", ".json", ".md", ".png", ".py", ".svg", ".txt", ".typed"}
+    kinds_of_examples = {"", ".ini", ".sql", ".toml", ".yaml"}  # without an ending: a Dockerfile
+    known = {".css", ".html", ".js", ".json", ".md", ".png", ".py", ".svg", ".txt", ".typed"}
+    assert kinds <= known | kinds_of_examples
 
 
 def test_metadata_is_the_projects(archives: Archives) -> None:

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any, Literal
 
 import pytest
+from documents import DOCS, read
 from playwright.async_api import Page, Route, async_playwright, expect
 from watched_inbox import Watches
 
@@ -720,10 +721,10 @@ async def test_controls_and_hints_stand_out(page: Page, sandbox: Sandbox, scheme
     assert opacity == "1"
 
 
-async def test_a_picture_of_it_is_in_the_readme(
+async def test_a_picture_of_it_is_in_the_documents(
     page: Page, client: AsyncOcaSms, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The README shows the page as it is drawn here; `OCA_SMS_TEST_SCREENSHOT` names a file to renew it."""
+    """`docs/tests.md` shows the page as it is drawn here; `OCA_SMS_TEST_SCREENSHOT` names a file to renew it."""
     sandbox.rate_limit = 25
     for n, (brand, code) in enumerate([("Acme", "482913"), ("Zenith", "0417"), ("Acme", "730 255")]):
         sandbox.failing_attempts = n
@@ -734,5 +735,5 @@ async def test_a_picture_of_it_is_in_the_readme(
     await page.set_viewport_size({"width": size["width"], "height": size["height"]})
     drawn = await page.screenshot(path=os.environ.get("OCA_SMS_TEST_SCREENSHOT"))
     assert struct.unpack(">II", drawn[16:24]) == (size["width"], size["height"])
-    (picture,) = re.findall(r"!\[[^]]*\]\((\S+inbox\.png)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert struct.unpack(">II", (ROOT / picture).read_bytes()[16:24]) == (size["width"], size["height"])
+    (picture,) = re.findall(r"!\[[^]]*\]\((\S*inbox\.png)\)", read(DOCS / "tests.md"))
+    assert struct.unpack(">II", (DOCS / picture).read_bytes()[16:24]) == (size["width"], size["height"])

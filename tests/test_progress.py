@@ -1,5 +1,6 @@
 """The progress of a bulk: the rows that count as done, the time left, and the bar on a terminal."""
 
+import io
 import itertools
 import os
 import re
@@ -13,6 +14,7 @@ from campaign_files import make_row, spell_e164, write_campaign, write_csv
 from command import account, environment, resize, run_on_terminal
 
 from oca_sms_async import AccountError, DeliveryUnknownError, Failed, Outcome, SendReceipt, Sent, Skipped, Sms
+from oca_sms_async.cli._console import ForgivingStream
 from oca_sms_async.cli._progress import Tally
 from oca_sms_async.sandbox import Sandbox
 
@@ -20,6 +22,16 @@ SMS = Sms(spell_e164(1), "Halo")
 SENT = Sent(SMS, SendReceipt("uid", "sent"))
 REPEATED = Skipped(SMS, None)
 EARLIER = Skipped(SMS, None, SendReceipt("uid", "sent"))
+
+
+def test_a_screen_outlives_the_stream_below_it() -> None:
+    """Python flushes a stream that is thrown away, and from 3.13 on it shows the error of a closed one below."""
+    below = io.TextIOWrapper(io.BytesIO())
+    screen = ForgivingStream(below)
+    screen.write("text")
+    below.close()
+    screen.close()
+    assert screen.closed
 
 
 def test_rows_that_the_run_gave_up_are_not_done() -> None:

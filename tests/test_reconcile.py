@@ -395,7 +395,9 @@ async def test_a_record_settles_by_its_date(at: datetime | None, *, found: bool)
         assert report == ReconcileReport((), (sms,))
 
 
-@pytest.mark.parametrize("written", [PHONE, PHONE[1:], "0" + PHONE[3:], "0812-3450-0000", "\u202a+62 812 3450 0000"])
+@pytest.mark.parametrize(
+    "written", [PHONE, PHONE[1:], "0" + PHONE[3:], "0812-3450-0000", "\u202a+62 812 3450 0000\u202c"]
+)
 @pytest.mark.parametrize("count", [1, 3_000])
 async def test_a_records_number_may_be_spelled_in_any_way(written: str, count: int) -> None:
     """The gateway has its own spelling of a number, and the caller another one; a long history changes nothing."""
@@ -458,6 +460,7 @@ async def test_a_second_copy_of_one_message_settles_no_other(several: Lookup, or
     journal = KnownJournal([several, answer("one")][::order])
     report = await look_up(journal, messages, records)
     assert [found.sms.key for found in report.found] == (["several"] if several.entry.status is DOUBTFUL else [])
+    assert len(journal.held) == len(report.found)
     assert [sms.key for sms in report.doubtful] == ["one"]
 
 
@@ -676,6 +679,9 @@ def test_records_settle_as_many_messages_as_they_can(doubtful: list[Doubtful], r
 
 
 @settings(max_examples=300, deadline=None)
+@example(  # the later message may own both records
+    [Doubtful(PHONE, TEXT, 0, 1, 2), Doubtful(PHONE, TEXT, 10, 1, 2)], [Row(PHONE, TEXT, 10), Row(PHONE, TEXT, 70)]
+)
 @given(
     st.lists(
         st.builds(Doubtful, PHONES, TEXTS, MINUTES, st.integers(1, 20), st.integers(1, 3)), max_size=4, unique=True

@@ -835,7 +835,7 @@ def test_one_client_serves_one_loop_after_another(monkeypatch: pytest.MonkeyPatc
 def test_closing_does_not_wait_for_a_loop_that_stands_still() -> None:
     """A loop that ends right after a time-out is still closing its connection; `aclose` in the next loop returns."""
     loop = asyncio.new_event_loop()
-    client = client_of("http://localhost", timeout=0.01)
+    client = client_of("http://localhost", timeout=0.5)
 
     async def time_out() -> None:
         async with RawGateway(say_nothing).serve() as gateway:
@@ -843,7 +843,9 @@ def test_closing_does_not_wait_for_a_loop_that_stands_still() -> None:
             with pytest.raises(DeliveryUnknownError):
                 await client.send(PHONE, TEXT)
 
-    loop.run_until_complete(time_out())
-    asyncio.run(asyncio.wait_for(client.aclose(), HANG))
-    loop.close()
-    gc.collect()
+    try:
+        loop.run_until_complete(time_out())
+        asyncio.run(asyncio.wait_for(client.aclose(), HANG))
+    finally:
+        loop.close()
+        gc.collect()

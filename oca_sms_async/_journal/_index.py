@@ -11,12 +11,12 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
-from oca_sms_async._journal._records import Record, split
+from oca_sms_async._journal._records import Record, join, split
 from oca_sms_async._journal._values import Status
 
+# SQLite's own journal stays in its default mode: it goes to the disk once it is long. `MEMORY` would hold each page
+# that a transaction changes, and a batch of lookups changes a page or two for each message.
 _TABLES: Final = """
-PRAGMA journal_mode = MEMORY;
-PRAGMA synchronous = OFF;
 CREATE TABLE message (
     identity TEXT PRIMARY KEY, status TEXT, uid TEXT, run INTEGER, ended REAL, record TEXT
 ) WITHOUT ROWID;
@@ -90,6 +90,17 @@ class Index:
         for record in records:
             self._db.execute("DELETE FROM message WHERE identity = ?", (record.identity,))
         return [Record(record.identity, "", _FORGOTTEN).encode() for record in records]
+
+    def size(self) -> int:
+        """Return the number of bytes that the records of all messages take in the file, each with its separator."""
+        row = self._db.execute("SELECT total(length(record) + 1) FROM message WHERE ended > 0").fetchone()
+        return int(row[0])
+
+    def commits(self) -> Iterator[bytes]:
+        """Yield commits with the records of all messages."""
+        rows = self._db.execute("SELECT record FROM message WHERE ended > 0")
+        while page := rows.fetchmany(_PAGE):
+            yield join(row[0] for row in page)
 
     def has_uid(self, msg_uid: str) -> bool:
         """Tell whether a message has this id of the gateway's."""

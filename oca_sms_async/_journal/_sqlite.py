@@ -1,33 +1,21 @@
-"""The journal in a file, for asyncio: one thread writes, and all calls that come meanwhile share the next commit."""
+"""The journal in a file, for asyncio: a thread writes, and all calls that come meanwhile share the next commit."""
 
 import asyncio
-import concurrent.futures
-import contextlib
 import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from attrs import frozen
-
 from oca_sms_async._errors import JournalClosedError, JournalError
 from oca_sms_async._journal._store import Operation, Store
+from oca_sms_async._journal._thread import BatchThread
 from oca_sms_async._journal._values import JournalEntry, Lookup
 from oca_sms_async._log import log
 from oca_sms_async._models import SendReceipt
-from oca_sms_async._scrub import scrub
 
 _T = TypeVar("_T")
-
-
-@frozen
-class _Waiting:
-    operation: Operation
-    done: asyncio.Future[Any]
 
 
 class SqliteJournal:
@@ -50,14 +38,10 @@ class SqliteJournal:
             raise ValueError("path must not be empty: give the journal a file")
         self._path = Path(path).absolute()
         self._store: Store | None = None  # the thread's alone
-        self._thread: concurrent.futures.Executor = ThreadPoolExecutor(1, "oca-sms-journal")
+        self._thread = BatchThread[Operation]("oca-sms-journal", self._commit)
         self._process: int | None = None  # the thread lives in this process
-        self._lock = threading.Lock()
-        self._waiting: list[_Waiting] = []
-        self._writing = False
         self._in_use = False
         self._closed = False
-        self._closing: concurrent.futures.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<SqliteJournal {self._path} {'closed' if self._closed else 'open'}>"
@@ -76,13 +60,8 @@ class SqliteJournal:
         `JournalError` if the file's last write fails; the file is unlocked all the same.
         """
         self._closed = True
-        if self._process != os.getpid():  # never used, or the parent's
-            return
-        if self._closing is None:
-            self._closing = self._thread.submit(self._close)
-            self._thread.shutdown(wait=False)
-        await _end_of(self._closing)
-        _raise_own(self._closing.exception())
+        if self._process == os.getpid():  # else it was never used, or is the parent's
+            await self._thread.close(self._close)
 
     async def begin_run(self) -> None:
         """Take the journal for one run.
@@ -109,14 +88,18 @@ class SqliteJournal:
     async def forget(self, before: datetime, *, doubtful: bool = False) -> int:
         """Forget the messages without news since an aware datetime, and return their number.
 
-        Messages in doubt stay, unless `doubtful`. A forgotten key is new: its message would be sent again. The file
-        does not get shorter. `ValueError` for a naive datetime.
+        Messages in doubt stay, unless `doubtful`. A forgotten key is new: its message would be sent again.
+
+        At the end, a file of which more than half is old gets shorter. Other calls wait meanwhile. A copy of the file
+        that is made just then may be refused as damaged. `JournalError` if it fails; the messages are forgotten all the
+        same. `ValueError` for a naive datetime.
         """
         if before.utcoffset() is None:
             raise ValueError("before must be an aware datetime: give it a tzinfo")
         moment, forgotten = before.timestamp(), 0
         while page := await self._perform(lambda store: store.forget(moment, doubtful=doubtful)):
             forgotten += page
+        await self._perform(Store.shrink)
         return forgotten
 
     def lookup_key(self, key: str, number: str, text: str) -> asyncio.Future[Lookup]:
@@ -142,7 +125,7 @@ class SqliteJournal:
         """Give the journal back once all writes have ended."""
         try:
             if self._process == os.getpid():
-                await _end_of(self._closing or self._thread.submit(int))  # either comes after all writes
+                await self._thread.finish()
         finally:
             self._in_use = False
 
@@ -153,58 +136,36 @@ class SqliteJournal:
         """
         done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         try:
-            self._queue(_Waiting(operation, done))
+            self._submit(operation, done)
         except JournalError as error:  # out of the future, as each other error: callers may await it late
             done.set_exception(error)
             done.exception()  # mark it as retrieved
         return done
 
-    def _queue(self, waiting: _Waiting) -> None:
+    def _submit(self, operation: Operation, done: asyncio.Future[Any]) -> None:
         if self._closed:
-            raise JournalClosedError("this journal is closed")
+            raise JournalClosedError(f"the journal {self._path} is closed: make another one of the same file")
         if self._process not in {None, os.getpid()}:
-            raise JournalClosedError("this journal belongs to the parent process: open it after the fork")
+            raise JournalClosedError(f"the journal {self._path} is of the parent process: make one after the fork")
         self._process = os.getpid()
-        with self._lock:
-            self._waiting.append(waiting)
-            idle, self._writing = not self._writing, True
-        if idle:
-            try:
-                self._thread.submit(self._write)
-            except RuntimeError as error:
-                self._waiting, self._writing = [], False
-                raise JournalError(f"the journal {self._path} cannot be used: no thread can be started") from error
+        try:
+            self._thread.submit(operation, done)
+        except RuntimeError as error:
+            reason = "no thread can be started: end others, or raise the limit"
+            raise JournalError(f"the journal {self._path} cannot be used: {reason}") from error
 
-    def _write(self) -> None:
-        """Do all that waits, batch by batch. No task of asyncio takes part, for a task can be cancelled."""
-        while True:
-            with self._lock:
-                batch, self._waiting = self._waiting, []
-                self._writing = bool(batch)
-            if not batch:
-                return
-            try:
-                results = self._opened(batch).perform([waiting.operation for waiting in batch])
-            except Exception as error:  # noqa: BLE001 - it belongs to the callers that wait
-                results = [error] * len(batch)
-            for loop in {waiting.done.get_loop() for waiting in batch}:
-                told = [
-                    (waiting.done, result)
-                    for waiting, result in zip(batch, results, strict=True)
-                    if waiting.done.get_loop() is loop
-                ]
-                with contextlib.suppress(RuntimeError):  # the loop has ended, and its callers with it
-                    loop.call_soon_threadsafe(_tell, told)
+    def _commit(self, operations: list[Operation]) -> list[Any]:
+        """Do these operations in one commit. This runs in the thread."""
+        return self._open(begins=Store.begin_run in operations).perform(operations)
 
-    def _opened(self, batch: list[_Waiting]) -> Store:
+    def _open(self, *, begins: bool) -> Store:
         """Return the open store. A broken one is opened anew, but not for the run that broke it: it must not go on.
 
         Outside of a run, only the same file is opened again. In a new one, all keys would be new.
         """
-        if self._store is not None and self._store.broken:
-            begins = any(waiting.operation is Store.begin_run for waiting in batch)
-            if begins or (not self._in_use and self._store.is_in_place()):
-                self._close()
+        store = self._store
+        if store is not None and store.broken and (begins or (not self._in_use and store.is_in_place())):
+            self._close()
         if self._store is None:
             self._store = Store(self._path)
             if self._store.doubtful:
@@ -215,41 +176,3 @@ class SqliteJournal:
         store, self._store = self._store, None
         if store is not None:
             store.close()
-
-
-def _tell(told: list[tuple[asyncio.Future[Any], Any]]) -> None:
-    """End the futures of one loop."""
-    for done, result in told:
-        if done.done():
-            continue
-        if isinstance(result, Exception):
-            done.set_exception(_own(result))
-            done.exception()  # mark it as retrieved: a cancelled caller never asks for it
-        else:
-            done.set_result(result)
-
-
-async def _end_of(work: "concurrent.futures.Future[Any]") -> None:
-    """Wait for the thread's work, in any loop. Neither a cancelled caller nor the end of its loop cancels the work."""
-    loop, done = asyncio.get_running_loop(), asyncio.Event()
-
-    def tell(_: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(done.set)
-
-    work.add_done_callback(tell)
-    await done.wait()
-
-
-def _raise_own(error: BaseException | None) -> None:
-    if error is not None:
-        raise _own(error)
-
-
-def _own(error: BaseException) -> BaseException:
-    """Return an error for one caller alone: several that raise one object would all change it."""
-    if not isinstance(error, JournalError):
-        return error
-    own = JournalError(str(error))
-    own.__cause__ = scrub(error)
-    return own

@@ -14,6 +14,7 @@ from typing import Any
 from attrs import field, frozen
 
 from oca_sms_async._errors import JournalError
+from oca_sms_async._journal._claims import Claims
 from oca_sms_async._journal._file import JournalFile
 from oca_sms_async._journal._index import Index
 from oca_sms_async._journal._records import Record, join
@@ -42,10 +43,9 @@ class Store:
         self._file = JournalFile(path)
         self._changes = list[str]()
         self._run = 0
-        # By identity, the claimed message, and the end of the time in which its sender may be at work.
-        self._claims = dict[str, tuple[Lookup, float]]()
+        self._claims = Claims()
         self.broken = False
-        with contextlib.ExitStack() as undo, self._explained():
+        with contextlib.ExitStack() as undo, self._explain_errors():
             undo.callback(self._file.close)
             self._index = Index()
             undo.callback(self._index.close)
@@ -59,7 +59,7 @@ class Store:
 
     def is_in_place(self) -> bool:
         """Tell whether a new opening would find the same file."""
-        with self._file.explained():
+        with self._file.explain_errors():
             return self._file.is_in_place()
 
     def perform(self, operations: Sequence[Operation]) -> list[Any]:
@@ -69,16 +69,14 @@ class Store:
         """
         if self.broken:
             raise self._file.error("an earlier write has failed: begin a new run")
-        claims = self._claims.copy()
         try:
-            with self._explained(), self._index.transaction():
+            with self._explain_errors(), self._claims.transaction(), self._index.transaction():
                 results = [self._attempt(operation) for operation in operations]
                 if self._changes:
                     self._file.append(join(self._changes))
                     self.broken = True  # the file is ahead of the index
             self.broken = False
         except BaseException:
-            self._claims = claims
             self.broken = self.broken or self._file.broken
             raise
         finally:
@@ -104,12 +102,17 @@ class Store:
     def forget(self, before: float, *, doubtful: bool) -> int:
         """Forget at most a page of messages without news since a time, and return how many they are.
 
-        Messages that are being sent stay. In the file the forgotten ones are marked; their lines stay.
+        Messages that are being sent stay. In the file the forgotten ones are marked; `shrink` removes their lines.
         """
-        busy = [identity for identity in self._claims if self._busy_for(identity)]
-        forgotten = self._index.forget(before, doubtful=doubtful, busy=busy)
+        forgotten = self._index.forget(before, doubtful=doubtful, busy=self._claims.busy())
         self._changes += forgotten
         return len(forgotten)
+
+    def shrink(self) -> None:
+        """Write the file anew, without old lines, if they take more than half of it."""
+        if self._file.size > 2 * self._index.size():
+            self.broken = True  # the file is ahead of the index, until this commit has ended
+            self._file.replace(self._index.commits())
 
     def lookup_next(self, key: str | None, number: str, text: str) -> Lookup:
         """Return the entry of the run's next message; counting tells messages without a key from their equals."""
@@ -146,7 +149,7 @@ class Store:
         )
         if not is_same or record.status == Status.SENT or (message.run and message.run != run):
             return False
-        if record.status == Status.DOUBTFUL and self._busy_for(identity):
+        if record.status == Status.DOUBTFUL and self._claims.busy_for(identity):
             return False
         now = time.time()
         attempts, began = message.entry.attempts + 1, message.began or now
@@ -160,19 +163,18 @@ class Store:
             code=None,
         )
         self._change(claimed, run)
-        self._claims[identity] = message, time.monotonic() + seconds
+        self._claims.take(identity, message, seconds)
         return True
 
     def settle(self, message: Lookup, entry: JournalEntry) -> None:
         """Store the outcome of an intended message. One that was found sent meanwhile stays sent."""
         identity = message.identity.hex()
-        claimer, _ = self._claims.get(identity, (None, 0.0))
         known = self._index.get(identity)
-        if known is None or claimer is not message:
+        if known is None or not self._claims.is_of(identity, message):
             if entry.status is Status.UNSENT:  # a claim that failed leaves nothing to settle
                 return
             raise self._file.error("another sender took the message meanwhile, or it was forgotten")
-        del self._claims[identity]
+        self._claims.release(identity)
         if known[0].status != Status.SENT or entry.status is Status.SENT:
             self._store_outcome(known, entry)
 
@@ -196,16 +198,18 @@ class Store:
         """Store that a doubtful message was found sent, unless another message has this id; return whether it was."""
         if self._index.has_uid(receipt.msg_uid):
             return False
-        self._store_outcome(self._known(message), JournalEntry(Status.SENT, receipt, receipt.attempts))
+        self._store_outcome(self._get_known(message), JournalEntry(Status.SENT, receipt, receipt.attempts))
         return True
 
     def _attempt(self, operation: Operation) -> Any:
         try:
             return operation(self)
         except JournalError as refusal:  # it has changed nothing, and the other operations are of other callers
+            if self._file.broken:
+                raise
             return refusal
 
-    def _known(self, message: Lookup) -> tuple[Record, int]:
+    def _get_known(self, message: Lookup) -> tuple[Record, int]:
         known = self._index.get(message.identity.hex())
         if known is None:
             raise self._file.error("this message was not looked up in it: begin a new run")
@@ -215,14 +219,9 @@ class Store:
         self._changes.append(self._index.put(record, run))
 
     def _answer(self, record: Record, answer: Answer, content: str, *, run: int) -> Claimable:
-        busy_for, entry = self._busy_for(record.identity), _entry(record)
+        busy_for, entry = self._claims.busy_for(record.identity), _entry(record)
         identity = bytes.fromhex(record.identity)
         return Claimable(identity, entry, answer, record.began, record.ended, busy_for, content, run)
-
-    def _busy_for(self, identity: str) -> float:
-        """Return the seconds for which the sender of a message may still be at work."""
-        _, until = self._claims.get(identity, (None, 0.0))
-        return max(0.0, until - time.monotonic())
 
     def _digest(self, kind: bytes, *parts: str) -> str:
         digest = hashlib.blake2b(key=self._file.salt, person=kind, digest_size=16)
@@ -232,7 +231,7 @@ class Store:
         return digest.hexdigest()
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explain_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:

@@ -60,8 +60,8 @@ class Converter(Protocol):
         """Make JSON from a model."""
 
 
-def named(*names: str, read: Callable[[Any, Any], Any] | None = None) -> Field:
-    """Return an entry of a table."""
+def spell(*names: str, read: Callable[[Any, Any], Any] | None = None) -> Field:
+    """Return the entry of a table for a field that the wire spells so, or in one of several ways."""
     return Field(names, read)
 
 
@@ -133,6 +133,8 @@ def _reader_of_rows(converter: Converter) -> Callable[[Any, Any], list[SmsRecord
 def _writer(shape: Shape, write: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
     """Return `write` with a step behind it that repeats a value under the rest of its names."""
     copies = [(name, entry.names[0]) for entry in shape.fields.values() for name in entry.names[1:]]
+    if not copies:
+        return write
 
     def unstructure(model: Any) -> dict[str, Any]:
         document = write(model)

@@ -10,10 +10,10 @@ from oca_sms_async._wire._account import Account
 from oca_sms_async._wire._converter import (
     Shape,
     Submission,
-    named,
     read_msg_uid,
     read_receipt_status,
     read_text_or_nothing,
+    spell,
 )
 from oca_sms_async._wire._credentials import bearer, wrong_sender
 from oca_sms_async._wire._dialect import Dialect
@@ -23,29 +23,29 @@ _SUBMISSION: Final = Shape(
     {
         # The older page and all answers have the first spelling, the newer page has the second. The gateway ignores
         # a field that it does not know.
-        "phone": named("receipent_number", "recipient_number"),
-        "message": named("message_body"),
-        "sender_id": named("sender_id"),
+        "phone": spell("receipent_number", "recipient_number"),
+        "message": spell("message_body"),
+        "sender_id": spell("sender_id"),
     },
 )
 _RECEIPT: Final = Shape(
     SendReceipt,
     {
-        "msg_uid": named("msg_id", read=read_msg_uid),
-        "status": named("status", "success", read=read_receipt_status),  # the sample has `success`, which is true
+        "msg_uid": spell("msg_id", read=read_msg_uid),
+        "status": spell("status", "success", read=read_receipt_status),  # the sample has `success`, which is true
     },
 )
 _RECORD: Final = Shape(
     SmsRecord,
     {
-        "msg_uid": named("msg_id", read=read_msg_uid),
-        "phone_number": named("receipent_number", "recipient_number"),
-        "message_body": named("message_body", read=read_text_or_nothing),  # no record has a text so far
-        "status": named("status"),
-        "created_at": named("created_at"),
-        "total_sms": named("total_sms"),
-        "updated_at": named("updated_at"),
-        "application": named("application"),
+        "msg_uid": spell("msg_id", read=read_msg_uid),
+        "phone_number": spell("receipent_number", "recipient_number"),
+        "message_body": spell("message_body", read=read_text_or_nothing),  # no record has a text so far
+        "status": spell("status"),
+        "created_at": spell("created_at"),
+        "total_sms": spell("total_sms"),
+        "updated_at": spell("updated_at"),
+        "application": spell("application"),
     },
     inside="data",  # the sample is flat
 )

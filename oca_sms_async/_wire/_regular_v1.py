@@ -7,29 +7,29 @@ from attrs import frozen
 from oca_sms_async._models import SendReceipt, SmsRecord
 from oca_sms_async._wire import _codes
 from oca_sms_async._wire._account import Account
-from oca_sms_async._wire._converter import Shape, Submission, named, read_msg_uid, read_receipt_status
+from oca_sms_async._wire._converter import Shape, Submission, read_msg_uid, read_receipt_status, spell
 from oca_sms_async._wire._credentials import basic
 from oca_sms_async._wire._dialect import Dialect
 
-_SUBMISSION: Final = Shape(Submission, {"phone": named("phone"), "message": named("message")})
+_SUBMISSION: Final = Shape(Submission, {"phone": spell("phone"), "message": spell("message")})
 _RECEIPT: Final = Shape(
     SendReceipt,
     {
-        "msg_uid": named("msg_uid", read=read_msg_uid),
-        "status": named("status", "success", read=read_receipt_status),  # the sample's name, and the table's
+        "msg_uid": spell("msg_uid", read=read_msg_uid),
+        "status": spell("status", "success", read=read_receipt_status),  # the sample's name, and the table's
     },
 )
 _RECORD: Final = Shape(
     SmsRecord,
     {
-        "msg_uid": named("msg_uid", read=read_msg_uid),
-        "phone_number": named("phone_number"),
-        "message_body": named("message_body"),
-        "status": named("status"),
-        "created_at": named("created_at"),
-        "total_sms": named("total_sms"),
-        "updated_at": named("updated_at"),
-        "application": named("application"),
+        "msg_uid": spell("msg_uid", read=read_msg_uid),
+        "phone_number": spell("phone_number"),
+        "message_body": spell("message_body"),
+        "status": spell("status"),
+        "created_at": spell("created_at"),
+        "total_sms": spell("total_sms"),
+        "updated_at": spell("updated_at"),
+        "application": spell("application"),
     },
     inside="data",  # as in the sample; the table has the fields flat
 )

@@ -1,6 +1,7 @@
 """One run over a file of messages: first the outcomes that the journal knows, then the others as they come."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from signal import Signals
@@ -153,7 +154,7 @@ class _PulledRows(Iterator[RowSms]):
         self._journal = journal
         self._duplicates = duplicates
         self._note = note
-        self._lookups = set[asyncio.Future[Lookup]]()
+        self._noting = set[asyncio.Future[None]]()
 
     def __next__(self) -> RowSms:
         while True:
@@ -171,18 +172,19 @@ class _PulledRows(Iterator[RowSms]):
 
     async def wait_for_lookups(self) -> None:
         """Wait for the outcomes of the duplicates."""
-        await asyncio.gather(*self._lookups, return_exceptions=True)
+        await asyncio.gather(*self._noting, return_exceptions=True)
 
     def _pass_over(self, sms: RowSms) -> None:
-        lookup = asyncio.ensure_future(self._journal.lookup_next(sms.key, sms.phone, sms.message))
-        self._lookups.add(lookup)
+        # The lookup begins here, because the journal counts equal messages in the order of these calls.
+        noting = asyncio.ensure_future(
+            self._note_duplicate(sms, self._journal.lookup_next(sms.key, sms.phone, sms.message))
+        )
+        self._noting.add(noting)
+        noting.add_done_callback(self._noting.discard)
 
-        def conclude(done: asyncio.Future[Lookup]) -> None:
-            self._lookups.discard(done)
-            if not done.cancelled() and done.exception() is None:
-                self.note(earlier_outcome(sms, done.result()) or Skipped(sms, None))
-
-        lookup.add_done_callback(conclude)
+    async def _note_duplicate(self, sms: RowSms, answer: Awaitable[Lookup]) -> None:
+        with contextlib.suppress(JournalError):  # it stops the run, and the row has no outcome
+            self.note(earlier_outcome(sms, await answer) or Skipped(sms, None))
 
 
 def find_receipt(lookup: Lookup) -> SendReceipt | None:

@@ -74,9 +74,9 @@ class ForgivingStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Flush the stream, unless it has failed."""
+        """Flush the stream, unless it has failed. The end of this object flushes too, and the stream may be closed."""
         with self._forgive():
-            if self.lost is None:
+            if self.lost is None and not self._stream.closed:
                 self._stream.flush()
 
     @contextlib.contextmanager

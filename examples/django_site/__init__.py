@@ -1,0 +1,1 @@
+"""A Django site with an asynchronous view that sends an SMS."""

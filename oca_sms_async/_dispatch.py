@@ -23,7 +23,7 @@ from oca_sms_async._errors import (
     RateLimitedError,
 )
 from oca_sms_async._httpx_internals import transport_of
-from oca_sms_async._limiter import RateLimiter
+from oca_sms_async._limiter import RateLimiter, ReturnableLimiter
 from oca_sms_async._log import log
 from oca_sms_async._requests import HttpRequests
 from oca_sms_async._retry import RetryPolicy, retry
@@ -169,16 +169,12 @@ class Dispatcher:
 
     async def _exchange(self, request: Request[_T], options: CallOptions, call: CallState) -> Reply:
         """Send the request and return the reply, unless something has changed while it waited."""
-        if not call.attempts:
-            await call.before_first_send()
-        elif call.is_cut and call.last_error is not None:
-            raise call.last_error  # cut while it waited in a limiter that does not let itself be cancelled
-        if self._start_in_time is not None:
-            await self._start(self._start_in_time, options)
-        self.check_open()
-        if options.deadline is not None and options.deadline.has_passed():
-            raise ExpiredError("the message expired before its request was started")
-        http = self._requests.make(request)
+        try:
+            await self._prepare(options, call)
+            http = self._requests.make(request)
+        except BaseException:
+            self._give_back()
+            raise
         self._pid = self._pid or os.getpid()
         self.counts.in_flight += 1
         call.started()
@@ -195,6 +191,27 @@ class Dispatcher:
         finally:
             call.left_wire()
             self.counts.in_flight -= 1
+
+    async def _prepare(self, options: CallOptions, call: CallState) -> None:
+        """Return when the request may start. It must not if another send has its message, or its time is over."""
+        if not call.attempts:
+            await call.before_first_send()
+        elif call.is_cut and call.last_error is not None:
+            raise call.last_error  # cut while it waited in a limiter that does not let itself be cancelled
+        if self._start_in_time is not None:
+            await self._start(self._start_in_time, options)
+        self.check_open()
+        if options.deadline is not None and options.deadline.has_passed():
+            raise ExpiredError("the message expired before its request was started")
+
+    def _give_back(self) -> None:
+        """Give the token of a request that does not start to the next one, if the limiter knows how."""
+        if not isinstance(self._limiter, ReturnableLimiter):
+            return
+        try:
+            self._limiter.give_back()
+        except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
+            log("limiter.failed", reason=type(error).__name__)
 
     async def _start(self, start: Callable[[], Awaitable[object]], options: CallOptions) -> None:
         """Take another token where a stall since the last one has made the request late, as the limiter says."""

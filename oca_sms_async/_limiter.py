@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from attrs import define, frozen
 
@@ -21,9 +21,10 @@ LATE: Final = 0.05  # seconds for which a request may wait at its start; beyond 
 class RateLimiter(Protocol):
     """The two methods that the client calls; write your own limiter, or take `TokenBucket` or `Unlimited`.
 
-    A third one is optional: `async def start(self) -> bool`, called right before the first byte. It returns False where
+    Two more are optional. `async def start(self) -> bool` is called right before the first byte. It returns False where
     a stall has made the request so late that it needs another token. A `start` that is no coroutine function is not
-    called.
+    called. `def give_back(self) -> None` is called after an `acquire` whose request does not start, for example because
+    another process sends the message of its key. The next request may have the token.
     """
 
     async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
@@ -35,6 +36,15 @@ class RateLimiter(Protocol):
 
     def pause(self, seconds: float) -> None:
         """Let no request through for so many seconds: the gateway said 429."""
+        ...
+
+
+@runtime_checkable
+class ReturnableLimiter(Protocol):
+    """A limiter that takes the tokens of requests back that did not start."""
+
+    def give_back(self) -> None:
+        """Give the token to the next request."""
         ...
 
 
@@ -122,6 +132,12 @@ class TokenBucket:
     async def start(self) -> bool:
         """Return True when a request with a token may start; False if it is too late and needs another token."""
         return await self._gate.start()
+
+    def give_back(self) -> None:
+        """Give a token that was not used to the next request."""
+        self._state.give_back(self._now())
+        self._granted -= 1
+        self._queue.wake_next()
 
     def pause(self, seconds: float) -> None:
         """Let no request through for so many seconds from now; a longer pause that is on already stays.
@@ -212,6 +228,9 @@ class BucketState:
             return False
         self.tokens, self.as_of = self.tokens_at(now) - 1, now
         return True
+
+    def give_back(self, now: float) -> None:
+        self.tokens, self.as_of = min(self.capacity, self.tokens_at(now) + 1), now
 
     def ready_at(self, now: float, ahead: int = 0) -> float:
         """Return when a token is left for a request with so many others ahead of it."""

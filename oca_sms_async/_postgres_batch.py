@@ -7,8 +7,17 @@ from typing import Any
 from attrs import evolve, frozen
 
 from oca_sms_async._journal import Answer
-from oca_sms_async._postgres_messages import Names, Row, read_lookup
-from oca_sms_async._postgres_statements import LOOK_UP_NEXT, LOOK_UP_NEXT_KEYS
+from oca_sms_async._postgres_messages import (
+    Claim,
+    Ending,
+    Names,
+    Row,
+    read_claims,
+    read_lookup,
+    write_claims,
+    write_entry,
+)
+from oca_sms_async._postgres_statements import FIND, INTEND, LOOK_UP_NEXT, LOOK_UP_NEXT_KEYS
 from oca_sms_async._postgres_troubles import StaleError
 
 
@@ -22,13 +31,22 @@ class Next:
 
 
 @frozen
-class Write:
-    """A statement about one message."""
+class Intend:
+    """A claim."""
 
-    query: str
-    parameters: dict[str, object]
-    read: Callable[[Row | None], bool]
+    claim: Claim
     done: asyncio.Future[Any]
+
+
+@frozen
+class Find:
+    """The outcome of a message in doubt that the history has."""
+
+    ending: Ending
+    done: asyncio.Future[Any]
+
+
+Call = Next | Intend | Find
 
 
 @frozen
@@ -40,8 +58,8 @@ class Statement:
     finish: Callable[[Sequence[Row]], None]
 
 
-def make_statements(batch: list[Next | Write], names: Names, run: object) -> Iterator[Statement]:
-    """Yield the statements for a batch: few for all lookups, and one for each write.
+def make_statements(batch: list[Call], names: Names, run: object) -> Iterator[Statement]:
+    """Yield the statements for a batch: few for all lookups and claims, and one for each record that was found.
 
     The order between lookups and writes makes no difference: a lookup of a name that this run has seen never leads to a
     write.
@@ -55,9 +73,13 @@ def make_statements(batch: list[Next | Write], names: Names, run: object) -> Ite
             identities=[call.identity for call in keyed], contents=[call.content for call in keyed]
         )
         yield Statement(LOOK_UP_NEXT_KEYS, parameters, _answer(keyed, names, run))
+    if claims := [call for call in batch if isinstance(call, Intend)]:  # a run claims no message twice
+        yield Statement(INTEND, names.parameters(**write_claims([call.claim for call in claims])), _claim(claims))
     for call in batch:
-        if isinstance(call, Write):
-            yield Statement(call.query, call.parameters, _finish(call))
+        if isinstance(call, Find):
+            message, entry = call.ending.message, write_entry(call.ending.entry)
+            parameters = names.parameters(identity=message.identity, known=message.known, **entry)
+            yield Statement(FIND, parameters, _find(call))
 
 
 def _answer(calls: list[Next], names: Names, run: object) -> Callable[[Sequence[Row]], None]:
@@ -74,11 +96,19 @@ def _answer(calls: list[Next], names: Names, run: object) -> Callable[[Sequence[
     return finish
 
 
-def _finish(call: Write) -> Callable[[Sequence[Row]], None]:
+def _claim(calls: list[Intend]) -> Callable[[Sequence[Row]], None]:
     def finish(rows: Sequence[Row]) -> None:
-        result = call.read(rows[0] if rows else None)
+        for call, claimed in zip(calls, read_claims(rows), strict=True):
+            if not call.done.done():
+                call.done.set_result(claimed)
+
+    return finish
+
+
+def _find(call: Find) -> Callable[[Sequence[Row]], None]:
+    def finish(rows: Sequence[Row]) -> None:
         if not call.done.done():
-            call.done.set_result(result)
+            call.done.set_result(bool(rows))
 
     return finish
 

@@ -45,7 +45,7 @@ class Connections:
     def __init__(self, conninfo: str, *, timeout: float, most: int = 4) -> None:
         check_conninfo(conninfo)
         self._most: Final = most  # few: many processes share the hundred connections that PostgreSQL has by default
-        self._timeout = timeout
+        self.timeout: Final = timeout
         self._options = make_options(conninfo, timeout)
         self._owner: tuple[asyncio.AbstractEventLoop, int] | None = None
         self._inherited: list[Connection] = []
@@ -62,7 +62,7 @@ class Connections:
         `repeatable`: it is done anew.
         """
         self._enter()
-        deadline = asyncio.get_running_loop().time() + self._timeout
+        deadline = asyncio.get_running_loop().time() + self.timeout
         try:
             async with asyncio.timeout_at(deadline):
                 await self._slots.acquire()
@@ -76,16 +76,20 @@ class Connections:
     async def connect(self) -> Connection:
         """Return a connection that belongs to the caller, who releases it."""
         self._enter()
-        return await self._connect(asyncio.get_running_loop().time() + self._timeout)
+        return await self._connect(asyncio.get_running_loop().time() + self.timeout)
 
     async def answer(self, connection: Connection, work: Work[_T]) -> _T:
         """Do something with a connection of one's own. Without an answer in time, the connection is lost."""
-        return await self._use(connection, work, asyncio.get_running_loop().time() + self._timeout)
+        return await self._use(connection, work, asyncio.get_running_loop().time() + self.timeout)
 
     async def release(self, connection: Connection) -> None:
         """Close a connection of one's own."""
         if connection not in self._endings:  # it is closed when its statement has ended
             await connection.close()
+
+    def late(self) -> LateError:
+        """Return the error of work that has no answer in time."""
+        return LateError(self._trouble or "PostgreSQL did not answer in time")
 
     async def renew(self) -> None:
         """Close the shared connections that are idle, so that the next work gets a new one."""
@@ -154,7 +158,7 @@ class Connections:
                 return connection
             try:
                 # A network may have dropped the connection without a word to this machine.
-                await self._use(connection, _ask, min(deadline, loop.time() + self._timeout / 4))
+                await self._use(connection, _ask, min(deadline, loop.time() + self.timeout / 4))
             except psycopg.Error:
                 await self.release(connection)
                 await self.renew()  # the others were as idle
@@ -172,13 +176,14 @@ class Connections:
         """Do the work. A connection without an answer in time is lost, even if it answers later."""
         loop = asyncio.get_running_loop()
         # psycopg waits for a cancelled statement, so a task of its own is left alone instead.
-        task = asyncio.ensure_future(work(connection))
+        task, answered = asyncio.ensure_future(work(connection)), False
         try:
             await asyncio.wait({task}, timeout=deadline - loop.time())
+            answered = task.done()
         finally:
-            if not task.done():  # too late, or this task was cancelled
+            if not answered:  # too late, or this task was cancelled, perhaps in the very step of the answer
                 self._endings[connection] = loop.create_task(self._end(connection, task))
-        if not task.done():
+        if not answered:
             raise UnansweredError
         result = task.result()
         connection.answered_at = loop.time()

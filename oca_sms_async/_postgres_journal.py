@@ -14,7 +14,7 @@ from oca_sms_async._journal import JournalEntry, Lookup, Status
 from oca_sms_async._log import log
 from oca_sms_async._models import SendReceipt
 from oca_sms_async._postgres_connections import Connections
-from oca_sms_async._postgres_messages import Claimable, write_entry
+from oca_sms_async._postgres_messages import Claim, Claimable, Ending
 from oca_sms_async._postgres_operations import Operations, fail
 from oca_sms_async._postgres_run import Run
 from oca_sms_async._postgres_store import Store
@@ -53,7 +53,10 @@ class PostgresJournal:
         self._store = Store(self._connections, name)
         self._run: Run | None = None
         self._in_use: int | None = None  # the process in which a run is on
-        self._operations = Operations(self._explain)
+        self._operations = Operations(
+            self._explain, on_closed=f"the journal {name!r} is closed: make another one of this name"
+        )
+        self._intending: dict[bytes, asyncio.Future[bool]] = {}  # by the token of the claim
         self._closing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -123,28 +126,25 @@ class PostgresJournal:
         Others wait for the outcome for that many `seconds`.
         """
         claimable = _claimable(message)
-        parameters: dict[str, object] = {
-            "content": claimable.content,
-            "known": claimable.known,
-            "attempts": claimable.entry.attempts + 1,
-            "seconds": seconds,
-        }
+        claim = Claim(claimable, seconds)
         if claimable.run is None:
-            return self._operations.start(self._store.intend, claimable, parameters)
-        if claimable.run is not self._run:
+            intending = self._operations.start(self._store.intend, claim)
+        elif claimable.run is not self._run:
             return self._operations.start(_refuse)  # a later run has the journal
-        return self._in_run(lambda run: run.intend(claimable, parameters))
+        else:
+            intending = self._in_run(lambda run: run.intend(claim))
+        self._intending[claimable.claim] = intending
+        intending.add_done_callback(lambda _: self._intending.pop(claimable.claim, None))
+        return intending
 
     def settle(self, message: Lookup, entry: JournalEntry) -> asyncio.Future[None]:
         """Store durably the outcome of an intended message."""
-        return self._operations.start(self._store.settle, _claimable(message), entry)
+        return self._operations.start(self._settle, _claimable(message), entry)
 
     def find(self, message: Lookup, receipt: SendReceipt) -> asyncio.Future[bool]:
         """Store durably that a doubtful message was found sent; return False if another message has this id."""
-        claimable = _claimable(message)
-        entry = JournalEntry(Status.SENT, receipt, receipt.attempts)
-        parameters: dict[str, object] = {"known": claimable.known, **write_entry(entry)}
-        return self._in_run(lambda run: run.find(claimable, parameters))
+        ending = Ending(_claimable(message), JournalEntry(Status.SENT, receipt, receipt.attempts))
+        return self._in_run(lambda run: run.find(ending))
 
     async def end_run(self) -> None:
         """Give the journal's name back once all writes have ended."""
@@ -158,9 +158,17 @@ class PostgresJournal:
         finally:
             self._in_use = None
 
+    async def _settle(self, message: Claimable, entry: JournalEntry) -> None:
+        """Settle a message after its claim: a sender that is cancelled does not wait for the claim to end."""
+        if (intending := self._intending.get(message.claim)) is not None:
+            await asyncio.wait({intending})
+        await self._store.settle(message, entry)
+
     def _in_run(self, call: Callable[[Run], asyncio.Future[_T]]) -> asyncio.Future[_T]:
-        if self._operations.closed:
-            return fail(JournalClosedError("this journal is closed"))
+        try:
+            self._operations.check_open()
+        except JournalClosedError as error:
+            return fail(error)
         if self._run is None or self._in_use != os.getpid():
             return fail(JournalError(self._sentence("no run has begun, or not in this process")))
         return call(self._run)
@@ -178,6 +186,7 @@ class PostgresJournal:
     async def _close(self) -> None:
         await self._operations.ended()
         try:
+            await self._store.ended()
             await self.end_run()
         finally:
             await self._connections.aclose()

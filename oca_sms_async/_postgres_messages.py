@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from typing import Any, Final
 
 from attrs import field, frozen
@@ -50,8 +51,8 @@ class Names:
 class Claimable(Lookup):
     """A lookup that can be claimed.
 
-    `content` is the digest of number and text, `known` the token of the last claim, and `claim` the token of the claim
-    that this lookup leads to. `run` is the run that looked it up, if one did.
+    `content` is the digest of number and text. `known` is the token of the last claim, and `claim` the token of the
+    next one. `run` is the run that looked it up, if one did.
     """
 
     names: Names = field(kw_only=True, eq=False, repr=False)
@@ -59,10 +60,6 @@ class Claimable(Lookup):
     known: bytes | None = field(default=None, kw_only=True)
     claim: bytes = field(factory=lambda: secrets.token_bytes(16), kw_only=True, eq=False)
     run: object | None = field(default=None, kw_only=True, eq=False, repr=False)
-
-    def parameters(self, **others: object) -> dict[str, object]:
-        """Return the parameters of a statement about this message."""
-        return self.names.parameters(identity=self.identity, claim=self.claim, **others)
 
 
 def found(row: Row | None) -> Row:
@@ -72,12 +69,32 @@ def found(row: Row | None) -> Row:
     return row
 
 
-def read_claim(row: Row | None) -> bool:
-    """Return the answer that a row of `INTEND` holds: did the caller get the message?"""
-    own, claimed = found(row)
-    if not own:
+@frozen
+class Claim:
+    """A claim of a message. Others expect its outcome for so many seconds."""
+
+    message: Claimable
+    seconds: float
+
+
+def write_claims(claims: Sequence[Claim]) -> dict[str, object]:
+    """Return the parameters of `INTEND`."""
+    messages = [claim.message for claim in claims]
+    return {
+        "identities": [it.identity for it in messages],
+        "contents": [it.content for it in messages],
+        "claims": [it.claim for it in messages],
+        "knowns": [it.known for it in messages],
+        "attempts": [it.entry.attempts + 1 for it in messages],
+        "seconds": [claim.seconds for claim in claims],
+    }
+
+
+def read_claims(rows: Sequence[Row]) -> list[bool]:
+    """Return the answers that the rows of `INTEND` hold: did the caller get the message?"""
+    if not all(own for own, _ in rows):
         raise StaleError
-    return bool(claimed)
+    return [bool(claimed) for _, claimed in rows]
 
 
 def read_entry(row: Row) -> JournalEntry:
@@ -100,8 +117,31 @@ def read_lookup(row: Row, names: Names, identity: bytes, content: bytes, run: ob
     return Claimable(identity, entry, answer, *times, names=names, content=content, known=claim, run=run)
 
 
+@frozen
+class Ending:
+    """The outcome of a claimed message."""
+
+    message: Claimable
+    entry: JournalEntry
+
+
+def write_endings(endings: Sequence[Ending]) -> dict[str, object]:
+    """Return the parameters of `SETTLE`."""
+    entries = [write_entry(it.entry) for it in endings]
+    return {
+        "identities": [it.message.identity for it in endings],
+        "claims": [it.message.claim for it in endings],
+        "statuses": [it["status"] for it in entries],
+        "attempts": [it["attempts"] for it in entries],
+        "uids": [it["msg_uid"] for it in entries],
+        "words": [it["word"] for it in entries],
+        "errors": [it["error"] for it in entries],
+        "codes": [it["code"] for it in entries],
+    }
+
+
 def write_entry(entry: JournalEntry) -> dict[str, object]:
-    """Return the parameters that store an entry."""
+    """Return the columns that store an entry."""
     receipt = entry.receipt
     return {
         "status": _STATUSES.index(entry.status),

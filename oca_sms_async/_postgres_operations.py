@@ -15,12 +15,13 @@ _P = ParamSpec("_P")
 class Operations:
     """Starts operations, and knows when all of them have ended. `explain` makes a `JournalError` of psycopg's.
 
-    Once `closed` is True, each start fails.
+    Once `closed` is True, each start fails with the sentence `on_closed`.
     """
 
-    def __init__(self, explain: Callable[[psycopg.Error], JournalError]) -> None:
+    def __init__(self, explain: Callable[[psycopg.Error], JournalError], *, on_closed: str) -> None:
         self.closed = False
         self._explain = explain
+        self._on_closed = on_closed
         self._pending = set[asyncio.Task[Any]]()
 
     def start(
@@ -47,7 +48,7 @@ class Operations:
     def check_open(self) -> None:
         """Raise `JournalClosedError` after the closing."""
         if self.closed:
-            raise JournalClosedError("this journal is closed")
+            raise JournalClosedError(self._on_closed)
 
     async def ended(self) -> None:
         """Return once no operation is under way."""

@@ -10,10 +10,10 @@ import psycopg
 
 from oca_sms_async._errors import JournalError
 from oca_sms_async._journal import Lookup
-from oca_sms_async._postgres_batch import Next, Write, make_statements
+from oca_sms_async._postgres_batch import Call, Find, Intend, Next, make_statements
 from oca_sms_async._postgres_connections import Connection, Connections
-from oca_sms_async._postgres_messages import Claimable, Names, Row, found, read_claim
-from oca_sms_async._postgres_statements import COUNT_DOUBTFUL, CREATE_SEEN, FIND, INTEND
+from oca_sms_async._postgres_messages import Claim, Ending, Names, Row, found
+from oca_sms_async._postgres_statements import COUNT_DOUBTFUL, CREATE_SEEN
 from oca_sms_async._postgres_troubles import PlainError
 
 _POOLED: Final = "a run needs a session of PostgreSQL, and a pooler such as PgBouncer gives it none: connect directly"
@@ -48,7 +48,7 @@ class Run:
         lock = hashlib.blake2b(names.salt, digest_size=8, person=b"run").digest()
         self._lock = int.from_bytes(lock, "big", signed=True)
         self._session = 0
-        self._waiting: list[Next | Write] = []
+        self._waiting: list[Call] = []
         self._writing: asyncio.Task[None] | None = None
         self._failed: psycopg.Error | None = None
 
@@ -79,13 +79,17 @@ class Run:
         self._add(Next(identity, self._names.of_content(number, text), done))
         return done
 
-    def intend(self, message: Claimable, parameters: dict[str, object]) -> asyncio.Future[bool]:
+    def intend(self, claim: Claim) -> asyncio.Future[bool]:
         """Claim a message."""
-        return self._write(INTEND, message.parameters(**parameters), read_claim)
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._add(Intend(claim, done))
+        return done
 
-    def find(self, message: Claimable, parameters: dict[str, object]) -> asyncio.Future[bool]:
+    def find(self, ending: Ending) -> asyncio.Future[bool]:
         """Store that a doubtful message was found sent."""
-        return self._write(FIND, message.parameters(**parameters), lambda row: row is not None)
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._add(Find(ending, done))
+        return done
 
     async def end(self) -> None:
         """Give the name back once all writes have ended."""
@@ -99,14 +103,7 @@ class Run:
             await self._connections.answer(self._connection, unlock)
         await self._connections.release(self._connection)
 
-    def _write(
-        self, query: str, parameters: dict[str, object], read: Callable[[Row | None], bool]
-    ) -> asyncio.Future[bool]:
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._add(Write(query, parameters, read, done))
-        return done
-
-    def _add(self, call: Next | Write) -> None:
+    def _add(self, call: Call) -> None:
         self._waiting.append(call)
         if self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._perform_all())
@@ -124,7 +121,7 @@ class Run:
         finally:
             self._writing = None
 
-    async def _perform(self, batch: list[Next | Write]) -> None:
+    async def _perform(self, batch: list[Call]) -> None:
         """Run all statements in one transaction.
 
         A failure undoes the count of equal messages too, so it ends the run.

@@ -13,44 +13,72 @@ COLUMNS: Final = """m.claim, m.content, m.status, m.attempts,
     extract(epoch FROM greatest(m.busy_until - clock_timestamp(), interval '0'))::float8,
     m.msg_uid, m.word, m.error, m.code"""
 
+# Many messages in one statement, each row in its place.
 LOOK_UP: Final = f"""
+WITH input AS (SELECT * FROM unnest(%(identities)s::bytea[]) WITH ORDINALITY AS i (identity, place))
 SELECT {COLUMNS}
-FROM ({OWN}) own LEFT JOIN oca_sms_message m ON m.journal = %(journal)s AND m.identity = %(identity)s
+FROM ({OWN}) own CROSS JOIN input i
+LEFT JOIN oca_sms_message m ON m.journal = %(journal)s AND m.identity = i.identity
+ORDER BY i.place
 """
 
 # A claim succeeds if the entry is as it was looked up. Each claim has a token of its own, so an entry that another
-# sender had meanwhile differs, even if it was forgotten and begun anew. A repeated statement finds its own token.
+# sender had meanwhile differs, even if it was forgotten and begun anew. A repeated statement finds its own token. No
+# message may stand in a statement twice. All statements lock their messages in one order: else two could wait for each
+# other.
 INTEND: Final = f"""
 WITH own AS ({OWN} AND {DURABLE}),
+input AS (
+    SELECT * FROM unnest(
+        %(identities)s::bytea[], %(contents)s::bytea[], %(claims)s::bytea[], %(knowns)s::bytea[],
+        %(attempts)s::integer[], %(seconds)s::float8[]
+    ) WITH ORDINALITY AS i (identity, content, claim, known, attempts, seconds, place)
+),
 claimed AS (
     INSERT INTO oca_sms_message AS m (journal, identity, content, claim, status, attempts, began, ended, busy_until)
-    SELECT %(journal)s, %(identity)s, %(content)s, %(claim)s, 1, %(attempts)s,
-        clock_timestamp(), clock_timestamp(), clock_timestamp() + %(seconds)s * interval '1 second'
-    FROM own
+    SELECT %(journal)s, i.identity, i.content, i.claim, 1, i.attempts,
+        clock_timestamp(), clock_timestamp(), clock_timestamp() + i.seconds * interval '1 second'
+    FROM own CROSS JOIN input i ORDER BY i.identity
     ON CONFLICT (journal, identity) DO UPDATE SET
         content = excluded.content, claim = excluded.claim, status = 1, attempts = excluded.attempts,
         began = CASE WHEN m.status = 1 THEN m.began ELSE excluded.began END,
         ended = excluded.ended, busy_until = excluded.busy_until, error = NULL, code = NULL
-    WHERE (m.claim = %(known)s AND (m.status = 0
+    WHERE (m.claim = (SELECT i.known FROM input i WHERE i.identity = excluded.identity) AND (m.status = 0
             OR m.status = 1 AND (m.busy_until IS NULL OR m.busy_until <= clock_timestamp())))
         OR (m.claim = excluded.claim AND m.status = 1 AND m.busy_until IS NOT NULL)
-    RETURNING 1
+    RETURNING m.identity
 )
-SELECT EXISTS (SELECT FROM own), EXISTS (SELECT FROM claimed)
+SELECT EXISTS (SELECT FROM own), c.identity IS NOT NULL
+FROM input i LEFT JOIN claimed c ON c.identity = i.identity
+ORDER BY i.place
 """
 
-# Only the claimer settles. A message that was found sent meanwhile stays sent.
+# Only the claimer settles. A message that was found sent meanwhile stays sent. The first part waits for claims that are
+# under way, and knows their outcome then.
 SETTLE: Final = f"""
-WITH settled AS (
+WITH input AS (
+    SELECT * FROM unnest(
+        %(identities)s::bytea[], %(claims)s::bytea[], %(statuses)s::smallint[], %(attempts)s::integer[],
+        %(uids)s::bytea[], %(words)s::bytea[], %(errors)s::text[], %(codes)s::bigint[]
+    ) WITH ORDINALITY AS i (identity, claim, status, attempts, msg_uid, word, error, code, place)
+),
+mine AS (
+    SELECT m.identity
+    FROM input i JOIN oca_sms_message m ON m.journal = %(journal)s AND m.identity = i.identity AND m.claim = i.claim
+    WHERE {DURABLE}
+    ORDER BY m.identity
+    FOR UPDATE OF m
+),
+settled AS (
     UPDATE oca_sms_message AS m SET
-        status = %(status)s, attempts = %(attempts)s, ended = clock_timestamp(), busy_until = NULL,
-        msg_uid = %(msg_uid)s, word = %(word)s, error = %(error)s, code = %(code)s
-    WHERE m.journal = %(journal)s AND m.identity = %(identity)s AND m.claim = %(claim)s
-        AND (m.status = 1 OR %(status)s = 2) AND {DURABLE}
+        status = i.status, attempts = i.attempts, ended = clock_timestamp(), busy_until = NULL,
+        msg_uid = i.msg_uid, word = i.word, error = i.error, code = i.code
+    FROM mine JOIN input i ON i.identity = mine.identity
+    WHERE m.journal = %(journal)s AND m.identity = mine.identity AND (m.status = 1 OR i.status = 2)
 )
-SELECT EXISTS (
-    SELECT FROM oca_sms_message WHERE journal = %(journal)s AND identity = %(identity)s AND claim = %(claim)s
-)
+SELECT mine.identity IS NOT NULL
+FROM input i LEFT JOIN mine ON mine.identity = i.identity
+ORDER BY i.place
 """
 
 FIND: Final = f"""

@@ -1,24 +1,28 @@
-"""A journal's messages in PostgreSQL, each call one statement on any connection."""
+"""A journal's messages in PostgreSQL. A call is one statement on any connection, which calls of its kind may share."""
 
 import secrets
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from oca_sms_async._journal import JournalEntry, Lookup, Status
 from oca_sms_async._postgres_connections import Connection, Connections
+from oca_sms_async._postgres_lanes import Lane
 from oca_sms_async._postgres_messages import (
+    Claim,
     Claimable,
+    Ending,
     Names,
     Row,
     found,
-    read_claim,
+    read_claims,
     read_entry,
     read_lookup,
-    write_entry,
+    write_claims,
+    write_endings,
 )
 from oca_sms_async._postgres_schema import check_version, set_up
 from oca_sms_async._postgres_statements import FORGET, INTEND, LOOK_UP, SETTLE
-from oca_sms_async._postgres_troubles import PlainError
+from oca_sms_async._postgres_troubles import PlainError, StaleError
 
 # Of two that make a name at once, the second gets the salt of the first.
 _MAKE: Final = """
@@ -35,6 +39,10 @@ class Store:
         self._connections = connections
         self._name = name
         self._names: Names | None = None
+        timing: Any = {"timeout": connections.timeout, "late": connections.late}
+        self._lookups = Lane(self._look_up_all, **timing)
+        self._claims = Lane(self._intend_all, **timing)
+        self._endings = Lane(self._settle_all, **timing)
 
     async def set_up(self) -> None:
         """Make the tables, unless they are there."""
@@ -68,15 +76,20 @@ class Store:
         names, identity, row = await self._look_up(key)
         return read_lookup(row, names, identity, names.of_content(number, text))
 
-    async def intend(self, message: Claimable, parameters: dict[str, object]) -> bool:
+    async def intend(self, claim: Claim) -> bool:
         """Claim a message; return whether the caller got it."""
-        return read_claim(await self._perform(INTEND, message.parameters(**parameters)))
+        return await self._claims.call(claim.message.names, claim.message.identity, claim)
 
     async def settle(self, message: Claimable, entry: JournalEntry) -> None:
         """Store the outcome of a claimed message."""
-        (mine,) = found(await self._perform(SETTLE, message.parameters(**write_entry(entry))))
+        mine = await self._endings.call(message.names, message.identity, Ending(message, entry))
         if not mine and entry.status is not Status.UNSENT:  # a claim that failed leaves nothing to settle
             raise PlainError("another sender took the message meanwhile, or it was forgotten")
+
+    async def ended(self) -> None:
+        """Return once no statement is under way. Its callers may have gone before."""
+        for lane in (self._lookups, self._claims, self._endings):
+            await lane.ended()
 
     async def forget(self, before: datetime, *, doubtful: bool) -> int:
         """Forget messages, a page after the other, and return their number."""
@@ -85,11 +98,12 @@ class Store:
         forgotten = 0
         while after is not None:
             parameters = names.parameters(before=before, doubtful=doubtful, after=after, many=_PAGE)
-            after, gone = found(await self._perform(FORGET, parameters, repeatable=False))
+            ((after, gone),) = await self._perform(FORGET, parameters, repeatable=False)
             forgotten += gone
         return forgotten
 
     async def names(self) -> Names:
+        """Return the journal's number and salt."""
         if self._names is None:
             return await self._connections.perform(self.open)
         return self._names
@@ -97,10 +111,23 @@ class Store:
     async def _look_up(self, key: str) -> tuple[Names, bytes, Row]:
         names = await self.names()
         identity = names.of_key(key)
-        return names, identity, found(await self._perform(LOOK_UP, names.parameters(identity=identity)))
+        return names, identity, await self._lookups.call(names, identity, identity)
 
-    async def _perform(self, query: str, parameters: dict[str, object], *, repeatable: bool = True) -> Row | None:
-        async def execute(connection: Connection) -> Row | None:
-            return await (await connection.execute(query, parameters)).fetchone()
+    async def _look_up_all(self, names: Names, identities: list[bytes]) -> list[Row]:
+        rows = await self._perform(LOOK_UP, names.parameters(identities=identities))
+        if not rows:
+            raise StaleError
+        return rows
+
+    async def _intend_all(self, names: Names, claims: list[Claim]) -> list[bool]:
+        return read_claims(await self._perform(INTEND, names.parameters(**write_claims(claims))))
+
+    async def _settle_all(self, names: Names, endings: list[Ending]) -> list[bool]:
+        rows = await self._perform(SETTLE, names.parameters(**write_endings(endings)))
+        return [bool(mine) for (mine,) in rows]
+
+    async def _perform(self, query: str, parameters: dict[str, object], *, repeatable: bool = True) -> list[Row]:
+        async def execute(connection: Connection) -> list[Row]:
+            return await (await connection.execute(query, parameters)).fetchall()
 
         return await self._connections.perform(execute, repeatable=repeatable)

@@ -80,6 +80,17 @@ class ReservedTokenBucket:
         """Return True when a request with a token may start; False if it is too late and needs another token."""
         return await self._gate.start()
 
+    def give_back(self) -> None:
+        """Give a token that was not used to the next request of this process. Without one soon, it is lost."""
+        if self._closed or (self._fallback is not None and self._fallback.is_serving):
+            return  # it may be a token of the fallback
+        now = self._now()
+        self._state.give_back(now)
+        self._granted -= 1
+        if now >= self._state.paused_until:
+            bisect.insort(self._reserved, now)
+        self._queue.wake_next()
+
     def pause(self, seconds: float) -> None:
         """Let no request through for so many seconds.
 
@@ -110,11 +121,14 @@ class ReservedTokenBucket:
         self._closed = True
         loop = asyncio.get_running_loop()
         if self._queue.loop is loop:  # the tasks and waiters of a dead loop are dead already
-            for task in (*self._asking, *self._looking):
+            asking = {*self._asking, *self._looking}
+            for task in asking:
                 task.cancel()
             if self._fallback is not None:
                 self._fallback.stop()
             self._queue.refuse(lambda: LimiterUnavailableError(_CLOSED))
+            if asking:
+                await asyncio.wait(asking)  # only then the store knows which connections it has to close
         await self._reserver.aclose()
 
     def __repr__(self) -> str:

@@ -9,7 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import psycopg
 import pytest
+from postgres_server import execute
 
 from oca_sms_async._journal import Status
 
@@ -49,6 +51,38 @@ class Disk:
         assert released, "the disk was not released: was that the event loop's own thread?"
         self.held = False
         self._sync(descriptor)
+
+
+class TableLock:
+    """Holds up the next write to the journal's table in PostgreSQL when it is told to."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._holder: psycopg.Connection | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether a write waits."""
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return bool(execute(self._place, waiting))
+
+    def hold(self) -> None:
+        """Let no write end for now; reads go on."""
+        self._holder = psycopg.connect(self._place)
+        self._holder.execute("LOCK TABLE oca_sms_message IN EXCLUSIVE MODE")
+
+    def release(self) -> None:
+        """Go on."""
+        if self._holder is not None:
+            self._holder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
 
 
 class FullDisk:

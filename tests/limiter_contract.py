@@ -44,6 +44,20 @@ class LimiterContract:
         for seconds in (0.0, 0.01, 0.05, 0.1, 0.2):
             assert most_in_a_window(times, seconds) <= capacity + rate * (seconds + SLACK)
 
+    async def test_a_token_that_is_given_back_goes_to_the_next(self, slow: RateLimiter) -> None:
+        """A limiter may have no `give_back`. One that has it lets the next request through at once, and one alone."""
+        give_back = getattr(slow, "give_back", None)
+        if give_back is None:
+            return
+        waiting = [asyncio.create_task(slow.acquire()) for _ in range(2)]
+        await asyncio.sleep(0)
+        give_back()
+        done, late = await asyncio.wait(waiting, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        assert (done, late) == ({waiting[0]}, {waiting[1]})
+        waiting[1].cancel()
+        give_back()
+        await asyncio.wait_for(slow.acquire(), 10)
+
     async def test_first_come_first_served_and_interactive_first(self) -> None:
         """Each waiting interactive request goes before bulk, and each priority keeps the order of arrival."""
         order = list[tuple[Priority, int]]()

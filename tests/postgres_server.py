@@ -41,10 +41,11 @@ def find_binaries() -> Path:
 class PostgresServer:
     """One server on a Unix socket, which may be stopped, killed and started again.
 
-    It never waits for the disk: what it has given to the operating system outlives its own end.
+    It never waits for the disk: what it has given to the operating system outlives its own end. With `primary`, it is a
+    standby of that server.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, primary: "PostgresServer | None" = None) -> None:
         binaries = find_binaries()
         # Not pytest's own folder: its name is too long for a socket, and another user may not look into it.
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
@@ -56,7 +57,11 @@ class PostgresServer:
         self._data = self.folder / "data"
         self._frozen: list[int] = []
         self.running = False
-        self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D", self._data)
+        common = ("-U", "postgres", "--no-sync", "-D", self._data)
+        if primary is None:
+            self._run("initdb", *common, "-A", "trust", "-E", "UTF8", "--locale=C")
+        else:
+            self._run("pg_basebackup", *common, "-h", primary.folder, "-R", "--checkpoint=fast")
         with (self._data / "postgresql.conf").open("a", encoding="utf-8") as settings:
             settings.write(f"listen_addresses = ''\nunix_socket_directories = '{self.folder}'\n")
             settings.write("fsync = off\nmax_connections = 60\nshared_buffers = 16MB\n")
@@ -96,6 +101,10 @@ class PostgresServer:
         """End it as a crash would: nothing is written any more."""
         self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
         self.running = False
+
+    def promote(self) -> None:
+        """Let a standby take the place of its primary, as a failover does."""
+        self._run("pg_ctl", "-D", self._data, "-w", "promote")
 
     def freeze(self) -> None:
         """Let the processes of all connections stand still: they keep their sockets, and say nothing."""
@@ -151,9 +160,9 @@ def execute(conninfo: str, statement: str) -> list[tuple[Any, ...]]:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[PostgresServer]:
-    """Run a server for the length of a block."""
-    server = PostgresServer()
+def serving(primary: PostgresServer | None = None) -> Iterator[PostgresServer]:
+    """Run a server, or a standby of another one, for the length of a block."""
+    server = PostgresServer(primary)
     try:
         yield server
     finally:
@@ -175,3 +184,30 @@ def database(postgres: PostgresServer) -> Iterator[str]:
     created = postgres.create_database("with_tables")
     yield created
     postgres.drop_database(created)
+
+
+@pytest.fixture(scope="session")
+def restless() -> Iterator[PostgresServer]:
+    """A server that tests disturb."""
+    with serving() as started:
+        execute(started.url, "CREATE DATABASE with_tables")
+        execute(started.database("with_tables"), SCHEMA)
+        yield started
+
+
+@pytest.fixture
+def server(restless: PostgresServer) -> Iterator[PostgresServer]:
+    """The restless server, which runs again after each test."""
+    yield restless
+    restless.thaw()
+    if not restless.running:
+        restless.start()
+
+
+@pytest.fixture
+def place(server: PostgresServer) -> Iterator[str]:
+    """The connection string of a fresh database on the restless server."""
+    created = server.create_database("with_tables")
+    yield created
+    if server.running:
+        server.drop_database(created)

@@ -16,6 +16,7 @@ from oca_sms_async import (
     BulkReport,
     DeliveryUnknownError,
     Failed,
+    JournalError,
     LimiterUnavailableError,
     Priority,
     RateLimitedError,
@@ -153,6 +154,32 @@ async def test_a_start_that_raises_leaves_no_doubt() -> None:
     with pytest.raises(LimiterUnavailableError, match="StoreError") as caught:
         await client_of(gateway, limiter=BrokenStart()).send(PHONE, TEXT)
     assert (caught.value.may_have_been_sent, gateway.texts) == (False, [])
+
+
+class BrokenReturn(Unlimited):
+    """A limiter of a user's that cannot take a token back."""
+
+    def give_back(self) -> None:
+        """Raise."""
+        raise StoreError
+
+
+async def test_a_token_that_cannot_be_given_back_hides_no_error(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The log has the failure of the limiter, and the caller has the reason why nothing was sent."""
+    gateway = Gateway()
+    async with SqliteJournal(tmp_path / "journal") as journal:
+        client = client_of(gateway, limiter=BrokenReturn(), journal=journal)
+
+        async def refuse_claim(*_: object, **__: object) -> bool:
+            raise JournalError("the disk is gone")
+
+        monkeypatch.setattr(journal, "intend", refuse_claim)
+        with pytest.raises(JournalError, match="the disk is gone"):
+            await client.send(PHONE, TEXT, key="key")
+    assert "limiter.failed reason=StoreError" in caplog.text
+    assert gateway.texts == []
 
 
 class BrokenHandler(logging.Handler):

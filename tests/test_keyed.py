@@ -44,6 +44,7 @@ from oca_sms_async import (
     Skipped,
     Sms,
     SqliteJournal,
+    TokenBucket,
 )
 from oca_sms_async._journal import Lookup, Status
 from oca_sms_async.postgres import PostgresJournal
@@ -340,6 +341,46 @@ async def test_the_earlier_expiry_counts(journal: Journal) -> None:
     assert await journal.lookup("c") is None
 
 
+async def test_each_request_costs_one_token(journal: Journal, beside: Journal) -> None:
+    """Senders that lose a claim give their tokens back, so no key is slower for the number of its senders."""
+    gateway, limiter = Gateway(), TokenBucket(1000.0)
+    clients = [keyed(gateway, it, limiter=limiter) for it in (journal, beside) * 2]
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*(send(it, key=str(number)) for number in range(20) for it in clients))
+    assert (len(gateway.texts), limiter.statistics().granted) == (20, 20)
+
+
+@pytest.mark.parametrize("how", ["lost", "failed", "cancelled"])
+async def test_a_claim_that_is_not_made_costs_no_token(
+    journal: Journal, beside: Journal, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit's only token goes to the next message."""
+    gateway, claiming = Gateway(), asyncio.Event()
+    client = keyed(gateway, beside, limiter=TokenBucket(0.001))
+    intend = beside.intend
+
+    async def meet(message: Lookup, *, seconds: float) -> bool:
+        claiming.set()
+        if how == "cancelled":
+            await asyncio.sleep(PATIENCE)
+        if how == "failed":
+            raise JournalError("the disk is gone")
+        monkeypatch.setattr(beside, "intend", intend)
+        await send(keyed(gateway, journal))  # another process is faster
+        return await intend(message, seconds=seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(beside, "intend", meet)
+        sending = asyncio.ensure_future(outcome(send(client)))
+        await asyncio.wait_for(claiming.wait(), PATIENCE)
+        if how == "cancelled":
+            sending.cancel()
+        ended = await asyncio.wait({sending}, timeout=PATIENCE)
+        assert ended == ({sending}, set())
+    monkeypatch.setattr(beside, "intend", intend)
+    assert isinstance(await outcome(send(client, key="next", expires_in=PATIENCE)), SendReceipt)
+
+
 async def test_an_expired_send_hears_what_the_journal_knows(journal: Journal) -> None:
     """A queue may deliver a job again after its expiry: the key's receipt, or its doubt, is the answer all the same."""
     gateway = Gateway(accept, lose_answer)
@@ -551,6 +592,26 @@ async def test_a_disk_that_fails_costs_no_more_than_its_failures(
         later = await send(client, key="c")
         assert later == await send(client, key="c")
     assert gateway.texts == [TEXT, TEXT]
+
+
+async def test_a_write_that_failed_changes_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message whose claim failed is not waited for, and a sender whose outcome failed may store it once more."""
+    disk = FullDisk(monkeypatch, "no room")
+    sent = JournalEntry(Status.SENT, SendReceipt("uid", "sent", 1), 1)
+    async with SqliteJournal(tmp_path / "journal") as journal:
+        sending = await journal.lookup_key(KEY, PHONE, TEXT)
+        assert await journal.intend(sending, seconds=100)
+        assert await journal.intend(await journal.lookup_key("gone", PHONE, TEXT), seconds=0)
+        again = await journal.lookup_key("gone", PHONE, TEXT)
+        disk.fails = True
+        for write in (lambda: journal.settle(sending, sent), lambda: journal.intend(again, seconds=100)):
+            with pytest.raises(JournalError, match=disk.sentence):
+                await write()
+        disk.fails = False
+        assert (await journal.lookup_key("gone", PHONE, TEXT)).busy_for == 0
+        assert (await journal.lookup_key(KEY, PHONE, TEXT)).busy_for > 0
+        await journal.settle(sending, sent)
+        assert await journal.lookup(KEY) == sent
 
 
 async def test_a_journal_that_was_deleted_is_not_begun_anew(tmp_path: Path) -> None:

@@ -365,6 +365,24 @@ async def test_a_full_bucket_lets_its_burst_through_at_once() -> None:
 
 
 @in_virtual_time
+async def test_a_token_that_is_given_back_counts_as_never_taken() -> None:
+    """It is there for the next request, is in no count, and makes no burst above the capacity."""
+    bucket = TokenBucket(rate=2, capacity=3)
+    await bucket.acquire()
+    bucket.give_back()
+    assert (bucket.statistics().tokens, bucket.statistics().granted) == (3, 0)
+    await bucket.acquire()
+    await asyncio.sleep(1000)
+    bucket.give_back()
+    assert bucket.statistics().tokens == 3
+    bucket.pause(10.0)
+    bucket.give_back()
+    begin = now()
+    await bucket.acquire()
+    assert now() - begin == 10
+
+
+@in_virtual_time
 async def test_tokens_gather_in_silence_up_to_the_capacity() -> None:
     """After a long silence there is one burst of the capacity, and then the rate again."""
     bucket = TokenBucket(rate=2, capacity=3)

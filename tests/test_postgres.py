@@ -91,6 +91,15 @@ async def test_tables_that_were_made_anew_are_noticed(journal: PostgresJournal, 
     assert len(entries(database)) == 1
 
 
+async def test_a_lookup_after_tables_were_made_anew(journal: PostgresJournal, database: str) -> None:
+    """The first one says so, and the next one has the answer of the new tables."""
+    await journal.settle(await claim(journal), SENT)
+    execute(database, f"DROP TABLE oca_sms_schema, oca_sms_journal, oca_sms_message, oca_sms_bucket; {SCHEMA}")
+    with pytest.raises(JournalError, match="made anew"):
+        await journal.lookup("key")
+    assert await journal.lookup("key") is None
+
+
 async def test_names_tell_journals_apart(journal: PostgresJournal, database: str) -> None:
     """The same key under two names is two messages, with two digests, and forgetting one keeps the other."""
     async with PostgresJournal(database, name="other") as another:

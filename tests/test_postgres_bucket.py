@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import psycopg
 import pytest
+from command import wait_until
 from limiter_contract import SLACK, LimiterContract, Make, most_in_a_window
 from moved_clock import HANG, Clock, until
 from pooler import pooling
@@ -420,6 +421,24 @@ def test_it_is_used_in_one_loop_after_another(shared: str) -> None:
 
     for main in (use, use, pause, refused):
         asyncio.run(main())
+
+
+def test_a_closing_with_a_question_on_its_way_leaves_no_connection(shared: str) -> None:
+    """Not even where the event loop ends right behind it, in whatever step the closing comes."""
+
+    async def use(steps: int) -> None:
+        bucket = PostgresTokenBucket(shared, name=f"closing {steps}", rate=0.01)
+        await bucket.acquire()
+        waiting = [asyncio.create_task(bucket.acquire()) for _ in range(2)]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await bucket.aclose()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    connected = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    for steps in range(12):
+        asyncio.run(use(steps))
+    wait_until(lambda: execute(shared, connected) == [(0,)])
 
 
 async def test_a_closed_bucket_stays_closed(shared: str) -> None:

@@ -214,6 +214,30 @@ async def test_looking_for_the_server_takes_no_token() -> None:
 
 
 @in_virtual_time
+async def test_a_token_that_is_given_back() -> None:
+    """The next request has it without a reservation of its own. It is lost in an outage, where it is the fallback's, in
+    a pause, and after a closing.
+    """
+    server = Server()
+    bucket = bucket_of(Store(server), fallback=TokenBucket(1000.0))
+    await bucket.acquire()
+    bucket.give_back()
+    asked = len(server.asked)
+    await bucket.acquire()
+    assert (len(server.asked), bucket.statistics().granted) == (asked, 1)
+    bucket.pause(60.0)
+    bucket.give_back()
+    assert bucket.statistics().tokens == 0
+    await asyncio.sleep(60)
+    server.trouble = "out of order"
+    await bucket.acquire()
+    bucket.give_back()
+    assert bucket.statistics().tokens == 0
+    await bucket.aclose()
+    bucket.give_back()
+
+
+@in_virtual_time
 async def test_right_after_an_outage_a_request_needs_both() -> None:
     """Other processes may not have noticed the return yet, so the fallback still counts for a short time."""
     server, fallback = Server(), TokenBucket(1000.0)

@@ -4,12 +4,14 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final, TextIO, cast
 
 from cyclopts import Parameter
 
-from oca_sms_async import AsyncOcaSms, Journal, JournalError, RetryPolicy, SqliteJournal, TokenBucket
+from oca_sms_async import AsyncOcaSms, Journal, JournalError, RetryPolicy, TokenBucket
 from oca_sms_async.cli._account import client_of_account
 from oca_sms_async.cli._bulk_input import open_input, stamp
 from oca_sms_async.cli._bulk_options import Options, Session, check_options
@@ -19,7 +21,7 @@ from oca_sms_async.cli._campaign import Campaign
 from oca_sms_async.cli._console import ForgivingStream, complain, show
 from oca_sms_async.cli._endings import CommandError, ExitStatus, explain, while_asking
 from oca_sms_async.cli._input_errors import InputError
-from oca_sms_async.cli._memory_journal import MemoryJournal
+from oca_sms_async.cli._journals import take_journal
 from oca_sms_async.cli._out import OutcomesFile
 from oca_sms_async.cli._signals import run_in_loop
 
@@ -44,13 +46,15 @@ def bulk(
     on the wire finish; Ctrl-C after it cuts them short. Exit status: 0 all sent, 1 some failed or unknown, or output
     was lost, 2 bad usage or input, 3 stopped by the account or an outage, 129, 130 and 143 ended by a signal.
     """
+    options, journal = take_journal(options)
     check_options(file, options)
     client = None if options.dry_run else _make_client(options)
     screen = ForgivingStream(_choose_screen(options.out))
     with open_input(file) as stream:
         try:
             with _open_out(options) as out:
-                run_in_loop(lambda stop: _bulk(stream, client, Session(options, cast("TextIO", screen), out, stop)))
+                session = partial(Session, options, cast("TextIO", screen), out)
+                run_in_loop(lambda stop: _bulk(stream, client, session(stop), journal))
         except InputError as error:
             raise CommandError(f"{file}: {error}", ExitStatus.USAGE) from error
         except JournalError as error:  # while it is closed; an earlier failure has a sentence of its own
@@ -65,16 +69,11 @@ def _make_client(options: Options) -> AsyncOcaSms:
     return client_of_account(limiter=limiter, retry=retry)
 
 
-def _open_journal(options: Options) -> Journal:
-    # A dry run leaves no file behind.
-    if options.journal is None or (options.dry_run and not options.journal.exists()):
-        return MemoryJournal()
-    return SqliteJournal(options.journal)
-
-
-async def _bulk(stream: BinaryIO, client: AsyncOcaSms | None, session: Session) -> None:
+async def _bulk(
+    stream: BinaryIO, client: AsyncOcaSms | None, session: Session, opening: AbstractAsyncContextManager[Journal]
+) -> None:
     before, options = stamp(stream), session.options
-    async with contextlib.aclosing(_open_journal(options)) as journal, client or contextlib.nullcontext():
+    async with opening as journal, client or contextlib.nullcontext():
         if client is not None and options.reconcile and not client.has_history:
             with while_asking():
                 await client.reconcile(journal, ())  # refused, before any row is looked at

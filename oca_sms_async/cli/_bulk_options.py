@@ -3,11 +3,12 @@
 import contextlib
 import itertools
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final, TextIO
+from typing import Annotated, Any, Final, TextIO
 
 from attrs import field, frozen
-from cyclopts import Parameter, validators
+from cyclopts import Parameter, Token, validators
 
 from oca_sms_async._limiter import DEFAULT_RATE
 from oca_sms_async._messages import is_blank
@@ -24,6 +25,12 @@ WITHOUT_JOURNAL: Final = "without --journal, the same command would send everyth
 _FOREIGN: Final = "is no file of outcomes: --force overwrites it"
 
 
+def _read_journal(_: Any, tokens: Sequence[Token]) -> Path | str:
+    """Return a PostgreSQL URL as a `str`, and all else as the path of a file."""
+    place = tokens[0].value
+    return place if place.startswith(("postgresql://", "postgres://")) else Path(place)
+
+
 def _make_switch(help_: str) -> Parameter:
     return Parameter(negative=(), help=help_)
 
@@ -35,7 +42,18 @@ class Options:
 
     layout: Layout = field(factory=Layout)
     journal: Annotated[
-        Path | None, Parameter(help="Keeps which messages were sent or are in doubt: the same command goes on there.")
+        Path | str | None,
+        Parameter(
+            converter=_read_journal,
+            help="Keeps which messages were sent or are in doubt: the same command goes on there. A file, or for many "
+            "machines the URL of a PostgreSQL without a password, such as postgresql://host/database.",
+        ),
+    ] = None
+    journal_name: Annotated[
+        str | None,
+        Parameter(
+            help="The campaign's name in PostgreSQL. Without --journal, the database is that of `OCA_SMS_DATABASE`."
+        ),
     ] = None
     out: Annotated[
         Path | None, Parameter(help="The outcome of each row: a JSON object a line, or CSV if the name ends in .csv.")
@@ -85,7 +103,7 @@ def check_options(file: Path, options: Options) -> None:
     if options.journal is None and (options.reconcile or options.resend_unknown):
         raise CommandError("--reconcile and --resend-unknown need the --journal of the earlier run", ExitStatus.USAGE)
     out = [options.out, name_new_file(options.out)] if options.out and options.out.name else []
-    files = [it for it in (file, options.journal, *out) if it is not None]
+    files = [it for it in (file, options.journal, *out) if isinstance(it, Path)]
     if any(_is_same(one, other) for one, other in itertools.combinations(files, 2)):
         raise CommandError("FILE, --journal and --out must be different files", ExitStatus.USAGE)
     if options.out is not None:

@@ -413,6 +413,7 @@ async def limit(client: redis.asyncio.Redis) -> None:
         assert_type(limiter.pause(1), None)
     bucket = TokenBucket()
     assert_type(await bucket.start(), bool)
+    bucket.give_back()
     now = bucket.statistics()
     assert_type(now, LimiterStatistics)
     assert_type((now.granted, now.refused, now.waiting), tuple[int, int, int])

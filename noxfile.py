@@ -181,7 +181,8 @@ def typing(session: nox.Session) -> None:
     """Check types, strictly; and let pyright and ty read the package as its users do."""
     install(session, "typing")
     session.run("mypy", f"--python-version={sys.version_info.major}.{sys.version_info.minor}")
-    session.run("basedpyright")
+    # Without this path, it would take the `.venv` in this folder, if there is one.
+    session.run("basedpyright", "--pythonpath", f"{session.bin}/python")
     told = session.run("ty", "check", "--output-format=concise", "tests/typing", silent=True, success_codes=[0, 1])
     if strange := find_strange_lines(str(told)):
         session.error("ty finds mistakes where there are none:\n" + "\n".join(strange))

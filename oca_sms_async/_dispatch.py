@@ -242,7 +242,7 @@ class Dispatcher:
             return "this client is closed"
         if self._client.is_closed:
             return "the http_client that was lent to this client is closed"
-        if self._pid not in {None, os.getpid()} and not self._survives_fork():
+        if self._pid is not None and self._pid != os.getpid() and not self._survives_fork():
             return "the http_client that was lent to this client was used before a fork: lend each process its own"
         return ""
 

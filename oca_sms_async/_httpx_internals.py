@@ -51,12 +51,12 @@ def is_patched() -> bool:
     except AttributeError:
         report_lost("patches of httpx")
         return True
-    return not all(map(_is_httpx_own, methods))
+    return not _are_httpx_own(*methods)
 
 
-@functools.lru_cache(maxsize=16)
-def _is_httpx_own(method: object) -> bool:
-    return isinstance(method, FunctionType) and method.__code__.co_filename == _HOME
+@functools.lru_cache(maxsize=4)
+def _are_httpx_own(*methods: object) -> bool:
+    return all(isinstance(it, FunctionType) and it.__code__.co_filename == _HOME for it in methods)
 
 
 def is_silent(transport: httpx.AsyncHTTPTransport) -> bool:

@@ -56,7 +56,8 @@ async def exchange(
     until = asyncio.get_running_loop().time() + seconds
     timeout = asyncio.timeout_at(until if deadline is None else min(until, deadline))
     trace = Trace(None if gate is None else functools.partial(_pause, timeout, until, deadline, gate))
-    request.extensions |= {"trace": trace, IS_LATE: functools.partial(_is_late, timeout, _count_cancellations())}
+    request.extensions["trace"] = trace
+    request.extensions[IS_LATE] = functools.partial(_is_late, timeout, _count_cancellations())
     with _Verdict(client, request, trace, timeout, deadline):
         async with timeout, _UnderWay(under_way, timeout, trace):
             response = await client.send(request, stream=True, auth=None, follow_redirects=False)

@@ -10,7 +10,7 @@ import httpx
 import psycopg
 import pytest
 from attrs import evolve
-from each_api import PREMIUM, connect, each_api_with_history, over
+from each_api import PREMIUM, connect, each_api, each_api_with_history, over
 from in_memory import Answer, Gate, Gateway, accept, client_of, fail, lose_answer, refuse, respond
 from postgres_server import execute
 from procrastinate.exceptions import ConnectorException
@@ -24,6 +24,7 @@ from oca_sms_async import (
     JournalError,
     LimiterUnavailableError,
     Priority,
+    SendEvent,
     SendReceipt,
     Unlimited,
     UnsupportedError,
@@ -67,6 +68,27 @@ async def test_a_message_is_sent_and_its_receipt_kept(queue: SmsQueue) -> None:
         entry = await until_ended(queue, "key")
     assert entry == QueueEntry("sent", SendReceipt("uid", "sent", 1))
     assert gateway.texts == ["text"]
+
+
+@each_api
+async def test_a_message_goes_over_each_api_and_the_observer_is_told(
+    queue: SmsQueue, sandbox: Sandbox, api: str
+) -> None:
+    """Whatever the API, a refused message fails with its code, another arrives, and each has one event."""
+    seen: list[SendEvent] = []
+    sandbox.when("+6281234500001").respond("invalid-request")
+    async with connect(sandbox, api, journal=queue.journal, observer=seen.append) as client:
+        work = asyncio.create_task(queue.work(client))
+        await queue.put_many(make_keyed(2))
+        sent, refused = [await until_ended(queue, f"key-{number}") for number in range(2)]
+        work.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+    assert [(message.text, message.msg_uid) for message in sandbox.inbox] == [
+        ("0", sent.receipt and sent.receipt.msg_uid)
+    ]
+    assert (refused.status, refused.error, refused.code) == ("failed", "InvalidRequestError", 39)
+    assert sorted((event.sent, event.priority) for event in seen) == [(False, Priority.BULK), (True, Priority.BULK)]
 
 
 async def test_a_retried_message_names_its_attempts(queue: SmsQueue) -> None:

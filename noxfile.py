@@ -180,7 +180,7 @@ def examples(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "examples", *session.posargs)
 
 
-BENCHMARKS = ("bulk", "latency", "pace", "limiter", "keyed", "campaign", "memory", "growth", "import_time")
+BENCHMARKS = ("bulk", "latency", "pace", "burst", "limiter", "keyed", "campaign", "memory", "growth", "import_time")
 
 
 @nox.session

@@ -204,7 +204,19 @@ def examples(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "examples", *session.posargs)
 
 
-BENCHMARKS = ("bulk", "latency", "pace", "limiter", "keyed", "queued", "campaign", "memory", "growth", "import_time")
+BENCHMARKS = (
+    "bulk",
+    "latency",
+    "pace",
+    "burst",
+    "limiter",
+    "keyed",
+    "queued",
+    "campaign",
+    "memory",
+    "growth",
+    "import_time",
+)
 
 
 @nox.session

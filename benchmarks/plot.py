@@ -19,7 +19,7 @@ from table import text
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 FIGURES = HERE.parent / "docs" / "figures"
-NAMES = ("bulk", "latency", "pace", "limiter", "keyed", "campaign", "memory", "growth", "import_time")
+NAMES = ("bulk", "latency", "pace", "burst", "limiter", "keyed", "campaign", "memory", "growth", "import_time")
 COLOURS = ("#0b5fa5", "#e08e0b", "#7a8794")
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,

@@ -34,6 +34,9 @@ from oca_sms_async._waiting import PrioritySemaphore
 from oca_sms_async._wire import Api, Request
 
 MAX_IN_FLIGHT: Final = 256
+# One slot in so many is kept for interactive sends, or a bulk would hold all of them while it waits for tokens. The
+# kept ones are 64: enough for the whole default rate as long as an answer takes less than three seconds.
+_KEPT: Final = 4
 _LARGE: Final = 2**20
 _PAUSE: Final = 1.0  # seconds, where the gateway refuses by its rate limit and does not say for how long
 
@@ -61,7 +64,7 @@ class Dispatcher:
         start = getattr(limiter, "start", None)  # it may also be another method of the same name
         self._start_in_time = start if inspect.iscoroutinefunction(start) else None
         self._policy = policy
-        self._slots = PrioritySemaphore(MAX_IN_FLIGHT)
+        self._slots = PrioritySemaphore(MAX_IN_FLIGHT, kept=MAX_IN_FLIGHT // _KEPT)
         self.counts = Counts()
         self._owned = lent is None
         self._client = own_client(httpx.URL(base_url)) if lent is None else lent

@@ -170,7 +170,7 @@ class TokenBucket:
             self._state.rebase(now, before=None if before is None else before.time())
         return now
 
-    def _take(self) -> bool:
+    def _take(self, _: Priority) -> bool:
         taken = self._state.take(asyncio.get_running_loop().time())
         self._granted += taken
         return taken

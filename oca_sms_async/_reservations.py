@@ -172,7 +172,7 @@ class ReservedTokenBucket:
         if self._fallback is not None:
             self._fallback.enter_loop()
 
-    def _take(self) -> bool:
+    def _take(self, _: Priority) -> bool:
         now = asyncio.get_running_loop().time()
         if not self._reserved or self._ready_at(now) != now:
             return False

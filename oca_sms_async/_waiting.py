@@ -20,15 +20,15 @@ class Priority(IntEnum):
 class PriorityWaitQueue:
     """Tasks that wait: interactive before bulk, and first come, first served within a priority.
 
-    `take()` takes one item for the waiter at the front and returns whether there was one. `ready_at(now)` returns the
-    time of the next item, in the loop's time. That is `now` if the item is there already, and None if its time is
-    unknown. In that case, call `wake_next` as soon as there is an item.
+    `take(priority)` takes one item for the waiter at the front, and returns whether there was one for this priority.
+    `ready_at(now)` returns the time of that waiter's item, in the loop's time. That is `now` if the item is there
+    already, and None if its time is unknown. In that case, call `wake_next` as soon as there is an item.
 
     A sleeping waiter is never granted anything. It is woken, and takes in the same step in which `wait` returns. So a
     cancellation has nothing to lose, even between the waking and the taking.
     """
 
-    def __init__(self, take: Callable[[], bool], ready_at: Callable[[float], float | None]) -> None:
+    def __init__(self, take: Callable[[Priority], bool], ready_at: Callable[[float], float | None]) -> None:
         self._take = take
         self._ready_at = ready_at
         self._timer: asyncio.Handle | None = None
@@ -72,7 +72,7 @@ class PriorityWaitQueue:
         loop = asyncio.get_running_loop()
         if deadline is not None and loop.time() > deadline:
             raise TimeoutError("the deadline has passed")
-        if not self.count_ahead(priority) and self._take():
+        if not self.count_ahead(priority) and self._take(priority):
             return
         queue, ticket = self._queues[priority], object()
         self._bounded += deadline is not None
@@ -82,7 +82,7 @@ class PriorityWaitQueue:
                     queue[ticket] = waiter = _Waiter(loop.create_future(), deadline)
                     self.wake_next()
                     await waiter.woken
-                    if self._first() is ticket and self._take():
+                    if self._first() is ticket and self._take(priority):
                         return
         finally:
             if queue.pop(ticket, None) is not None:  # a refused waiter and one of a dead loop are out already
@@ -153,12 +153,16 @@ class _Waiter:
 
 
 class PrioritySemaphore:
-    """A bound on how much runs at once, with a `PriorityWaitQueue` in front of it."""
+    """A bound on how much runs at once, with a `PriorityWaitQueue` in front of it.
 
-    def __init__(self, value: int) -> None:
+    So many permits are `kept` for interactive callers: a bulk one takes a permit only if it leaves those free.
+    """
+
+    def __init__(self, value: int, *, kept: int = 0) -> None:
         self._value = self._free = value
+        self._kept = kept
         self.pid: int | None = None  # the process of the permits that are out
-        self._queue = PriorityWaitQueue(self._take, lambda now: now if self._free else None)
+        self._queue = PriorityWaitQueue(self._take, self._ready_at)
 
     def held(self, priority: Priority, deadline: float | None) -> "_Permit":
         """Return a context manager that holds one permit for the length of its block.
@@ -178,11 +182,18 @@ class PrioritySemaphore:
         self._free += 1
         self._queue.wake_next()
 
-    def _take(self) -> bool:
-        if self._free == 0:
+    def _take(self, priority: Priority) -> bool:
+        if not self._is_free(priority):
             return False
         self._free -= 1
         return True
+
+    def _ready_at(self, now: float) -> float | None:
+        first = Priority.INTERACTIVE if self._queue.count_ahead(Priority.INTERACTIVE) else Priority.BULK
+        return now if self._is_free(first) else None
+
+    def _is_free(self, priority: Priority) -> bool:
+        return self._free > (self._kept if priority is Priority.BULK else 0)
 
 
 class _Permit:

@@ -73,15 +73,21 @@ class Visitor:
 
 @frozen
 class Scenario:
-    """A semaphore's value, and the tasks that come for its permits."""
+    """A semaphore's value, how many of its permits are kept, and the tasks that come for them."""
 
     limit: int
     visitors: list[Visitor]
+    kept: int
+
+    def room(self, priority: Priority) -> int:
+        """Return how many permits may be out after one of this priority was taken."""
+        return self.limit if priority is INTERACTIVE else self.limit - self.kept
 
 
 SCENARIOS = st.builds(
-    Scenario,
+    lambda limit, visitors, kept: Scenario(limit, visitors, min(kept, limit - 1)),
     limit=st.integers(1, 4),
+    kept=st.integers(0, 3),
     visitors=st.lists(
         st.builds(
             Visitor,
@@ -102,7 +108,7 @@ class Traffic:
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
-        self.semaphore = PrioritySemaphore(scenario.limit)
+        self.semaphore = PrioritySemaphore(scenario.limit, kept=scenario.kept)
         self.waiting: dict[int, Visitor] = {}
         self.in_use = 0
 
@@ -123,7 +129,7 @@ class Traffic:
             tick, last
         ):  # no event happens in the middle of a tick, so no waiter may wait there for a free permit
             await self._until(begin + (between + 0.5) * TICK)
-            assert self.semaphore._free == 0 or not self.waiting
+            assert all(self.in_use >= self.scenario.room(waiter.priority) for waiter in self.waiting.values())
             if all(task.done() for task in tasks):
                 break
         await asyncio.gather(*tasks)
@@ -147,7 +153,7 @@ class Traffic:
         finally:
             del self.waiting[visitor.number]
         self.in_use += 1
-        assert self.in_use <= self.scenario.limit
+        assert self.in_use <= self.scenario.room(visitor.priority)
         assert self.semaphore._free == self.scenario.limit - self.in_use
         for other in self.waiting.values():
             leaving = other.cancelled or (other.deadline is not None and other.deadline <= now() + TICK / 1000)
@@ -173,8 +179,8 @@ class Traffic:
 @settings(max_examples=300, deadline=None)
 @given(SCENARIOS)
 def test_the_bound_holds_and_no_permit_is_lost(scenario: Scenario) -> None:
-    """In any traffic with cancellations, the bound and the order hold, a free permit keeps no waiter waiting, and at
-    the end all permits are free.
+    """In any traffic with cancellations, the bound and the order hold, a bulk visitor leaves the kept permits free, no
+    waiter waits for a permit that it may take, and at the end all permits are free.
     """
 
     async def main() -> None:
@@ -219,6 +225,28 @@ async def test_interactive_goes_before_bulk_and_each_priority_keeps_its_order() 
         semaphore.release()
     await asyncio.gather(*tasks)
     assert queue.served == [(lane, number) for lane in ("interactive", "bulk") for number in range(3)]
+
+
+@in_virtual_time
+async def test_kept_permits_are_for_interactive_callers() -> None:
+    """A bulk caller waits while only kept permits are free, an interactive one takes them, and both pass in the end."""
+    semaphore = PrioritySemaphore(3, kept=2)
+    queue = Queue(semaphore)
+    tasks = [queue.join(("bulk", number), BULK) for number in range(2)]
+    await settle()
+    tasks += [queue.join(("interactive", number), INTERACTIVE) for number in range(3)]
+    await settle()
+    assert queue.served == [("bulk", 0), ("interactive", 0), ("interactive", 1)]
+    semaphore.release()
+    await settle()
+    assert queue.served[3:] == [("interactive", 2)]
+    for _ in range(2):
+        semaphore.release()
+        await settle()
+        assert queue.served[4:] == []  # both would be kept ones
+    semaphore.release()
+    await asyncio.gather(*tasks)
+    assert queue.served[4:] == [("bulk", 1)]
 
 
 @in_virtual_time
@@ -519,7 +547,7 @@ def test_a_permit_whose_holder_died_with_its_loop_comes_back(caplog: pytest.LogC
 async def test_the_waiters_ahead_of_a_newcomer_are_counted() -> None:
     """A bulk newcomer stands behind all waiters, an interactive one only behind the interactive ones."""
     open_ = False
-    queue = PriorityWaitQueue(lambda: open_, lambda now: None)
+    queue = PriorityWaitQueue(lambda _: open_, lambda now: None)
     queue.enter_loop()
     assert [queue.count_ahead(priority) for priority in Priority] == [0, 0]
     tasks = [
@@ -538,7 +566,7 @@ async def test_the_waiters_ahead_of_a_newcomer_are_counted() -> None:
 
 def test_a_new_loop_is_new_once() -> None:
     """A loop is new once, until another one comes."""
-    queue = PriorityWaitQueue(lambda: True, lambda now: None)
+    queue = PriorityWaitQueue(lambda _: True, lambda now: None)
 
     async def enter() -> tuple[bool, bool]:
         return queue.enter_loop(), queue.enter_loop()
@@ -564,7 +592,7 @@ def test_two_threads_at_once_are_refused() -> None:
 
 def test_waking_an_empty_queue_does_nothing() -> None:
     """An item without a waiter does no harm."""
-    PriorityWaitQueue(lambda: True, lambda now: None)._wake()
+    PriorityWaitQueue(lambda _: True, lambda now: None)._wake()
     semaphore = PrioritySemaphore(1)
     semaphore.release()
     assert_unused(semaphore, 2)
@@ -582,7 +610,7 @@ def waiters_of(
 async def test_the_first_waiter_wakes_when_its_item_is_ready() -> None:
     """The one timer is set for the item's time, and moved only if a later question names an earlier time."""
     ready = 1010.0
-    queue = PriorityWaitQueue(lambda: now() >= ready, lambda _: ready)
+    queue = PriorityWaitQueue(lambda _: now() >= ready, lambda _: ready)
     (first,) = waiters_of(queue, None)
     await asyncio.sleep(1)
     timer = queue._timer
@@ -602,7 +630,7 @@ async def test_the_first_waiter_wakes_when_its_item_is_ready() -> None:
 async def test_two_waiters_share_a_timer_of_less_than_half_a_millisecond() -> None:
     """For so short a delay uvloop returns a handle that does not know its time, and the second waiter needs none."""
     ready = now() + 0.0004
-    queue = PriorityWaitQueue(lambda: now() >= ready, lambda at: max(at, ready))
+    queue = PriorityWaitQueue(lambda _: now() >= ready, lambda at: max(at, ready))
     await asyncio.gather(*waiters_of(queue, None, None))
     assert now() >= ready
     assert len(queue) == 0
@@ -611,7 +639,7 @@ async def test_two_waiters_share_a_timer_of_less_than_half_a_millisecond() -> No
 @in_virtual_time
 async def test_an_empty_queue_keeps_no_timer() -> None:
     """The last waiter that gives up takes the timer along."""
-    queue = PriorityWaitQueue(lambda: False, lambda at: at + 1000)
+    queue = PriorityWaitQueue(lambda _: False, lambda at: at + 1000)
     tasks = waiters_of(queue, None, None)
     await settle()
     timer = queue._timer
@@ -629,7 +657,7 @@ async def test_an_empty_queue_keeps_no_timer() -> None:
 @in_virtual_time
 async def test_the_latest_deadline_is_that_of_the_most_patient_waiter() -> None:
     """The latest deadline is infinity if one waiter has none, or if the queue is empty."""
-    queue = PriorityWaitQueue(lambda: False, lambda _: None)
+    queue = PriorityWaitQueue(lambda _: False, lambda _: None)
     assert queue.latest_deadline() == math.inf
     tasks = [*waiters_of(queue, 1005.0, 1009.0), *waiters_of(queue, 1007.0, priority=INTERACTIVE)]
     await settle()
@@ -648,7 +676,7 @@ async def test_the_latest_deadline_is_that_of_the_most_patient_waiter() -> None:
 @in_virtual_time
 async def test_refusing_raises_the_error_in_every_waiter() -> None:
     """The error is raised at once in waiters of both priorities, with or without a deadline, and the queue is empty."""
-    queue = PriorityWaitQueue(lambda: False, lambda at: at + 5000)
+    queue = PriorityWaitQueue(lambda _: False, lambda at: at + 5000)
     tasks = [*waiters_of(queue, None, 2000.0), *waiters_of(queue, None, priority=INTERACTIVE)]
     await settle()
     errors = [KeyError(number) for number in range(3)]
@@ -667,7 +695,7 @@ async def test_refusing_the_hopeless_leaves_the_others_in_their_order() -> None:
     open_ = False
     served: list[int] = []
 
-    def take() -> bool:
+    def take(_: Priority) -> bool:
         return open_
 
     queue = PriorityWaitQueue(take, lambda at: at if open_ else None)
@@ -693,7 +721,7 @@ async def test_refusing_the_hopeless_leaves_the_others_in_their_order() -> None:
 @in_virtual_time
 async def test_a_waiter_without_a_deadline_is_never_hopeless() -> None:
     """A waiter without a deadline is never refused for a late item."""
-    queue = PriorityWaitQueue(lambda: now() > 1000, lambda _: 5000.0)
+    queue = PriorityWaitQueue(lambda _: now() > 1000, lambda _: 5000.0)
     tasks = waiters_of(queue, None, None)
     await settle()
     queue.refuse(TimeoutError, before=1e9)
@@ -705,7 +733,7 @@ async def test_a_waiter_without_a_deadline_is_never_hopeless() -> None:
 async def test_a_waiter_that_was_woken_is_not_refused() -> None:
     """A waiter that was just woken keeps its item when the others are refused in the same cycle."""
     open_ = False
-    queue = PriorityWaitQueue(lambda: open_, lambda _: None)
+    queue = PriorityWaitQueue(lambda _: open_, lambda _: None)
     woken, other = waiters_of(queue, None, None)
     await settle()
     open_ = True
@@ -719,7 +747,7 @@ async def test_a_waiter_that_was_woken_is_not_refused() -> None:
 @in_virtual_time
 async def test_a_waiter_refused_and_cancelled_in_one_cycle_is_cancelled() -> None:
     """A waiter that is refused and cancelled in one cycle is cancelled, and leaves nothing behind."""
-    queue = PriorityWaitQueue(lambda: False, lambda _: None)
+    queue = PriorityWaitQueue(lambda _: False, lambda _: None)
     tasks = waiters_of(queue, None, None)
     await settle()
     queue.refuse(KeyError)

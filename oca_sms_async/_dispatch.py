@@ -1,10 +1,8 @@
 """A request's way, always the same: slot, token, transport, parse; and round again where the retry policy says so."""
 
 import asyncio
-import inspect
 import os
 import sys
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, TypeVar
 
@@ -18,13 +16,11 @@ from oca_sms_async._errors import (
     ClientClosedError,
     DeliveryUnknownError,
     ExpiredError,
-    LimiterUnavailableError,
     OcaSmsError,
-    RateLimitedError,
 )
+from oca_sms_async._guarded_limiter import GuardedLimiter
 from oca_sms_async._httpx_internals import transport_of
-from oca_sms_async._limiter import RateLimiter, ReturnableLimiter
-from oca_sms_async._log import log
+from oca_sms_async._limiter import RateLimiter
 from oca_sms_async._requests import HttpRequests
 from oca_sms_async._retry import RetryPolicy, retry
 from oca_sms_async._scrub import scrub
@@ -38,7 +34,6 @@ MAX_IN_FLIGHT: Final = 256
 # kept ones are 64: enough for the whole default rate as long as an answer takes less than three seconds.
 _KEPT: Final = 4
 _LARGE: Final = 2**20
-_PAUSE: Final = 1.0  # seconds, where the gateway refuses by its rate limit and does not say for how long
 
 _T = TypeVar("_T")
 
@@ -60,9 +55,7 @@ class Dispatcher:
         if not isinstance(policy, RetryPolicy):  # as above
             raise TypeError("retry must be a RetryPolicy")
         self._base_url = base_url
-        self._limiter = limiter
-        start = getattr(limiter, "start", None)  # it may also be another method of the same name
-        self._start_in_time = start if inspect.iscoroutinefunction(start) else None
+        self._limiter = GuardedLimiter(limiter)
         self._policy = policy
         self._slots = PrioritySemaphore(MAX_IN_FLIGHT, kept=MAX_IN_FLIGHT // _KEPT)
         self.counts = Counts()
@@ -141,24 +134,19 @@ class Dispatcher:
                 return await asyncio.to_thread(request.parse, *reply)
             return request.parse(*reply)
         except ApiError as refusal:
-            self._pause(refusal)
+            self._limiter.pause_after(refusal)
             raise
 
     async def _token(self, options: CallOptions) -> None:
-        """Wait for the limiter. An exception that its protocol does not know means that it is out of order."""
-        clock, outer = asyncio.get_running_loop().time, sys.exception()
+        clock = asyncio.get_running_loop().time
         since = clock()
         self.check_open()  # it may have been closed while this waited for its slot
         try:
             async with self._waits.endable():
-                await self._limiter.acquire(priority=options.priority, deadline=options.until)
-        except (OcaSmsError, TimeoutError):
-            raise
+                await self._limiter.acquire(options.priority, options.until)
         except WaitEndedError:
             self.check_open()
             raise
-        except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
-            raise _broken(error) from scrub(error, outer)
         finally:
             self.counts.limiter_wait += clock() - since
 
@@ -176,7 +164,7 @@ class Dispatcher:
             await self._prepare(options, call)
             http = self._requests.make(request)
         except BaseException:
-            self._give_back()
+            self._limiter.give_back()
             raise
         self._pid = self._pid or os.getpid()
         self.counts.in_flight += 1
@@ -189,7 +177,7 @@ class Dispatcher:
                 deadline=options.until,
                 max_body=request.max_body,
                 under_way=self._under_way,
-                gate=None if self._start_in_time is None else partial(self._start, self._start_in_time, options),
+                gate=partial(self._start, options) if self._limiter.has_start else None,
             )
         finally:
             call.left_wire()
@@ -201,44 +189,16 @@ class Dispatcher:
             await call.before_first_send()
         elif call.is_cut and call.last_error is not None:
             raise call.last_error  # cut while it waited in a limiter that does not let itself be cancelled
-        if self._start_in_time is not None:
-            await self._start(self._start_in_time, options)
+        if self._limiter.has_start:
+            await self._start(options)
         self.check_open()
         if options.deadline is not None and options.deadline.has_passed():
             raise ExpiredError("the message expired before its request was started")
 
-    def _give_back(self) -> None:
-        """Give the token of a request that does not start to the next one, if the limiter knows how."""
-        if not isinstance(self._limiter, ReturnableLimiter):
-            return
-        try:
-            self._limiter.give_back()
-        except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
-            log("limiter.failed", reason=type(error).__name__)
-
-    async def _start(self, start: Callable[[], Awaitable[object]], options: CallOptions) -> None:
+    async def _start(self, options: CallOptions) -> None:
         """Take another token where a stall since the last one has made the request late, as the limiter says."""
-        outer = sys.exception()
-        try:
-            while await start() is False:
-                await self._token(options)
-        except (OcaSmsError, TimeoutError):
-            raise
-        except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
-            raise _broken(error) from scrub(error, outer)
-
-    def _pause(self, refusal: ApiError) -> None:
-        """Let nothing through for a while after a refusal by the rate limit; the refusal counts more than a limiter
-        that fails over it.
-        """
-        if refusal.status_code != 429 and not isinstance(refusal, RateLimitedError):
-            return
-        seconds = refusal.retry_after or _PAUSE
-        log("limiter.paused", wait=seconds, error=refusal)
-        try:
-            self._limiter.pause(seconds)
-        except Exception as error:  # noqa: BLE001 - a user's own limiter may raise anything
-            log("limiter.failed", reason=type(error).__name__)
+        while not await self._limiter.start():
+            await self._token(options)
 
     def _reason_closed(self) -> str:
         if self._closed:
@@ -255,8 +215,3 @@ class Dispatcher:
         httpx's own would send on a connection of the parent, which could take the answer for one of its own.
         """
         return isinstance(transport_of(self._client, self._requests.url("")), ExactConnectErrors)
-
-
-def _broken(error: Exception) -> LimiterUnavailableError:
-    line = f"the limiter failed ({type(error).__name__}): nobody knows whether a request is within the limit"
-    return LimiterUnavailableError(line)

@@ -51,7 +51,7 @@ class KeyedSends:
                     return lookup.entry.receipt
                 if lookup.entry.status is Status.DOUBTFUL:
                     if lookup.busy_for <= 0:
-                        raise _doubt(call, _left_in_doubt(lookup))
+                        raise _doubt(call, _earlier_doubt(lookup))
                     doubted = True
                     await _sleep(min(look, lookup.busy_for), deadline, call)
                     look = min(2 * look, _LONGEST_LOOK)
@@ -107,14 +107,14 @@ async def _until(other: asyncio.Future[bool], deadline: float | None, call: Call
     loop = asyncio.get_running_loop()
     await asyncio.wait({other}, timeout=None if deadline is None else deadline - loop.time())
     if not other.done():
-        raise _doubt(call, _expired())
+        raise _doubt(call, _expiry())
     return other.result()
 
 
 async def _sleep(seconds: float, deadline: float | None, call: CallState) -> None:
     now = asyncio.get_running_loop().time()
     if deadline is not None and now + seconds >= deadline:
-        raise _doubt(call, _expired())
+        raise _doubt(call, _expiry())
     await asyncio.sleep(seconds)
 
 
@@ -124,12 +124,12 @@ def _doubt(call: CallState, error: OcaSmsError) -> OcaSmsError:
     return error
 
 
-def _expired() -> ExpiredError:
+def _expiry() -> ExpiredError:
     line = "the message expired while another send of its key was under way"
     return ExpiredError(line, may_have_been_sent=True)
 
 
-def _left_in_doubt(lookup: Lookup) -> DeliveryUnknownError:
+def _earlier_doubt(lookup: Lookup) -> DeliveryUnknownError:
     return DeliveryUnknownError(
         "an earlier send of this key left in doubt whether the message was sent: look it up, or reconcile",
         attempts=lookup.entry.attempts,

@@ -7,6 +7,7 @@ from typing import Final, Protocol, runtime_checkable
 from attrs import define, frozen
 
 from oca_sms_async._settings import is_finite
+from oca_sms_async._start_gate import StartGate
 from oca_sms_async._waiting import Priority, PriorityWaitQueue
 
 # Requests per second. The gateway counts 25 in any second; 22 leave room for about 100 ms of jitter on the way to it.
@@ -14,8 +15,6 @@ DEFAULT_RATE: Final = 22.0
 
 # One part in a billion slower than asked. Without it, a rounding could let one request too many through.
 ROUNDING: Final = 1 - 1e-9
-
-LATE: Final = 0.05  # seconds for which a request may wait at its start; beyond that it takes another token
 
 
 class RateLimiter(Protocol):
@@ -174,37 +173,6 @@ class TokenBucket:
         taken = self._state.take(asyncio.get_running_loop().time())
         self._granted += taken
         return taken
-
-
-class StartGate:
-    """The limit once more, at the first byte: a request may start long after its token.
-
-    A slow disk or a slow name server holds requests back, and all of them would start at once when it recovers. So the
-    starts are spaced too, by the generic cell rate algorithm. Requests that start in time never wait here.
-    """
-
-    def __init__(self, rate: float, capacity: float) -> None:
-        self._interval = 1 / rate
-        self._burst = (capacity - 1) / rate
-        self._full_at = -math.inf  # in the loop's time
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def start(self) -> bool:
-        """Return True when one request may start; False, at once, if that would take longer than `LATE`.
-
-        In that case the request needs another token: its own was for a moment that has passed.
-        """
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # another loop's clock may have its zero elsewhere
-            self._loop, self._full_at = loop, -math.inf
-        now = loop.time()
-        at = max(now, self._full_at - self._burst)
-        if at - now > LATE:
-            return False
-        self._full_at = max(self._full_at, at) + self._interval
-        if at > now:
-            await asyncio.sleep(at - now)
-        return True
 
 
 @define

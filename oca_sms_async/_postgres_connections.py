@@ -134,9 +134,8 @@ class Connections:
                 lost = connection is None or connection.closed
                 if connection is not None:
                     await self._give_back(connection, error)
-                begun = connection is not None
-                hopeless = not patient or (begun and not repeatable) or not is_passing(error, lost=lost)
-                if hopeless or loop.time() + pause > deadline:
+                begun_once = connection is not None and not repeatable
+                if begun_once or not patient or not is_passing(error, lost=lost) or loop.time() + pause > deadline:
                     raise
                 earlier = error
             else:

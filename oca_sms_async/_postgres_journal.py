@@ -152,7 +152,7 @@ class PostgresJournal:
             return
         run, self._run = self._run, None
         try:
-            await self._operations.ended()
+            await self._operations.wait_for_end()
             if run is not None:
                 await run.end()
         finally:
@@ -184,9 +184,9 @@ class PostgresJournal:
         return f"the journal {self.name!r} cannot be used: {reason}"
 
     async def _close(self) -> None:
-        await self._operations.ended()
+        await self._operations.wait_for_end()
         try:
-            await self._store.ended()
+            await self._store.wait_for_end()
             await self.end_run()
         finally:
             await self._connections.aclose()

@@ -66,7 +66,7 @@ class Lane(Generic[_T, _R]):
             raise self._late() from None
         return result
 
-    async def ended(self) -> None:
+    async def wait_for_end(self) -> None:
         """Return once no statement is under way."""
         self._enter()
         while self._tasks:

@@ -50,7 +50,7 @@ class Operations:
         if self.closed:
             raise JournalClosedError(self._on_closed)
 
-    async def ended(self) -> None:
+    async def wait_for_end(self) -> None:
         """Return once no operation is under way."""
         loop = asyncio.get_running_loop()  # a task of an earlier loop, or of the parent process, never ends
         while pending := {task for task in self._pending if task.get_loop() is loop and not task.done()}:

@@ -86,10 +86,10 @@ class Store:
         if not mine and entry.status is not Status.UNSENT:  # a claim that failed leaves nothing to settle
             raise PlainError("another sender took the message meanwhile, or it was forgotten")
 
-    async def ended(self) -> None:
+    async def wait_for_end(self) -> None:
         """Return once no statement is under way. Its callers may have gone before."""
         for lane in (self._lookups, self._claims, self._endings):
-            await lane.ended()
+            await lane.wait_for_end()
 
     async def forget(self, before: datetime, *, doubtful: bool) -> int:
         """Forget messages, a page after the other, and return their number."""

@@ -228,9 +228,9 @@ class SmsQueue:
 
     async def _perform(self, operation: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Perform an operation, which goes on even if its caller is cancelled."""
-        return await self._journal.start(partial(self._explained, operation))
+        return await self._journal.start(partial(self._await, operation))
 
-    async def _explained(self, operation: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    async def _await(self, operation: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         try:
             return await operation()
         except psycopg.Error as error:

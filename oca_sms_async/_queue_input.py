@@ -28,9 +28,8 @@ def check(
     check_key(key)
     if key is None:
         raise InvalidMessageError("key is needed: a queue knows each message by its key")
-    for name, text in (("key", key), ("message", message)):
-        if "\0" in text or not _is_unicode(text):
-            raise InvalidMessageError(f"{name} holds a character that PostgreSQL cannot keep")
+    if "\0" in key or not _is_unicode(key):
+        raise InvalidMessageError("key holds a character that PostgreSQL cannot keep")
     find_deadline(expires_at=expires_at)  # it may have passed: then the worker notes the message as failed
     return Checked(number, message, key, expires_at, Priority(priority))
 

@@ -7,8 +7,9 @@ from typing import Final
 
 from oca_sms_async._errors import LimiterUnavailableError
 from oca_sms_async._fallback import Fallback
-from oca_sms_async._limiter import ROUNDING, BucketState, LimiterStatistics, RateLimiter, StartGate, check_pause
+from oca_sms_async._limiter import ROUNDING, BucketState, LimiterStatistics, RateLimiter, check_pause
 from oca_sms_async._reservation_store import Asked, Questions, ReservationStore, Reserver
+from oca_sms_async._start_gate import StartGate
 from oca_sms_async._waiting import Priority, PriorityWaitQueue
 
 _FOR_EVER: Final = 1e9  # seconds
@@ -49,8 +50,7 @@ class ReservedTokenBucket:
         self._gate = StartGate(rate, capacity)
         self._reserved = list[float]()  # times of the loop, in order
         self._look_at = -math.inf
-        self._granted = 0
-        self._refused = 0
+        self._granted = self._refused = 0
         self._closed = False
 
     async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
@@ -225,9 +225,8 @@ class ReservedTokenBucket:
 
     def _on_look(self, task: Asked) -> None:
         self._looking.discard(task)
-        # A look that fails changes nothing: the reservation is still there.
         if task.cancelled() or task.exception() is not None:
-            return
+            return  # this changes nothing: the reservation is still there
         taken, at = task.result()
         if taken:
             self._reserved = [at]  # the later ones were of a clock that is no more

@@ -25,7 +25,7 @@ from oca_sms_async import (
     Sms,
     SqliteJournal,
     Unlimited,
-    _dispatch,
+    _guarded_limiter,
 )
 
 
@@ -217,7 +217,7 @@ async def test_an_exception_from_elsewhere_is_an_error_that_answers(monkeypatch:
     def fail(*_: object, **__: object) -> None:
         raise foreign
 
-    monkeypatch.setattr(_dispatch, "log", fail)
+    monkeypatch.setattr(_guarded_limiter, "log", fail)
     client = client_of(Gateway(refuse(503, 9)))
     with pytest.raises(DeliveryUnknownError, match="StoreError") as caught:
         await client.send(PHONE, TEXT)

@@ -157,7 +157,7 @@ async def test_the_end_of_a_lane_is_that_of_its_statements() -> None:
     lane: Lane[int, int] = Lane(statements.perform, timeout=0.01, late=lambda: LateError("late"))
     with pytest.raises(LateError):
         await lane.call(NAMES, b"1", 1)
-    ending = asyncio.create_task(lane.ended())
+    ending = asyncio.create_task(lane.wait_for_end())
     await turns()
     assert not ending.done()
     statements.released.set()

@@ -96,7 +96,7 @@ async def test_an_outcome_is_stored_even_if_its_sender_is_cancelled(database: st
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
-            await journal._operations.ended()
+            await journal._operations.wait_for_end()
         assert await journal.lookup("key") == SENT
 
 
@@ -108,7 +108,7 @@ async def test_an_error_that_nobody_waits_for_is_not_logged(database: str, caplo
         await journal.begin_run()
         execute(database, "DROP TABLE oca_sms_message")
         journal.lookup_next(None, NUMBER, "text")
-        await journal._operations.ended()
+        await journal._operations.wait_for_end()
     gc.collect()
     assert caplog.records == []
 

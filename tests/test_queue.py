@@ -130,7 +130,7 @@ async def test_a_sent_key_and_a_doubtful_one_are_known(queue: SmsQueue) -> None:
         ("021 5551234", "text", "key", "mobile"),
         (NUMBER, " ", "key", "message"),
         (NUMBER, "text", "", "key"),
-        (NUMBER, "te\0xt", "key", "PostgreSQL cannot keep"),
+        (NUMBER, "te\0xt", "key", "NUL"),
         (NUMBER, "text", "k\0", "PostgreSQL cannot keep"),
         (NUMBER, "text", "\ud800", "PostgreSQL cannot keep"),
     ],

@@ -14,7 +14,7 @@ from virtual_time import in_virtual_time, run
 from oca_sms_async import AsyncOcaSms, ExpiredError, JournalError, Priority, TokenBucket
 from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._deadline import Deadline
-from oca_sms_async._limiter import LATE, StartGate
+from oca_sms_async._start_gate import LATE, StartGate
 
 PHONE, TEXT = "+6281234567890", "Acme: 482913 is your code"
 RECEIPT = {"status": "sent", "msg_uid": "d3a925"}

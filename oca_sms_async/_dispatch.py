@@ -177,7 +177,7 @@ class Dispatcher:
                 deadline=options.until,
                 max_body=request.max_body,
                 under_way=self._under_way,
-                gate=partial(self._start, options) if self._limiter.has_start else None,
+                gate=partial(self._limiter.start, partial(self._token, options)) if self._limiter.has_start else None,
             )
         finally:
             call.left_wire()
@@ -190,15 +190,10 @@ class Dispatcher:
         elif call.is_cut and call.last_error is not None:
             raise call.last_error  # cut while it waited in a limiter that does not let itself be cancelled
         if self._limiter.has_start:
-            await self._start(options)
+            await self._limiter.start(partial(self._token, options))
         self.check_open()
         if options.deadline is not None and options.deadline.has_passed():
             raise ExpiredError("the message expired before its request was started")
-
-    async def _start(self, options: CallOptions) -> None:
-        """Take another token where a stall since the last one has made the request late, as the limiter says."""
-        while not await self._limiter.start():
-            await self._token(options)
 
     def _reason_closed(self) -> str:
         if self._closed:

@@ -34,11 +34,12 @@ class GuardedLimiter:
         except Exception as error:  # noqa: BLE001 - see above
             raise _explain(error) from scrub(error, outer)
 
-    async def start(self) -> bool:
-        """Return True when a request with a token may start; False if a stall has made it too late."""
+    async def start(self, take_another: Callable[[], Awaitable[None]]) -> None:
+        """Return when a request with a token may start; one that a stall has made too late takes another token."""
         outer = sys.exception()
         try:
-            return self._start is None or await self._start() is not False
+            while self._start is not None and await self._start() is False:
+                await take_another()
         except _KNOWN:
             raise
         except Exception as error:  # noqa: BLE001 - see above

@@ -18,8 +18,11 @@ from oca_sms_async.sandbox import Sandbox
 if sys.platform != "win32":  # where uvloop does not run
     import uvloop
 
-if hasattr(signal, "SIGHUP"):  # `nohup` and some CI runners ignore it, and each process of a test would inherit that
+# `nohup` and some CI runners ignore SIGHUP, a shell's background jobs SIGINT. Each process of a test would inherit that.
+if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The first text that Hypothesis draws on a fresh machine takes a second, for its table of characters. That says nothing
 # about a test's strategies.

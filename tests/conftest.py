@@ -18,7 +18,7 @@ from oca_sms_async.sandbox import Sandbox
 if sys.platform != "win32":  # where uvloop does not run
     import uvloop
 
-# `nohup` and some CI runners ignore SIGHUP, a shell's background jobs SIGINT. Each process of a test would inherit that.
+# `nohup` and some CI runners ignore SIGHUP, and background jobs of a shell SIGINT. All processes of a test inherit it.
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -1,8 +1,9 @@
-"""The queue beside Procrastinate alone: puts a second, messages a second, and the time from a put to the first byte.
+"""The queue beside Procrastinate alone and Celery: puts and messages a second, and the time from a put to its send.
 
 The gateway answers at once within each worker, and there is no rate limit. Procrastinate alone runs a task that does
-nothing, which is the limit of all that is built on it. PostgreSQL is on this machine with fsync on. An OTP is put into
-an empty queue, and into one in which bulk messages wait while a worker sends them.
+nothing, which is the limit of all that is built on it. Celery's task does nothing either; its jobs are in Redis, in
+memory. PostgreSQL is on this machine with fsync on. An OTP is put into an empty queue, and into one in which bulk
+messages wait while a worker sends them.
 
 This file is not called `queue.py`: that name would hide Python's own module from all benchmarks of this folder.
 """
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import celery_beside
 import psycopg
 from procrastinate import App, PsycopgConnector
 from table import show
@@ -28,6 +30,7 @@ from oca_sms_async.queue import SmsQueue
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from in_memory import Gateway, client_of
 from postgres_server import PostgresServer, execute, serving
+from redis_server import serving as serving_redis
 
 PUTS: Final = 20_000
 BATCH: Final = 1000
@@ -168,12 +171,12 @@ def main() -> None:
     """Measure all, one after the other."""
     rows: list[list[object]] = []
     logging.disable()
-    with serving() as server:
+    with serving() as server, serving_redis() as broker:
         for statement in ("ALTER SYSTEM SET fsync = on", "SELECT pg_reload_conf()"):  # the tests do without
             execute(server.url, statement)
 
         ours, alone = compare(server, lambda _, database, put: PUTS / asyncio.run(put(database, PUTS)))
-        rows.append(["puts a second", ours, alone, ours / alone])
+        rows.append(["puts a second", ours, alone, ours / alone, celery_beside.put(broker.url, PUTS)])
         for count in WORKERS:
 
             def measure(program: str, database: str, put: Any, count: int = count) -> float:
@@ -181,12 +184,13 @@ def main() -> None:
                 return measure_workers(program, database, count)
 
             ours, alone = compare(server, measure)
-            rows.append([f"messages a second, {count} workers", ours, alone, ours / alone])
+            beside = celery_beside.work(broker.url, MESSAGES, count)
+            rows.append([f"messages a second, {count} workers", ours, alone, ours / alone, beside])
         for waiting in WAITING:
             median, p99 = asyncio.run(measure_otps(server.create_database(), waiting))
-            rows.append([f"put to first byte, ms, median, {waiting} waiting", median, None, None])
-            rows.append([f"put to first byte, ms, p99, {waiting} waiting", p99, None, None])
-    columns = ["measured", "SmsQueue", "Procrastinate alone", "ratio"]
+            rows.append([f"put to first byte, ms, median, {waiting} waiting", median, None, None, None])
+            rows.append([f"put to first byte, ms, p99, {waiting} waiting", p99, None, None, None])
+    columns = ["measured", "SmsQueue", "Procrastinate alone", "ratio", "Celery, Redis"]
     show(__doc__.splitlines()[0] if __doc__ else "", columns, rows)
 
 

@@ -595,18 +595,23 @@ def test_options_reach_the_client(
     expected: tuple[float, bool, int],
 ) -> None:
     """Rate, retries and concurrency reach the client that sends."""
-    seen = []
-    original = AsyncOcaSms.bulk
+    seen: dict[str, Any] = {}
 
-    def spy(self: AsyncOcaSms, *given: Any, **options: Any) -> Any:
-        limiter: Any = self._dispatcher._limiter
-        seen.append((limiter.rate, self._dispatcher._policy, options["concurrency"]))
-        return original(self, *given, **options)
+    def spy_on(name: str) -> None:
+        original = getattr(AsyncOcaSms, name)
 
-    monkeypatch.setattr(AsyncOcaSms, "bulk", spy)
+        def spy(self: AsyncOcaSms, *given: Any, **options: Any) -> Any:
+            seen.update(options)
+            return original(self, *given, **options)
+
+        monkeypatch.setattr(AsyncOcaSms, name, spy)
+
+    spy_on("__init__")
+    spy_on("bulk")
     assert bulk(write_campaign(tmp_path / "rows.csv", 40), *arguments).status == 0
     rate, retry_unsent, concurrency = expected
-    assert seen == [(rate, RetryPolicy(retry_unsent=retry_unsent), concurrency)]
+    assert (seen["limiter"].rate, seen["concurrency"]) == (rate, concurrency)
+    assert seen["retry"] == RetryPolicy(retry_unsent=retry_unsent)
 
 
 def test_rate_is_22_unless_told_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

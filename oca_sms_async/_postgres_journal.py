@@ -108,10 +108,15 @@ class PostgresJournal:
         if self._in_use == os.getpid():
             raise JournalError(self._sentence(_USED))
         self._in_use, self._run = os.getpid(), None
+        beginning = self._operations.spawn(self._begin_run)
         try:
-            self._run = await self._operations.spawn(self._begin_run)
+            self._run = await beginning
         except BaseException:
-            self._in_use = None
+            try:
+                if beginning.done() and not beginning.cancelled() and beginning.exception() is None:
+                    await self._operations.start(beginning.result().end)  # cancelled in the very step of the answer
+            finally:
+                self._in_use = None
             raise
         if self._run.doubtful:
             log("journal.doubtful", journal=self.name, doubtful=self._run.doubtful)

@@ -119,6 +119,28 @@ async def test_a_begin_that_is_cancelled_gives_the_name_back(database: str, jour
     await journal.aclose()
 
 
+async def test_a_begin_that_is_cancelled_as_it_succeeds_gives_the_name_back(
+    database: str, journal: LastingJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name was taken, and its caller never hears of it."""
+    spawn = journal._operations.spawn
+
+    def spawn_and_cancel(*call: Any) -> asyncio.Task[Any]:
+        patch.undo()
+        task = spawn(*call)
+        task.add_done_callback(lambda _: beginning.cancel())
+        return task
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal._operations, "spawn", spawn_and_cancel)
+        beginning = asyncio.create_task(journal.begin_run())
+        await asyncio.wait({beginning})
+    assert beginning.cancelled()
+    assert execute(database, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+    await journal.begin_run()
+    await journal.aclose()
+
+
 # --- a run's calls --------------------------------------------------------------------------------------------------
 
 

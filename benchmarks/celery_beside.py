@@ -4,16 +4,14 @@ Each worker is one process (`--pool=solo`) with `acks_late`, so that a killed wo
 queue's messages are. Redis keeps everything in memory alone.
 """
 
-import contextlib
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import celery  # type: ignore[import-untyped] # it has no types
 import redis
+from workload import running
 
 _EDGE: Final = 0.1  # of the jobs, at both ends, that are not measured
 _WORKER: Final = """
@@ -51,7 +49,10 @@ def put(url: str, count: int) -> float:
 def work(url: str, count: int, workers: int) -> float:
     """Return how many of so many jobs a second the workers end, without the first and the last ones."""
     put(url, count)
-    with redis.Redis.from_url(url) as queue, _running(url, workers):
+    with (
+        redis.Redis.from_url(url) as queue,
+        running([sys.executable, "-c", _WORKER, url, str(Path(__file__).parent)], workers),
+    ):
 
         def passed(left: float) -> tuple[float, int]:
             while (length := int(str(queue.llen("celery")))) > left * count:
@@ -60,16 +61,3 @@ def work(url: str, count: int, workers: int) -> float:
 
         (began, many), (ended, few) = passed(1 - _EDGE), passed(_EDGE)
     return (many - few) / (ended - began)
-
-
-@contextlib.contextmanager
-def _running(url: str, count: int) -> Iterator[None]:
-    command = [sys.executable, "-c", _WORKER, url, str(Path(__file__).parent)]
-    workers = [subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.wait()

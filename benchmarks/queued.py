@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ import celery_beside
 import psycopg
 from procrastinate import App, PsycopgConnector
 from table import show
+from workload import running
 
 from oca_sms_async import Sms
 from oca_sms_async.queue import SmsQueue
@@ -105,24 +105,11 @@ async def put_alone(conninfo: str, count: int) -> float:
         return time.perf_counter() - began
 
 
-@contextlib.contextmanager
-def running(program: str, conninfo: str, count: int) -> Iterator[None]:
-    """Run so many worker processes for the length of a block."""
-    here = Path(__file__).parent
-    command = [sys.executable, "-c", program, conninfo, str(here.parent / "tests"), str(CONCURRENCY), str(here)]
-    workers = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.wait()
-
-
 def measure_workers(program: str, conninfo: str, count: int) -> float:
     """Return how many jobs a second the workers end, without the first and the last ones."""
-    with running(program, conninfo, count), psycopg.connect(conninfo, autocommit=True) as connection:
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", program, conninfo, str(here.parent / "tests"), str(CONCURRENCY), str(here)]
+    with running(command, count), psycopg.connect(conninfo, autocommit=True) as connection:
 
         def passed(left: float) -> tuple[float, int]:
             while True:

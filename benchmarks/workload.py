@@ -1,7 +1,9 @@
 """Parts that several benchmarks share: messages, a send that takes no time, a clock that jumps, and peak memory."""
 
 import asyncio
+import contextlib
 import resource
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from oca_sms_async._call import CallState
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import virtual_time
 
-__all__ = ["messages", "peak", "send", "virtual_time"]
+__all__ = ["messages", "peak", "running", "send", "virtual_time"]
 
 _STATUS = Path("/proc/self/status")
 
@@ -29,6 +31,19 @@ async def send(sms: Sms, call: CallState) -> SendReceipt:
     call.left_wire()
     await asyncio.sleep(0)
     return SendReceipt(sms.phone, "sent")
+
+
+@contextlib.contextmanager
+def running(command: list[str], count: int) -> Iterator[None]:
+    """Run so many processes of a command for the length of a block."""
+    workers = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.wait()
 
 
 def peak() -> float:

@@ -169,12 +169,19 @@ def serving(primary: PostgresServer | None = None) -> Iterator[PostgresServer]:
         server.remove()
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """The server of a whole session, which no test disturbs."""
+@contextlib.contextmanager
+def serving_with_tables() -> Iterator[PostgresServer]:
+    """Run a server whose database `with_tables` is a template with the library's tables."""
     with serving() as server:
         execute(server.url, "CREATE DATABASE with_tables")
         execute(server.database("with_tables"), SCHEMA)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """The server of a whole session, which no test disturbs."""
+    with serving_with_tables() as server:
         yield server
 
 
@@ -189,9 +196,7 @@ def database(postgres: PostgresServer) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def restless() -> Iterator[PostgresServer]:
     """A server that tests disturb."""
-    with serving() as started:
-        execute(started.url, "CREATE DATABASE with_tables")
-        execute(started.database("with_tables"), SCHEMA)
+    with serving_with_tables() as started:
         yield started
 
 

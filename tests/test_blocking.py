@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from command import wait_until
 from in_memory import PHONE, TEXT, Answer, Gateway, accept, ask, fail, hang, lose_answer, make_messages, refuse, respond
 from raw_gateway import Connection, RawGateway, receipt
 
@@ -65,14 +65,6 @@ def in_thread(call: Callable[[], Any]) -> Callable[[], Any]:
     result = pool.submit(call)
     pool.shutdown(wait=False)
     return functools.partial(result.result, timeout=60)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition of another thread is true, for a minute at most."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 class Signal:

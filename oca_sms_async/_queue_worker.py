@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import psycopg
 from attrs import frozen
+from procrastinate.worker import Worker
 
 from oca_sms_async._client import AsyncOcaSms
 from oca_sms_async._log import log
@@ -19,6 +20,7 @@ from oca_sms_async._queue_journal import QueueJournal
 from oca_sms_async._queue_store import QueueStore
 
 _PAUSES: Final = (0.5, 10.0)  # seconds between two tries to reach the database: the first pause, and the longest
+_HEARING: Final = 0.5  # seconds in which a task should hear of its cancellation
 _CLEANING: Final = 12  # recoveries between two looks for jobs that were cancelled by hand
 
 
@@ -60,6 +62,7 @@ class QueueWorker:
         self._concurrency = concurrency
         self._pace = pace
         self._stopping = asyncio.Event()
+        self._worker: Worker | None = None
 
     async def run(self) -> None:
         """Work until SIGTERM, or until cancelled. In both cases, requests on the wire end first."""
@@ -81,7 +84,7 @@ class QueueWorker:
             awaited: list[asyncio.Future[Any]] = [*tasks, delivery.closed]
             await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await asyncio.shield(asyncio.ensure_future(_end(delivery, tasks)))
+            await asyncio.shield(asyncio.ensure_future(self._end(delivery, *tasks)))
         for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 log("queue.interrupted", queue=self._queue, reason=type(error).__name__)
@@ -92,7 +95,8 @@ class QueueWorker:
         app = make_worker_app(self._conninfo)
         try:  # no `async with`: a worker that is stopped while its pool opens has to close it too
             await app.open_async()
-            await app.run_worker_async(
+            self._worker = Worker(
+                app,
                 queues=[self._queue],
                 concurrency=self._concurrency,
                 delete_jobs="always",
@@ -102,8 +106,29 @@ class QueueWorker:
                 update_heartbeat_interval=self._pace.heartbeat,
                 stalled_worker_timeout=self._pace.silence,
             )
+            await self._worker.run()  # type: ignore[no-untyped-call] # it has no types
         finally:
+            self._worker = None
             await app.close_async()
+
+    async def _end(self, delivery: Delivery, working: asyncio.Task[None], *others: asyncio.Task[None]) -> None:
+        """Let requests on the wire end, and give back all that waits.
+
+        Procrastinate takes no job once it is cancelled. On Python 3.11 `asyncio.wait_for` may lose a cancellation that
+        comes together with its result, and psycopg uses it. A second cancellation would cut the requests on the wire,
+        so the worker is asked to stop instead.
+        """
+        pending = {working, *others}
+        for task in pending:
+            task.cancel()
+        await asyncio.sleep(0)
+        delivery.stop()
+        while pending:
+            _, pending = await asyncio.wait(pending, timeout=_HEARING)
+            for task in pending - {working}:
+                task.cancel()
+            if self._worker is not None:
+                self._worker.stop()  # type: ignore[no-untyped-call] # as above
 
     async def _recover(self, delivery: Delivery) -> None:
         """Give back, again and again, the messages of dead workers, and those that this one has left behind."""
@@ -134,15 +159,6 @@ class QueueWorker:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
             pause = min(2 * pause, longest)
-
-
-async def _end(delivery: Delivery, tasks: list[asyncio.Task[None]]) -> None:
-    """Let requests on the wire end, and give back all that waits. Procrastinate takes no job once it is cancelled."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.sleep(0)
-    delivery.stop()
-    await asyncio.wait(tasks)
 
 
 @contextlib.contextmanager

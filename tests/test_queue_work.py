@@ -28,6 +28,7 @@ from oca_sms_async import (
     SendReceipt,
     Unlimited,
     UnsupportedError,
+    _queue_worker,
 )
 from oca_sms_async import _queue as queue_room
 from oca_sms_async._queue_app import LaterError
@@ -438,6 +439,31 @@ async def test_a_job_that_is_cancelled_by_hand_is_forgotten(queue: SmsQueue, que
         while execute(queue_database, "SELECT count(*) FROM oca_sms_queued") != [(0,)]:
             await asyncio.sleep(0.01)
     assert await queue.lookup("key") is None
+    assert gateway.texts == []
+
+
+async def test_a_cancellation_that_is_lost_stops_a_worker_all_the_same(
+    queue: SmsQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Python 3.11 `asyncio.wait_for` loses a cancellation that comes together with its result."""
+    register, registered = JobManager.register_worker, asyncio.Event()
+
+    async def lose_a_cancellation(self: JobManager) -> int:
+        worker = await register(self)
+        registered.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return worker
+
+    monkeypatch.setattr(JobManager, "register_worker", lose_a_cancellation)
+    monkeypatch.setattr(_queue_worker, "_HEARING", 0.01)
+    async with client_of(gateway := Gateway(), journal=queue.journal) as client:
+        work = asyncio.create_task(queue.work(client))
+        await asyncio.wait_for(registered.wait(), PATIENCE)
+        work.cancel()
+        done, _ = await asyncio.wait({work}, timeout=PATIENCE)
+    assert done == {work}
+    assert work.cancelled()
     assert gateway.texts == []
 
 

@@ -2,8 +2,12 @@
 
 import asyncio
 import json
+import os
+import sys
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -414,3 +418,49 @@ async def test_a_full_lookup_after_the_tables_were_made_anew(postgres: PostgresS
             await queue.put(NUMBER, "text", key="key")
         assert await queue.put(NUMBER, "text", key="key")
     postgres.drop_database(database)
+
+
+APP = """
+import os
+from oca_sms_async.queue import SmsQueue
+app = SmsQueue(os.environ["OCA_SMS_DATABASE"]).app
+"""
+DJANGO = """
+import os
+import django
+from django.conf import settings
+from psycopg.conninfo import conninfo_to_dict
+
+place = conninfo_to_dict(os.environ["OCA_SMS_DATABASE"])
+names = {"dbname": "NAME", "host": "HOST", "user": "USER", "port": "PORT", "password": "PASSWORD"}
+database = {"ENGINE": "django.db.backends.postgresql", **{names[it]: place[it] for it in place}}
+settings.configure(INSTALLED_APPS=["procrastinate.contrib.django"], DATABASES={"default": database})
+django.setup()
+from procrastinate.contrib.django.models import ProcrastinateJob
+print([(job.queue_name, job.status) for job in ProcrastinateJob.objects.all()])
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (("-m", "procrastinate", "--app", "jobs.app", "healthchecks"), "DB connection: OK"),
+        (("-m", "procrastinate", "--app", "jobs.app", "shell", "list_jobs"), "on oca-sms - [todo]"),
+        (("-c", DJANGO), "[('oca-sms', 'todo')]"),
+    ],
+    ids=["command line", "shell", "Django"],
+)
+async def test_procrastinates_own_tools_work(
+    queue: SmsQueue, queue_database: str, tmp_path: Path, arguments: tuple[str, ...], answer: str
+) -> None:
+    """Its command line, its shell and its Django integration see the queue's jobs."""
+    await queue.put(NUMBER, "text", key="key")
+    (tmp_path / "jobs.py").write_text(APP)
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"OCA_SMS_DATABASE": queue_database, "PYTHONPATH": paths}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *arguments), env=environment, cwd=tmp_path, stdout=PIPE, stderr=STDOUT
+    )
+    output, _ = await process.communicate()
+    assert answer in output.decode()
+    assert process.returncode == 0

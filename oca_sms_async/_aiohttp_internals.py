@@ -73,9 +73,11 @@ class _Connector(aiohttp.TCPConnector):
     async def connect(self, req: aiohttp.ClientRequest, *arguments: Any, **options: Any) -> Any:
         """Return a connection for this request: a kept one that is silent, or a new one."""
         steps = STEPS.get()
-        await steps.report("connection.connect_tcp.started")
         try:
-            connection = await self._connect(req, *arguments, **options)
+            connection: Any = await super().connect(req, *arguments, **options)
+            while not self._is_usable(connection):
+                connection.close()
+                connection = await super().connect(req, *arguments, **options)
         except BaseException as error:
             steps.failure = error
             await steps.report("connection.connect_tcp.failed", exception=error)
@@ -87,13 +89,11 @@ class _Connector(aiohttp.TCPConnector):
             raise
         return connection
 
-    async def _connect(self, *arguments: Any, **options: Any) -> Any:
-        while True:
-            connection: Any = await super().connect(*arguments, **options)
-            if connection.protocol not in self._used or (self.reuses and _is_silent(connection)):
-                self._used.add(connection.protocol)
-                return connection
-            connection.close()
+    def _is_usable(self, connection: Any) -> bool:
+        if connection.protocol in self._used:
+            return self.reuses and _is_silent(connection)
+        self._used.add(connection.protocol)
+        return True
 
 
 def _is_silent(connection: Any) -> bool:

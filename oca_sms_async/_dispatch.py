@@ -142,7 +142,7 @@ class Dispatcher:
         since = clock()
         self.check_open()  # it may have been closed while this waited for its slot
         try:
-            async with self._waits.endable():
+            with self._waits.endable():
                 await self._limiter.acquire(options.priority, options.until)
         except WaitEndedError:
             self.check_open()
@@ -152,7 +152,7 @@ class Dispatcher:
 
     async def _back_off(self, seconds: float) -> None:
         try:
-            async with self._waits.endable():
+            with self._waits.endable():
                 await asyncio.sleep(seconds)
         except WaitEndedError:
             self.check_open()

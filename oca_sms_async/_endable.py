@@ -56,7 +56,7 @@ class _EndableWait:
             self._ended = True
             self._task.cancel()
 
-    async def __aenter__(self) -> None:
+    def __enter__(self) -> None:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a wait must run in a task")
@@ -64,7 +64,7 @@ class _EndableWait:
         self._cancelling = task.cancelling()
         self._waits.add(self)
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._waits.discard(self)
         # Others may have cancelled the task too, and their cancellation goes on.
         if self._ended and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:

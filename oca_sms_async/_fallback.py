@@ -84,7 +84,7 @@ class Fallback:
         if deadline is not None and deadline > self._until:
             deadline = None  # this wait ends earlier, and the server's reservation decides
         try:
-            async with self._waits.endable():
+            with self._waits.endable():
                 await self._limiter.acquire(priority=priority, deadline=deadline)
         except WaitEndedError:
             return False

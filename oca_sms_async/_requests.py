@@ -30,12 +30,12 @@ class HttpRequests:
 
     def make(self, request: Request[Any]) -> httpx.Request:
         """Return a request whose headers are complete already; httpx would put them together anew each time."""
-        headers = httpx.Headers(self._headers(None if request.body is None else len(request.body)))
-        for name, value in self._api.headers().items():
-            headers[name] = value
+        headers = self._headers(None if request.body is None else len(request.body))
         http = httpx.Request(
             request.method, self.url(request.path), headers=headers, stream=httpx.ByteStream(request.body or b"")
         )
+        for name, value in self._api.headers().items():
+            http.headers[name] = value
         http.read()  # else its content could not be looked at
         return http
 

@@ -58,12 +58,11 @@ async def exchange(
     trace = Trace(None if gate is None else functools.partial(_pause, timeout, until, deadline, gate))
     request.extensions["trace"] = trace
     request.extensions[IS_LATE] = functools.partial(_is_late, timeout, _count_cancellations())
-    with _Verdict(client, request, trace, timeout, deadline):
-        async with timeout, _UnderWay(under_way, timeout, trace):
-            response = await client.send(request, stream=True, auth=None, follow_redirects=False)
-            trace.sent = True
-            async with aclosing(response):
-                body = await _read(response, max_body)
+    async with _Verdict(client, request, trace, timeout, deadline, under_way), timeout:
+        response = await client.send(request, stream=True, auth=None, follow_redirects=False)
+        trace.sent = True
+        async with aclosing(response):
+            body = await _read(response, max_body)
     return Reply(response.status_code, response.headers, body)
 
 
@@ -88,27 +87,13 @@ async def _pause(bound: asyncio.Timeout, until: float, deadline: float | None, g
         bound.reschedule(until if deadline is None else min(until, deadline))
 
 
-class _UnderWay:
-    """An async context manager that keeps a request's time-out where closing the client finds it."""
-
-    def __init__(self, under_way: UnderWay, timeout: asyncio.Timeout, trace: Trace) -> None:
-        self._under_way = under_way
-        self._timeout = timeout
-        self._trace = trace
-
-    async def __aenter__(self) -> None:
-        self._under_way[self._timeout] = asyncio.get_running_loop()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        del self._under_way[self._timeout]
-        if error is not None:
-            await self._trace.close_half_open()
-
-
 class _Verdict:
-    """A context manager that turns an exception of a request into the error that says whether it left."""
+    """An async context manager that turns an exception of a request into the error that says whether it left.
+
+    Meanwhile it keeps the request's time-out where closing the client finds it.
+    """
+
+    __slots__ = ("_client", "_deadline", "_outer", "_request", "_timeout", "_trace", "_under_way")
 
     def __init__(
         self,
@@ -117,20 +102,26 @@ class _Verdict:
         trace: Trace,
         timeout: asyncio.Timeout,
         deadline: float | None,
+        under_way: UnderWay,
     ) -> None:
         self._client = client
         self._request = request
         self._trace = trace
         self._timeout = timeout
         self._deadline = deadline
+        self._under_way = under_way
         self._outer = sys.exception()
 
-    def __enter__(self) -> None:
-        pass
+    async def __aenter__(self) -> None:
+        self._under_way[self._timeout] = asyncio.get_running_loop()
 
-    def __exit__(
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        del self._under_way[self._timeout]
+        if error is None:
+            return
+        await self._trace.close_half_open()
         if not isinstance(error, Exception):
             return
         unsent = self._trace.is_cause(error) or self._is_exact(error)

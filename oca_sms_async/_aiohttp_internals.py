@@ -6,7 +6,6 @@ logs `transport.guard_lost` once in a process.
 
 import select
 import ssl
-import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, Final
@@ -37,6 +36,7 @@ class Steps:
                 raise
 
 
+_HAS_SERVED: Final = "oca_sms_has_served"  # an attribute of aiohttp's protocol
 STEPS: Final = ContextVar[Steps]("oca_sms_steps")  # of the request that this task sends
 
 
@@ -67,8 +67,6 @@ class _Connector(aiohttp.TCPConnector):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.reuses = True
-        # The protocols that have served a request. On a new connection an early answer is no reason to close it.
-        self._used = weakref.WeakSet[Any]()
 
     async def connect(self, req: aiohttp.ClientRequest, *arguments: Any, **options: Any) -> Any:
         """Return a connection for this request: a kept one that is silent, or a new one."""
@@ -90,9 +88,10 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
     def _is_usable(self, connection: Any) -> bool:
-        if connection.protocol in self._used:
+        """Tell whether a connection may serve; on a new one, an early answer is no reason to close it."""
+        if hasattr(connection.protocol, _HAS_SERVED):
             return self.reuses and _is_silent(connection)
-        self._used.add(connection.protocol)
+        setattr(connection.protocol, _HAS_SERVED, True)
         return True
 
 

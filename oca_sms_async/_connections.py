@@ -181,10 +181,16 @@ class _Lease(httpx.AsyncByteStream):
         self._stream = cast(httpx.AsyncByteStream, stream)  # an asynchronous transport has no other
         self._whole = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._stream:
-            yield chunk
-        self._whole = True
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._chunks = aiter(self._stream)
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._chunks)
+        except StopAsyncIteration:
+            self._whole = True
+            raise
 
     async def aclose(self) -> None:
         reusable = False

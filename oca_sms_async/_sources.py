@@ -1,5 +1,6 @@
 """The source of a bulk: any iterable or asynchronous iterable of `Sms`, pulled one by one."""
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Final
 
@@ -18,15 +19,18 @@ class MessageSource:
             self._asynchronous = aiter(messages)
         else:
             self._iterator = iter(messages)
+        self._one_at_a_time = asyncio.Lock()  # an asynchronous generator must not be asked twice at once
         self._ended = False
 
     async def pull(self) -> Sms | None:
         """Return the next message, or `None` after the last. Raises `TypeError` for a value that is no `Sms`."""
-        if self._ended:  # not every iterator repeats its end: one over a queue would wait for ever
-            return None
-        source = self._asynchronous
-        sms = next(self._iterator, _END) if source is None else await anext(source, _END)
-        if sms is _END:
+        if self._asynchronous is None:
+            return self._check(_END if self._ended else next(self._iterator, _END))
+        async with self._one_at_a_time:
+            return self._check(_END if self._ended else await anext(self._asynchronous, _END))
+
+    def _check(self, sms: object) -> Sms | None:
+        if sms is _END:  # not every iterator repeats its end: one over a queue would wait for ever
             self._ended = True
             return None
         if not isinstance(sms, Sms):

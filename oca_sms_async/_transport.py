@@ -58,7 +58,7 @@ async def exchange(
     trace = Trace(None if gate is None else functools.partial(_pause, timeout, until, deadline, gate))
     request.extensions["trace"] = trace
     request.extensions[IS_LATE] = functools.partial(_is_late, timeout, _count_cancellations())
-    async with _Verdict(client, request, trace, timeout, deadline, under_way), timeout:
+    async with _Verdict(client, request, trace, timeout, deadline=deadline, under_way=under_way), timeout:
         response = await client.send(request, stream=True, auth=None, follow_redirects=False)
         trace.sent = True
         async with aclosing(response):
@@ -101,6 +101,7 @@ class _Verdict:
         request: httpx.Request,
         trace: Trace,
         timeout: asyncio.Timeout,
+        *,
         deadline: float | None,
         under_way: UnderWay,
     ) -> None:

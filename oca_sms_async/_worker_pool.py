@@ -36,7 +36,6 @@ class WorkerPool:
         self._source = MessageSource(messages)
         self._concurrency = concurrency
         self._room = asyncio.Semaphore(2 * concurrency)
-        self._one_at_a_time = asyncio.Lock()
         self._workers: list[Worker] = []
         self._tasks = set[asyncio.Task[None]]()
         self._outcomes = asyncio.Queue[tuple[int, Outcome] | None]()
@@ -77,18 +76,18 @@ class WorkerPool:
     async def pull(self) -> Pulled | None:
         """Return the next message, or `None` after the last one."""
         await self._room.acquire()
-        async with self._one_at_a_time:  # an asynchronous generator must not be asked twice at once
-            try:
-                sms = await self._source.pull()
-            except asyncio.CancelledError as cancelled:
-                if is_task_cancelled():
-                    raise
-                raise RuntimeError("the messages' iterator was cancelled from within") from cancelled
-            if sms is None:
-                return None
-            self.pulled += 1
-            # Looked up in input order, so that every run tells equal messages apart in the same way.
-            return Pulled(self.pulled - 1, sms, None if self.journal is None else self.journal.lookup(sms))
+        try:
+            sms = await self._source.pull()
+        except asyncio.CancelledError as cancelled:
+            if is_task_cancelled():
+                raise
+            raise RuntimeError("the messages' iterator was cancelled from within") from cancelled
+        if sms is None:
+            return None
+        self.pulled += 1
+        # Looked up in input order, so that every run tells equal messages apart in the same way: no other task has run
+        # since the message was pulled.
+        return Pulled(self.pulled - 1, sms, None if self.journal is None else self.journal.lookup(sms))
 
     def stop(self, reason: OcaSmsError | None = None) -> None:
         """Start nothing new: cancel workers that pull, wait or back off, and let requests on the wire finish."""

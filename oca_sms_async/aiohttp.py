@@ -198,21 +198,25 @@ class _Transport(AiohttpTransport, ExactConnectErrors):
 
 
 class _Stream(httpx.AsyncByteStream):
-    """An answer's body, whose errors are httpx's."""
+    """An answer's body, whose errors are httpx's. It is its own iterator: a loop keeps a list of all generators."""
 
     def __init__(self, response: aiohttp.ClientResponse, request: httpx.Request) -> None:
         self._response = response
         self._request = request
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        broken: httpx.ReadError | None = None
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            while chunk := await self._response.content.readany():
-                yield chunk
+            chunk = await self._response.content.readany()
         except Exception as error:  # noqa: BLE001 - as above
             broken = httpx.ReadError(type(error).__name__, request=self._request)
-        if broken is not None:
-            raise broken  # here, for the same reason as above
+        else:
+            if chunk:
+                return chunk
+            raise StopAsyncIteration
+        raise broken  # here, for the same reason as above
 
     async def aclose(self) -> None:
         self._response.release()  # a connection whose answer was not read to its end is closed

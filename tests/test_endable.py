@@ -28,7 +28,7 @@ class Waiters:
     async def send(self, number: int) -> None:
         """Wait for a token."""
         try:
-            async with self.waits.endable():
+            with self.waits.endable():
                 await self._limiter.acquire(priority=Priority.BULK)
         except WaitEndedError:
             self.ended.append(number)
@@ -75,15 +75,14 @@ async def test_waits_may_be_ended_in_any_cycle_and_again() -> None:
 async def test_a_time_out_within_an_endable_wait_stays_one() -> None:
     """A refusal by the limiter, the caller's own time-out and a cancellation are no ends from outside."""
     waits = EndableWaits()
+    with pytest.raises(TimeoutError), waits.endable():
+        raise TimeoutError
     with pytest.raises(TimeoutError):
-        async with waits.endable():
-            raise TimeoutError
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(1), waits.endable():
-            await asyncio.sleep(5)
-    with pytest.raises(KeyError):
-        async with waits.endable():
-            raise KeyError
+        async with asyncio.timeout(1):
+            with waits.endable():
+                await asyncio.sleep(5)
+    with pytest.raises(KeyError), waits.endable():
+        raise KeyError
     waits.end()
     await asyncio.sleep(1)
 
@@ -94,7 +93,7 @@ async def test_another_error_of_an_ended_wait_passes() -> None:
     waits = EndableWaits()
 
     async def wait() -> None:
-        async with waits.endable():
+        with waits.endable():
             try:
                 await asyncio.sleep(1000)
             except asyncio.CancelledError:
@@ -131,9 +130,8 @@ async def test_an_ended_wait_leaves_no_cancellation_behind() -> None:
     waits = EndableWaits()
 
     async def work() -> None:
-        with pytest.raises(WaitEndedError):
-            async with waits.endable():
-                await asyncio.sleep(1000)
+        with pytest.raises(WaitEndedError), waits.endable():
+            await asyncio.sleep(1000)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1):
                 await asyncio.sleep(1000)

@@ -4,7 +4,6 @@ Each guard says what is lost when a name moves. It then does the safe thing, a n
 logs `transport.guard_lost` once in a process.
 """
 
-import select
 import ssl
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -13,6 +12,7 @@ from typing import Any, Final
 import aiohttp
 
 from oca_sms_async._httpx_internals import report_lost
+from oca_sms_async._sockets import is_readable
 
 
 class Steps:
@@ -104,19 +104,7 @@ def _is_silent(connection: Any) -> bool:
     try:
         if connection.protocol.should_close or connection.transport is None:
             return False
-        return not _is_readable(connection.transport.get_extra_info("socket"))
+        return not is_readable(connection.transport.get_extra_info("socket"))
     except AttributeError:
         report_lost("unread bytes of aiohttp")
         return False
-
-
-def _is_readable(sock: Any) -> bool:
-    """Tell whether the system holds bytes or the end of a connection that the loop has not read yet."""
-    number = sock.fileno()
-    if number < 0:
-        return True
-    if not hasattr(select, "poll"):  # Windows
-        return bool(select.select([number], [], [], 0)[0])
-    poll = select.poll()  # select() itself takes no number above 1,023
-    poll.register(number, select.POLLIN)
-    return bool(poll.poll(0))

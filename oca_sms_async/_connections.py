@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import os
 import ssl
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Final, cast
 
 import httpx
 
-from oca_sms_async._httpx_internals import end_in_time, is_silent
+from oca_sms_async._httpx_internals import connect_by, end_in_time, is_silent
 from oca_sms_async._proxies import EnvironmentProxies
 from oca_sms_async._tls import tls_context
 
@@ -55,6 +56,10 @@ class Connections(ExactConnectErrors):
         # Plain http reads no certificates, so an empty context saves the 40 ms of loading them.
         tls = url.scheme == "https" or self._proxy is not None
         self._ssl_context = tls_context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Imported with the first client: httpcore would make up a third of the package's import time.
+        from oca_sms_async._network import Network  # noqa: PLC0415 - see above
+
+        self._network = Network()
         self._idle = deque[tuple[httpx.AsyncHTTPTransport, float]]()
         self._busy = set[httpx.AsyncHTTPTransport]()
         self._closing = set[asyncio.Task[None]]()
@@ -86,7 +91,7 @@ class Connections(ExactConnectErrors):
         except BaseException:
             self.give_back(connection, reusable=False)
             raise
-        response.stream = _Lease(self, connection, response.stream)
+        response.stream = _Lease(self, connection, response)
         if response.has_redirect_location:
             # No redirect is followed. httpx would still build its request, and fail on a URL that cannot be read.
             del response.headers["location"]
@@ -150,6 +155,7 @@ class Connections(ExactConnectErrors):
             proxy=self._proxy,
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE),
         )
+        connect_by(transport, self._network)
         end_in_time(transport)
         return transport
 
@@ -175,10 +181,13 @@ async def _close_quietly(connection: httpx.AsyncHTTPTransport) -> None:
 class _Lease(httpx.AsyncByteStream):
     """The body of an answer. Closing it gives the connection back, for reuse only if the body was read to its end."""
 
-    def __init__(self, connections: Connections, connection: httpx.AsyncHTTPTransport, stream: object) -> None:
+    def __init__(
+        self, connections: Connections, connection: httpx.AsyncHTTPTransport, response: httpx.Response
+    ) -> None:
         self._connections = connections
         self._connection = connection
-        self._stream = cast(httpx.AsyncByteStream, stream)  # an asynchronous transport has no other
+        self._stream = cast(httpx.AsyncByteStream, response.stream)  # an asynchronous transport has no other
+        self._response = weakref.ref(response)
         self._whole = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -200,6 +209,10 @@ class _Lease(httpx.AsyncByteStream):
                 reusable = True
         finally:
             self._connections.give_back(self._connection, reusable=reusable)
+            if (response := self._response()) is not None:
+                # The client has put a stream round this one that holds the response. Only the garbage collector would
+                # end such a cycle: 38 objects of each request would wait for it.
+                response.stream = self
 
 
 class _NoCookies(httpx.Cookies):

@@ -76,6 +76,23 @@ def is_silent(transport: httpx.AsyncHTTPTransport) -> bool:
         return False
 
 
+def connect_by(transport: httpx.AsyncHTTPTransport, network: Any) -> None:
+    """Let a transport connect by this network of httpcore. When the name moves, it keeps its own, and is slow."""
+    pool: Any = getattr(transport, "_pool", None)
+    if hasattr(pool, "_network_backend"):
+        pool._network_backend = network  # noqa: SLF001 - httpx has no option for it
+    else:
+        report_lost("quick connections")
+
+
+def stream_within(connection: Any) -> Any:
+    """Return anyio's stream of a connection of httpcore, or `None` if it cannot be found: then it stays as it is."""
+    stream = getattr(connection, "_stream", None)
+    if stream is None:
+        report_lost("quick connections")
+    return stream
+
+
 def end_in_time(transport: httpx.AsyncHTTPTransport) -> None:
     """Let a late request of this transport end by a `TimeoutError`, beneath the tools that trace httpx.
 

@@ -71,6 +71,13 @@ async def test_waits_may_be_ended_in_any_cycle_and_again() -> None:
     assert waiters.served == [0, 3]
 
 
+async def wait_too_long(waits: EndableWaits) -> None:
+    """Wait beyond a time-out of the waiter's own."""
+    async with asyncio.timeout(1):
+        with waits.endable():
+            await asyncio.sleep(5)
+
+
 @in_virtual_time
 async def test_a_time_out_within_an_endable_wait_stays_one() -> None:
     """A refusal by the limiter, the caller's own time-out and a cancellation are no ends from outside."""
@@ -78,9 +85,7 @@ async def test_a_time_out_within_an_endable_wait_stays_one() -> None:
     with pytest.raises(TimeoutError), waits.endable():
         raise TimeoutError
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(1):
-            with waits.endable():
-                await asyncio.sleep(5)
+        await wait_too_long(waits)
     with pytest.raises(KeyError), waits.endable():
         raise KeyError
     waits.end()

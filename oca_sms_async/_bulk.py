@@ -1,5 +1,6 @@
 """One run of a bulk, as its caller sees it."""
 
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from operator import itemgetter
 from types import TracebackType
@@ -18,7 +19,7 @@ class BulkRun(AsyncIterator[Outcome]):
 
     Each message that was pulled has exactly one outcome. When the outcomes end, look at `stopped_by`: it is the error
     that stopped the run, or `None`. `ValueError` for a `concurrency` below 1, `TypeError` for messages that are not
-    iterable.
+    iterable. A bulk has no more workers than its client has `slots` for it: more would only wait for one another.
     """
 
     def __init__(
@@ -27,10 +28,12 @@ class BulkRun(AsyncIterator[Outcome]):
         messages: Iterable[Sms] | AsyncIterable[Sms],
         concurrency: int,
         journal: JournalRun | None = None,
+        *,
+        slots: int = sys.maxsize,
     ) -> None:
         if not (isinstance(concurrency, int) and concurrency >= 1):
             raise ValueError("concurrency must be a whole number of at least 1")
-        self._pool = WorkerPool(send, messages, concurrency, journal)
+        self._pool = WorkerPool(send, messages, min(concurrency, slots), journal)
         self._journal = journal
 
     def __repr__(self) -> str:

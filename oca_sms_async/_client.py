@@ -157,8 +157,9 @@ class AsyncOcaSms(Questions):
         """Return a context manager that sends while it is open; it hands out the run, which yields the outcomes as
         they come.
 
-        `concurrency` messages are under way at once, in the lane that lets interactive ones pass. At most twice as
-        many are pulled from `messages` whose outcome was not taken. Each pulled message has exactly one outcome.
+        `concurrency` messages, and at most 192, are under way at once, in the lane that lets interactive ones pass. At
+        most twice as many are pulled from `messages` whose outcome was not taken. Each pulled message has exactly one
+        outcome.
 
         The run stops by itself when the account is refused, a shared limiter or the journal is gone, no connection
         comes about, or `concurrency` messages in a row get no answer in time. Then `run.stopped_by` is the error, and
@@ -174,9 +175,8 @@ class AsyncOcaSms(Questions):
         `ValueError` for `resend_unknown` without one.
         """
         self._dispatcher.check_open()
-        return BulkRun(
-            self._sender.send_sms, messages, concurrency, self._journal_run(journal, resend_unknown=resend_unknown)
-        )
+        run = self._journal_run(journal, resend_unknown=resend_unknown)
+        return BulkRun(self._sender.send_sms, messages, concurrency, run, slots=self._dispatcher.bulk_slots)
 
     async def send_many(
         self,

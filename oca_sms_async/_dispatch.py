@@ -57,7 +57,9 @@ class Dispatcher:
         self._base_url = base_url
         self._limiter = GuardedLimiter(limiter)
         self._policy = policy
-        self._slots = PrioritySemaphore(MAX_IN_FLIGHT, kept=MAX_IN_FLIGHT // _KEPT)
+        kept = MAX_IN_FLIGHT // _KEPT
+        self._slots = PrioritySemaphore(MAX_IN_FLIGHT, kept=kept)
+        self.bulk_slots: Final = MAX_IN_FLIGHT - kept
         self.counts = Counts()
         self._owned = lent is None
         self._client = own_client(httpx.URL(base_url)) if lent is None else lent

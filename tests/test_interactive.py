@@ -16,12 +16,13 @@ SENDS = 400
 
 @in_virtual_time
 async def test_a_bulk_leaves_slots_for_interactive_sends() -> None:
-    """A bulk of 256 at once has 192 requests in flight, and 64 interactive sends start beside them at once."""
+    """A bulk of 256 at once has 192 requests in flight and none that waits; 64 interactive sends start at once."""
     gateway = Gateway(delay(5.0))
     client = client_of(gateway)
     bulk = asyncio.ensure_future(client.send_many(make_messages(256), concurrency=256))
     await asyncio.sleep(1)
     assert len(gateway.moments) == 192
+    assert client.statistics().waiting == 0
     sends = [asyncio.create_task(client.send(PHONE, TEXT)) for _ in range(64)]
     since = now()
     await asyncio.sleep(1)

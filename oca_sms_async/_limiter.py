@@ -188,13 +188,11 @@ class BucketState:
     def tokens_at(self, now: float) -> float:
         return min(self.capacity, self.tokens + max(0.0, now - self.as_of) * self.rate)
 
-    def has_token(self, now: float) -> bool:
-        return now >= self.paused_until and self.tokens_at(now) >= 1
-
     def take(self, now: float) -> bool:
-        if not self.has_token(now):
+        tokens = self.tokens_at(now)
+        if now < self.paused_until or tokens < 1:
             return False
-        self.tokens, self.as_of = self.tokens_at(now) - 1, now
+        self.tokens, self.as_of = tokens - 1, now
         return True
 
     def give_back(self, now: float) -> None:

@@ -7,7 +7,6 @@ import socket
 import ssl
 import sys
 import zlib
-from contextlib import aclosing
 from types import TracebackType
 from typing import Final, NamedTuple
 
@@ -61,8 +60,10 @@ async def exchange(
     async with _Verdict(client, request, trace, timeout, deadline=deadline, under_way=under_way), timeout:
         response = await client.send(request, stream=True, auth=None, follow_redirects=False)
         trace.sent = True
-        async with aclosing(response):
+        try:
             body = await _read(response, max_body)
+        finally:
+            await response.aclose()
     return Reply(response.status_code, response.headers, body)
 
 

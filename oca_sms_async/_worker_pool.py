@@ -1,6 +1,7 @@
 """The workers of one run, and all that they share: the messages, the stage, the outcomes."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterable, Iterable
 
 from oca_sms_async._errors import OcaSmsError
@@ -38,7 +39,9 @@ class WorkerPool:
         self._room = asyncio.Semaphore(2 * concurrency)
         self._workers: list[Worker] = []
         self._tasks = set[asyncio.Task[None]]()
-        self._outcomes = asyncio.Queue[tuple[int, Outcome] | None]()
+        self._outcomes = deque[tuple[int, Outcome]]()
+        self._news = asyncio.Event()  # there is an outcome, or the last worker has ended; a queue takes 3 µs more
+        self._ended = False
 
     @property
     def is_started(self) -> bool:
@@ -57,7 +60,8 @@ class WorkerPool:
             if not task.cancelled():
                 task.exception()  # retrieved: a Ctrl-C has come out of the loop already
             if not working:
-                self._outcomes.put_nowait(None)
+                self._ended = True
+                self._news.set()
 
         for worker in self._workers:
             task = asyncio.create_task(self._work(worker))
@@ -66,12 +70,13 @@ class WorkerPool:
 
     async def next_outcome(self) -> tuple[int, Outcome] | None:
         """Return the next outcome with its message's place in the input; `None` after the last one."""
-        numbered = await self._outcomes.get()
-        if numbered is None:
-            self._outcomes.put_nowait(None)  # for the next one that asks
-        else:
-            self._room.release()
-        return numbered
+        while not self._outcomes:
+            if self._ended:
+                return None
+            self._news.clear()
+            await self._news.wait()
+        self._room.release()
+        return self._outcomes.popleft()
 
     async def pull(self) -> Pulled | None:
         """Return the next message, or `None` after the last one."""
@@ -137,4 +142,5 @@ class WorkerPool:
         self.stop()
 
     def _hand_over(self, number: int, outcome: Outcome) -> None:
-        self._outcomes.put_nowait((number, outcome))
+        self._outcomes.append((number, outcome))
+        self._news.set()

@@ -55,7 +55,7 @@ class WatchedBucket(TokenBucket):
         self.fired += 1
         assert self.fired <= self.most_firings, "the loop spins"  # the timer is not set again, so the test ends
         # A timer may fire early by the resolution of the loop's clock; then it is set again.
-        token = self._state.has_token(now())
+        token = self._state.ready_at(now()) <= now()
         if token:
             self.wakes += 1
             self.before_wake()

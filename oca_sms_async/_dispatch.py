@@ -25,6 +25,7 @@ from oca_sms_async._requests import HttpRequests
 from oca_sms_async._retry import RetryPolicy, retry
 from oca_sms_async._scrub import scrub
 from oca_sms_async._statistics import Counts
+from oca_sms_async._trace import Gate
 from oca_sms_async._transport import Reply, UnderWay, exchange
 from oca_sms_async._waiting import PrioritySemaphore
 from oca_sms_async._wire import Api, Request
@@ -162,8 +163,9 @@ class Dispatcher:
 
     async def _exchange(self, request: Request[_T], options: CallOptions, call: CallState) -> Reply:
         """Send the request and return the reply, unless something has changed while it waited."""
+        gate = partial(self._limiter.start, partial(self._token, options)) if self._limiter.has_start else None
         try:
-            await self._prepare(options, call)
+            await self._prepare(options, call, gate)
             http = self._requests.make(request)
         except BaseException:
             self._limiter.give_back()
@@ -179,20 +181,20 @@ class Dispatcher:
                 deadline=options.until,
                 max_body=request.max_body,
                 under_way=self._under_way,
-                gate=partial(self._limiter.start, partial(self._token, options)) if self._limiter.has_start else None,
+                gate=gate,
             )
         finally:
             call.left_wire()
             self.counts.in_flight -= 1
 
-    async def _prepare(self, options: CallOptions, call: CallState) -> None:
+    async def _prepare(self, options: CallOptions, call: CallState, gate: Gate | None) -> None:
         """Return when the request may start. It must not if another send has its message, or its time is over."""
         if not call.attempts:
             await call.before_first_send()
         elif call.is_cut and call.last_error is not None:
             raise call.last_error  # cut while it waited in a limiter that does not let itself be cancelled
-        if self._limiter.has_start:
-            await self._limiter.start(partial(self._token, options))
+        if gate is not None:
+            await gate()
         self.check_open()
         if options.deadline is not None and options.deadline.has_passed():
             raise ExpiredError("the message expired before its request was started")

@@ -82,10 +82,10 @@ class Sender:
             number = self.normalize(phone)
             check_text(message)
             check_key(key)
-            options = CallOptions(priority, self._timeout, until, number)
-            send = partial(self._request, self._api.send(number, message), options)
+            options, request = CallOptions(priority, self._timeout, until, number), self._api.send(number, message)
             if key is None or self._keyed is None:
-                return await send(call)
+                return await self._request(request, options, call)
+            send = partial(self._request, request, options)
             return await self._keyed.send(key, number, message, deadline=options.until, send=send, call=call)
         except BaseException as error:
             end = error

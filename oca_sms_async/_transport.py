@@ -192,9 +192,11 @@ async def _read(response: httpx.Response, limit: int) -> bytes | None:
     """
     if response.is_stream_consumed:  # a hook of a lent client has read it, and httpx has kept it
         return response.content if len(response.content) <= limit else None
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if encoding in {"gzip", "x-gzip", "deflate"} else None
-    if unpack is None and encoding not in {"identity", ""}:
+    # Out of the raw headers: to look one up by its name takes httpx 4 µs.
+    encodings = [value for name, value in response.headers.raw if name.lower() == b"content-encoding"]
+    encoding = b", ".join(encodings).strip().lower()
+    unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if encoding in {b"gzip", b"x-gzip", b"deflate"} else None
+    if unpack is None and encoding not in {b"identity", b""}:
         return None
     body, received = bytearray(), 0
     async for chunk in response.stream:  # type: ignore[union-attr] # an AsyncClient's responses have an async stream

@@ -21,6 +21,7 @@ from oca_sms_async import (
     _aiohttp_internals,
     _connections,
     _httpx_internals,
+    _network,
 )
 from oca_sms_async._connections import ExactConnectErrors
 from oca_sms_async._httpx_internals import report_lost
@@ -152,6 +153,19 @@ async def test_without_the_transports_name_only_the_trace_proves(
             with pytest.raises(DeliveryUnknownError):
                 await client.send(PHONE, TEXT)
     assert lost_guards(caplog) == ["transport of a request"]
+
+
+@pytest.mark.parametrize(
+    ("room", "reads", "name"),
+    [(_connections, "connect_by", "_network_backend"), (_network, "stream_within", "_stream")],
+)
+async def test_a_moved_name_costs_the_quick_connections_alone(
+    room: ModuleType, reads: str, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the names of httpcore's network, its own is used, and connections serve again as before."""
+    monkeypatch.setattr(room, reads, without(name, _httpx_internals)[reads])
+    assert await connections_of_three_sends(None) == 1
+    assert lost_guards(caplog) == ["quick connections"]
 
 
 async def test_a_moved_name_costs_the_time_outs_in_traces_alone(

@@ -1,0 +1,119 @@
+"""The sockets of our own connections: packets, ends and errors, over real ones."""
+
+import asyncio
+import gc
+from typing import Any
+
+import httpcore
+import httpx
+import pytest
+from on_sockets import PHONE, TEXT, client_of
+from raw_gateway import Connection, RawGateway, receipt
+
+from oca_sms_async import DeliveryUnknownError
+from oca_sms_async._network import Network
+
+
+async def connect(gateway: RawGateway) -> httpcore.AsyncNetworkStream:
+    """Return a connection to a gateway."""
+    return await Network().connect_tcp("127.0.0.1", gateway.port)
+
+
+async def test_a_request_leaves_in_one_packet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head waits for the body, and the socket is written once for each request."""
+    written = list[bytes]()
+
+    async with RawGateway().serve() as gateway, client_of(gateway.base_url) as client:
+        await client.send(PHONE, TEXT)
+        write = asyncio.selector_events._SelectorSocketTransport.write  # type: ignore[attr-defined] # to look at it
+
+        def watch(transport: Any, data: bytes) -> None:
+            written.append(data)
+            write(transport, data)
+
+        monkeypatch.setattr(asyncio.selector_events._SelectorSocketTransport, "write", watch)  # type: ignore[attr-defined] # as above
+        await client.send(PHONE, TEXT)
+    requests = [data for data in written if data.startswith(b"POST ")]
+    assert [TEXT.encode() in data for data in requests] == [True]
+    assert not any(TEXT.encode() in data for data in written if data not in requests)
+
+
+async def test_a_head_without_a_body_leaves_with_the_first_read() -> None:
+    """The history is asked for by a request that has no body."""
+
+    async def history(connection: Connection) -> None:
+        await connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+
+    async with RawGateway(history).serve() as gateway, client_of(gateway.base_url) as client:
+        assert await client.history() == []
+
+
+async def test_bytes_leave_in_their_order() -> None:
+    """Pieces that were kept go before later ones, and an empty piece is nothing."""
+    read = asyncio.get_running_loop().create_future()
+
+    async def hear(connection: Connection) -> None:
+        read.set_result(await connection.reader.readexactly(9))
+
+    async with RawGateway(on_connect=hear).serve() as gateway:
+        stream = await connect(gateway)
+        for piece in (b"", b"abc", b"", b"def", b"ghi", b""):
+            await stream.write(piece)
+        reading = asyncio.create_task(stream.read(99))
+        assert await read == b"abcdefghi"
+        await stream.aclose()
+        with pytest.raises(httpcore.ReadError):
+            await reading
+
+
+async def test_the_end_of_a_connection_is_no_error() -> None:
+    """A read at the end returns nothing, as httpcore wants it."""
+
+    async def hang_up(connection: Connection) -> None:
+        connection.writer.close()
+
+    async with RawGateway(on_connect=hang_up).serve() as gateway:
+        stream = await connect(gateway)
+        assert await stream.read(99) == b""
+        assert stream.get_extra_info("is_readable")
+        await stream.aclose()
+
+
+async def test_a_closed_connection_says_so() -> None:
+    """In a read, a head that cannot leave is no error of its own: httpcore reads on, for an answer may be there."""
+    async with RawGateway(receipt).serve() as gateway:
+        stream = await connect(gateway)
+        await stream.aclose()
+        await stream.write(b"head")
+        with pytest.raises(httpcore.WriteError):
+            await stream.write(b"body")
+        await stream.write(b"head")
+        with pytest.raises(httpcore.ReadError):
+            await stream.read(99)
+
+
+async def test_a_reset_is_an_error_of_reading() -> None:
+    """It leaves the message in doubt."""
+
+    async def reset(connection: Connection) -> None:
+        connection.reset()
+
+    async with RawGateway(reset).serve() as gateway, client_of(gateway.base_url) as client:
+        with pytest.raises(DeliveryUnknownError) as raised:
+            await client.send(PHONE, TEXT)
+    assert isinstance(raised.value.__cause__, httpx.ReadError)
+
+
+async def test_a_send_leaves_nothing_to_the_garbage_collector() -> None:
+    """Request, answer and connection are freed as soon as the send is over."""
+    async with RawGateway(receipt).serve() as gateway, client_of(gateway.base_url) as client:
+        await client.send(PHONE, TEXT)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                await client.send(PHONE, TEXT)
+            left = [it for it in gc.get_objects() if isinstance(it, httpx.Request | httpx.Response | httpcore.Request)]
+        finally:
+            gc.enable()
+    assert left == []

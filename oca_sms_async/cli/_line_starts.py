@@ -10,6 +10,7 @@ from oca_sms_async._temporary import open_database
 
 _TABLE: Final = """
 PRAGMA journal_mode = OFF;
+PRAGMA cache_size = -500;
 CREATE TABLE line (row INTEGER PRIMARY KEY, start INTEGER);
 BEGIN;
 """

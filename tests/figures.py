@@ -136,6 +136,7 @@ def find_unmarked(text: str) -> Iterator[str]:
 
 def _sentence_at(text: str, place: int) -> str:
     """Return the sentence round a place, without its comments."""
-    start = max(text.rfind(end, 0, place) + len(end) for end in ("\n\n", ". ", ".\n", ": "))
-    end = min(found for mark in ("\n\n", ". ", ".\n") if (found := (text + "\n\n").find(mark, place)) >= 0)
-    return " ".join(re.sub(r"(?s)<!--.*?-->", "", text[start:end]).split())
+    shown = re.sub(r"(?s)<!--.*?-->", lambda comment: " " * len(comment[0]), text) + "\n\n"
+    start = max(shown.rfind(end, 0, place) + len(end) for end in ("\n\n", ". ", ".\n", ": "))
+    end = min(found for mark in ("\n\n", ". ", ".\n") if (found := shown.find(mark, place)) >= 0)
+    return " ".join(shown[start:end].split())

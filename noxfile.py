@@ -204,27 +204,11 @@ def examples(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "examples", *session.posargs)
 
 
-BENCHMARKS = (
-    "bulk",
-    "latency",
-    "pace",
-    "burst",
-    "limiter",
-    "keyed",
-    "queued",
-    "campaign",
-    "memory",
-    "growth",
-    "import_time",
-)
-
-
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks; `-- --json` for machines, `-- --plot` for the tables and figures of `docs/speed.md`."""
-    install(session, "tests", "bench")  # the tests find a redis-server
-    for script in ["plot"] if "--plot" in session.posargs else BENCHMARKS:
-        session.run("python", f"benchmarks/{script}.py", *session.posargs)
+    """Run all benchmarks, for half an hour on an idle machine, and leave their tables; `-- NAME` only shows one."""
+    install(session, "tests", "bench")  # the tests find a PostgreSQL and a redis-server
+    session.run("python", "benchmarks/run.py", *session.posargs)
 
 
 @nox.session

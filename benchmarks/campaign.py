@@ -1,100 +1,130 @@
-"""The cost of a journal: `oca-sms bulk`'s own passes over files of growing length, with a send that takes no time.
+"""A campaign of growing length: `oca-sms bulk FILE --journal J --out O`, whole, with a gateway that answers at once.
 
-Each length has a process of its own. Rows per second: looking every row up, sending with the journal and the file of
-outcomes (each intent and each outcome durable), and resuming (but not the longest, to end within a minute). Growth is
-of the process' peak memory, from before the first row; the send itself costs nothing here.
+Each length has a process of its own. The command is the real one: its check of each row, the client with httpx, the
+journal (each intent and each outcome durable) and the file of outcomes. Two parts are not the real ones. The transport
+below httpx answers in this process, without a socket. The rate is a million a second, so nothing waits for a token.
+
+Rows per second: of the check, of the sending, of the whole command, and of the same command again, which finds each row
+sent. CPU is of the whole command, for each row; other work on the machine disturbs it less. Growth is of the process'
+peak memory, beyond a command over 1,000 rows.
 """
 
-import asyncio
+import contextlib
 import csv
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, closing
+import uuid
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import httpx
+from recipes import ACCOUNT
 from table import show
 from workload import peak
 
-from oca_sms_async import AsyncOcaSms, Journal, Outcome, SendReceipt, Sms, SqliteJournal
-from oca_sms_async._bulk import BulkRun
-from oca_sms_async._call import CallState
-from oca_sms_async._journal import JournalRun
-from oca_sms_async.cli._campaign import Campaign
-from oca_sms_async.cli._out import OutcomesFile
+from oca_sms_async import AsyncOcaSms
+from oca_sms_async.cli import _bulk
+from oca_sms_async.cli._app import run
 
-ROWS = (2_000, 20_000, 200_000)
-CONCURRENCY = 64
+ROWS = (10_000, 100_000, 1_000_000)
+WARM = 1_000
+OPTIONS = ("--rate", "1000000", "--concurrency", "64")
 
 
-class Instant:
-    """A stand-in for a client: each send of its bulk succeeds at once."""
+class Instant(httpx.AsyncBaseTransport):
+    """A gateway that takes each message at once, under a random id."""
 
-    def bulk(self, messages: Any, *, concurrency: int, journal: Journal, resend_unknown: bool) -> Any:
-        """Return a bulk with that journal."""
-        recording = JournalRun(journal, lambda phone: phone, resend_unknown=resend_unknown)
-        return cast(
-            AbstractAsyncContextManager[AsyncIterator[Outcome]], BulkRun(send, messages, concurrency, recording)
-        )
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer with a receipt."""
+        del request
+        return httpx.Response(200, json={"status": "sent", "msg_uid": uuid.uuid4().hex[:12]})
 
 
-async def send(sms: Sms, call: CallState) -> SendReceipt:
-    """Go the way of a real send, without a slot, a token or a request."""
-    await call.before_first_send()
-    call.started()
-    call.left_wire()
-    return SendReceipt(sms.phone, "sent")
+def make_client(**options: Any) -> AsyncOcaSms:
+    """Return the command's client over the instant gateway."""
+    return AsyncOcaSms(*ACCOUNT, http_client=httpx.AsyncClient(transport=Instant(), trust_env=False), **options)
 
 
-async def measure(count: int) -> dict[str, float | None]:
+def prepare() -> dict[str, float]:
+    """Let the command use the instant gateway, and return the seconds of its steps, which each run writes anew."""
+    took = dict[str, float]()
+
+    def timed(step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def time_step(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            result = await step(*arguments)
+            took[step.__name__] = time.perf_counter() - started
+            return result
+
+        return time_step
+
+    steps = {name: timed(getattr(_bulk, name)) for name in ("survey_rows", "send_rows")}
+    for name, stand_in in {"client_of_account": make_client, **steps}.items():
+        setattr(_bulk, name, stand_in)
+    return took
+
+
+def write_rows(path: Path, count: int) -> Path:
+    """Write a file of so many messages, and return its path."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["phone", "message"])
+        writer.writerows([f"+62812{row:08}", f"Acme: {row:06} is your code"] for row in range(count))
+    return path
+
+
+def send_file(file: Path) -> tuple[float, float]:
+    """Run the command over a file, and return its seconds and those of its CPU."""
+    journal, out = file.with_suffix(".journal"), file.with_suffix(".jsonl")
+    started, cpu = time.perf_counter(), time.process_time()
+    with Path(os.devnull).open("w") as nothing, contextlib.redirect_stdout(nothing):
+        status = run(["bulk", str(file), "--journal", str(journal), "--out", str(out), *OPTIONS])
+    assert status == 0, status
+    return time.perf_counter() - started, time.process_time() - cpu
+
+
+def measure(count: int) -> dict[str, float]:
     """Measure a file of one length."""
-    with tempfile.TemporaryDirectory(prefix="oca-sms-") as folder:
-        path = Path(folder) / "messages.csv"
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["phone", "message"])
-            writer.writerows([f"+62812{row:08}", f"Acme: {row:06} is your code"] for row in range(count))
-        journal_path, before = Path(folder) / "journal", peak()
-        figures: dict[str, float | None] = {"resume": None}
-        with path.open("rb") as stream:
-            async with SqliteJournal(journal_path) as journal:
-                campaign = Campaign(stream, None, journal)
-                started = time.perf_counter()
-                async for _ in campaign.entries():
-                    pass
-                figures["look up"] = count / (time.perf_counter() - started)
-                for name in ("send", "resume") if count < ROWS[-1] else ("send",):
-                    with closing(OutcomesFile(Path(folder) / "out", show_numbers=False)) as out:
-                        started = time.perf_counter()
-                        out.keep()
-                        client = cast(AsyncOcaSms, Instant())
-                        await campaign.run(client, out.note, concurrency=CONCURRENCY, resend_unknown=False)
-                        figures[name] = count / (time.perf_counter() - started)
-            figures["bytes a row"] = journal_path.stat().st_size / count
-        figures["growth"] = peak() - before
-        return figures
+    took = prepare()
+    with tempfile.TemporaryDirectory(prefix="oca-sms-") as made:
+        folder = Path(made)
+        send_file(write_rows(folder / "warm.csv", WARM))
+        file, before = write_rows(folder / "rows.csv", count), peak()
+        whole, cpu = send_file(file)
+        check, send, grown = took["survey_rows"], took["send_rows"], peak() - before
+        again, _ = send_file(file)
+        size = file.with_suffix(".journal").stat().st_size
+    return {
+        "checked/s": count / check,
+        "sent/s": count / send,
+        "whole, rows/s": count / whole,
+        "µs CPU": cpu / count * 1e6,
+        "again, rows/s": count / again,
+        "bytes a row": size / count,
+        "growth, MB": grown,
+    }
 
 
 def main() -> None:
     """Measure each length in a process of its own, and print them side by side."""
-    figures = {}
+    rows = []
     for count in ROWS:
-        command = [sys.executable, __file__, f"--rows={count}"]
-        figures[count] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    names = ["look up", "send", "resume", "bytes a row", "growth"]
-    least = figures[ROWS[0]]["growth"]
-    rows = [[count, *(it[name] for name in names), it["growth"] / least] for count, it in figures.items()]
-    columns = ["rows", "looked up/s", "sent/s", "resumed/s", "bytes a row", "growth, MB", "to the first"]
-    show(__doc__.splitlines()[0] if __doc__ else "", columns, rows)
+        child = [sys.executable, __file__, f"--rows={count}"]
+        figures = json.loads(subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        rows.append({"rows": count, **figures})
+    for row in rows:
+        row |= {f"{name}, to the first": row[name] / rows[0][name] for name in ("whole, rows/s", "µs CPU")}
+    show(__doc__.splitlines()[0] if __doc__ else "", [*rows[0]], [[*row.values()] for row in rows])
 
 
 if __name__ == "__main__":
     lengths = [int(argument.removeprefix("--rows=")) for argument in sys.argv[1:] if argument.startswith("--rows=")]
     if lengths:
-        print(json.dumps(asyncio.run(measure(lengths[0]))))
+        print(json.dumps(measure(lengths[0])))
     else:
         main()

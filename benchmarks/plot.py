@@ -1,12 +1,5 @@
-"""Runs all benchmarks and leaves their tables in `benchmarks/results`, and plots of four of them in `docs/figures`.
+"""Draws the plots of `docs/speed.md` out of the tables in `benchmarks/results`."""
 
-With names, those only; with `--from`, out of a folder of `NAME.json` that `NAME.py --json` printed, without running.
-"""
-
-import argparse
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +7,10 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from table import text
+from table import rows_of
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
-FIGURES = HERE.parent / "docs" / "figures"
-NAMES = ("bulk", "latency", "pace", "burst", "limiter", "keyed", "campaign", "memory", "growth", "import_time")
+RESULTS = Path(__file__).parent / "results"
+FIGURES = RESULTS.parent.parent / "docs" / "figures"
 COLOURS = ("#0b5fa5", "#e08e0b", "#7a8794")
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -99,29 +90,28 @@ PLOTS: dict[str, tuple[float, Callable[[Figure, Rows], None]]] = {
 }
 
 
+def read(name: str) -> Rows:
+    """Return the rows of a table, with numbers as numbers and None for a dash."""
+    rows = rows_of((RESULTS / f"{name}.txt").read_text(encoding="utf-8"))
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return [{column: number_or_text(row.get(column)) for column in columns} for row in rows]
+
+
+def number_or_text(cell: str | None) -> float | str | None:
+    """Return a cell as a number, if it is one."""
+    try:
+        return None if cell is None else float(cell)
+    except ValueError:
+        return cell
+
+
 def main() -> None:
-    """Write a table for each, and the plots that there are."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--from", dest="folder", type=Path, help="take NAME.json out of this folder")
-    parser.add_argument("--plot", action="store_true", help="changes nothing: what nox was given comes along")
-    asked = parser.parse_args()
-    for folder in (RESULTS, FIGURES):
-        folder.mkdir(exist_ok=True)
+    """Draw them all."""
     mpl.rcParams.update(STYLE)
-    for name in asked.names or NAMES:
-        command = [sys.executable, str(HERE / f"{name}.py"), "--json"]
-        found = (asked.folder / f"{name}.json").read_text() if asked.folder else subprocess.check_output(command)
-        measured = json.loads(found)
-        rows: Rows = measured["rows"]
-        table = text(measured["title"], list(rows[0]), [list(row.values()) for row in rows])
-        (RESULTS / f"{name}.txt").write_text(f"{table}\n")
-        print(table, end="\n\n", flush=True)
-        if name in PLOTS:
-            height, draw = PLOTS[name]
-            figure = Figure(figsize=(7.5, height), layout="constrained", facecolor="white")  # 720 pixels wide
-            draw(figure, rows)
-            figure.savefig(FIGURES / f"{name}.svg", metadata={"Date": None})
+    for name, (height, draw) in PLOTS.items():
+        figure = Figure(figsize=(7.5, height), layout="constrained", facecolor="white")  # 720 pixels wide
+        draw(figure, read(name))
+        figure.savefig(FIGURES / f"{name}.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

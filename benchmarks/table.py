@@ -1,8 +1,11 @@
-"""The output of all benchmarks: one table, or the same as JSON."""
+"""The output of all benchmarks: one table, or the same as JSON. `rows_of` reads a table back."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
+
+_NOTHING = "–"
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -24,5 +27,14 @@ def text(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -
     return "\n".join([title, *lines])
 
 
+def rows_of(table: str) -> list[dict[str, str]]:
+    """Return the cells of each row of a table, by column. A dash, which stands for None, is left out."""
+    _, head, rule, *lines = table.splitlines()
+    places = [slice(*found.span()) for found in re.finditer("-+", rule)]
+    columns = [head[place].strip() for place in places]
+    rows = (zip(columns, (line[place].strip() for place in places), strict=True) for line in lines)
+    return [{column: cell for column, cell in row if cell != _NOTHING} for row in rows]
+
+
 def _cell(cell: object) -> str:
-    return "–" if cell is None else f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+    return _NOTHING if cell is None else f"{cell:.3g}" if isinstance(cell, float) else str(cell)

@@ -4,9 +4,11 @@ import csv
 import errno
 import json
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from campaign_files import KEYS, make_row, read_outcomes, read_words, spell_e164
 from command import MAIN, PATIENCE, Bulk, account, environment
 
 from oca_sms_async import DeliveryUnknownError, Failed, SendReceipt, Sent, Skipped
+from oca_sms_async.cli import _line_starts, _sinks
+from oca_sms_async.cli._line_starts import LineStarts
 from oca_sms_async.cli._out import OutcomesFile
 from oca_sms_async.cli._rows import BadRow, RowSms
 from oca_sms_async.sandbox import Sandbox
@@ -68,6 +72,51 @@ def test_each_line_is_in_the_file_at_once(tmp_path: Path) -> None:
         out.note(Sent(make_sms(row), SendReceipt("a", "sent")))
         assert f'"row": {row},' in path.read_text().splitlines()[-1]
     out.close()
+
+
+class FullTable(LineStarts):
+    """The places of lines, in a folder for temporary files that is full from the third row on."""
+
+    def add(self, row: int, start: int) -> None:
+        """Note the line of a row, or fail."""
+        if row > 2:
+            raise OSError(errno.ENOSPC, "no room")
+        super().add(row, start)
+
+
+def test_lines_that_cannot_be_sorted_stay_as_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the places of lines cannot be kept, that is the file's error, and each line stays, one for each row."""
+    monkeypatch.setattr(_sinks, "LineStarts", FullTable)
+    path = tmp_path / "out"
+    out = OutcomesFile(path, show_numbers=False)
+    out.keep()
+    for row in (2, 4, 1, 4):
+        out.note(Sent(make_sms(row), SendReceipt("a", "sent")))
+    assert out.error is not None
+    assert out.error.strerror == "no room"
+    out.close()
+    assert [json.loads(line)["row"] for line in path.read_text().splitlines()] == [2, 4, 1]
+    assert out.unwritten == []
+
+
+def add_lines(starts: LineStarts) -> None:
+    """Add more lines than two pages have room for."""
+    for row in range(1, 1000):
+        starts.add(row, row)
+
+
+def test_a_full_folder_for_temporary_files_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of places that has no room says so as a disk does."""
+
+    def open_small_database() -> sqlite3.Connection:
+        database = sqlite3.connect("", isolation_level=None)
+        database.execute("PRAGMA max_page_count = 2")
+        return database
+
+    monkeypatch.setattr(_line_starts, "open_database", open_small_database)
+    with closing(LineStarts()) as starts, pytest.raises(OSError, match="is there room in the folder") as caught:
+        add_lines(starts)
+    assert caught.value.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize("show_numbers", [False, True])

@@ -2,31 +2,37 @@
 
 Each opening of the file makes it anew, and it ends with the process, so nothing in it need be durable. It lies on a
 disk, so memory stays flat however long the list of messages is. Each trouble with it is a `sqlite3.Error`.
+
+The speed must stay flat too. Digests have no order, so in a tree of digests each message lies on a page of its own,
+and a long list would read and write a page for each. So the records lie in the order in which they came, which is the
+order of the next pass over the list. Only the small index of their digests is out of order.
 """
 
 import contextlib
 import json
-import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 from oca_sms_async._journal._records import Record, join, split
 from oca_sms_async._journal._values import Status
+from oca_sms_async._temporary import open_database
 
 # SQLite's own journal stays in its default mode: it goes to the disk once it is long. `MEMORY` would hold each page
 # that a transaction changes, and a batch of lookups changes a page or two for each message.
 _TABLES: Final = """
-CREATE TABLE message (
-    identity TEXT PRIMARY KEY, status TEXT, uid TEXT, run INTEGER, ended REAL, record TEXT
-) WITHOUT ROWID;
-CREATE TABLE occurrence (content TEXT PRIMARY KEY, run INTEGER, seen INTEGER) WITHOUT ROWID;
+CREATE TABLE message (identity BLOB NOT NULL UNIQUE, status TEXT, uid TEXT, run INTEGER, ended REAL, record TEXT);
+CREATE TABLE repetition (content BLOB PRIMARY KEY, run INTEGER, seen INTEGER) WITHOUT ROWID;
 """
-_BY_UID: Final = "CREATE INDEX message_by_uid ON message (uid) WHERE uid IS NOT NULL"
-_PUT: Final = "INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?, ?)"
+_BY_UID: Final = "CREATE INDEX IF NOT EXISTS message_by_uid ON message (uid) WHERE uid IS NOT NULL"
+_PUT: Final = """
+INSERT INTO message VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (identity) DO UPDATE SET status = excluded.status, uid = excluded.uid, run = excluded.run,
+    ended = excluded.ended, record = excluded.record
+"""
 _OLD: Final = """
 SELECT record FROM message WHERE ended > 0 AND ended < ?
-AND (status != ? OR ? AND identity NOT IN (SELECT value FROM json_each(?))) LIMIT ?
+AND (status != ? OR ? AND lower(hex(identity)) NOT IN (SELECT value FROM json_each(?))) LIMIT ?
 """
 _PAGE: Final = 5000
 _FORGOTTEN: Final = "forgotten"  # the status of a record that removes its message
@@ -36,7 +42,7 @@ class Index:
     """The messages of a file by their identity. `run` is the last run that looked a message up, 0 for none of now."""
 
     def __init__(self) -> None:
-        self._db = sqlite3.connect(_database(), isolation_level=None, check_same_thread=False)
+        self._db = open_database()
 
     def fill(self, commits: Iterable[bytes]) -> int:
         """Take in the commits of a file, and return how many messages are in doubt."""
@@ -45,7 +51,6 @@ class Index:
             rows = (_row(record, text, run=0) for commit in commits for record, text in split(commit))
             self._db.executemany(_PUT, rows)
             self._db.execute("DELETE FROM message WHERE status = ?", (_FORGOTTEN,))
-            self._db.execute(_BY_UID)
         count = self._db.execute("SELECT count(*) FROM message WHERE status = ?", (Status.DOUBTFUL,))
         return int(count.fetchone()[0])
 
@@ -67,7 +72,9 @@ class Index:
 
     def get(self, identity: str) -> tuple[Record, int] | None:
         """Return a message's record and its run."""
-        row = self._db.execute("SELECT record, run FROM message WHERE identity = ?", (identity,)).fetchone()
+        row = self._db.execute(
+            "SELECT record, run FROM message WHERE identity = ?", (bytes.fromhex(identity),)
+        ).fetchone()
         return None if row is None else (Record.decode(row[0]), row[1])
 
     def put(self, record: Record, run: int) -> str:
@@ -78,7 +85,7 @@ class Index:
 
     def touch(self, identity: str, run: int) -> None:
         """Note the run that looked a message up."""
-        self._db.execute("UPDATE message SET run = ? WHERE identity = ?", (run, identity))
+        self._db.execute("UPDATE message SET run = ? WHERE identity = ?", (run, bytes.fromhex(identity)))
 
     def forget(self, before: float, *, doubtful: bool, busy: Collection[str]) -> list[str]:
         """Remove at most a page of messages without news since a time, and return the records that say so.
@@ -88,7 +95,7 @@ class Index:
         parameters = (before, Status.DOUBTFUL, doubtful, json.dumps([*busy]), _PAGE)
         records = [Record.decode(row[0]) for row in self._db.execute(_OLD, parameters).fetchall()]
         for record in records:
-            self._db.execute("DELETE FROM message WHERE identity = ?", (record.identity,))
+            self._db.execute("DELETE FROM message WHERE identity = ?", (bytes.fromhex(record.identity),))
         return [Record(record.identity, "", _FORGOTTEN).encode() for record in records]
 
     def size(self) -> int:
@@ -104,29 +111,23 @@ class Index:
 
     def has_uid(self, msg_uid: str) -> bool:
         """Tell whether a message has this id of the gateway's."""
+        self._db.execute(_BY_UID)  # at the first question: sending asks none, and would pay for it with each message
         return self._db.execute("SELECT 1 FROM message WHERE uid = ?", (_ascii(msg_uid),)).fetchone() is not None
 
-    def count(self, content: str, run: int) -> int:
-        """Count one more message with this content in a run, and return how many there are."""
-        row = self._db.execute("SELECT run, seen FROM occurrence WHERE content = ?", (content,)).fetchone()
-        seen = row[1] + 1 if row is not None and row[0] == run else 1
-        self._db.execute("INSERT OR REPLACE INTO occurrence VALUES (?, ?, ?)", (content, run, seen))
+    def count_repetition(self, content: str, run: int) -> int:
+        """Count one more message with the content of an earlier one of a run, and return its place among them."""
+        digest = bytes.fromhex(content)
+        row = self._db.execute("SELECT run, seen FROM repetition WHERE content = ?", (digest,)).fetchone()
+        seen = row[1] + 1 if row is not None and row[0] == run else 2
+        self._db.execute("INSERT OR REPLACE INTO repetition VALUES (?, ?, ?)", (digest, run, seen))
         return int(seen)
 
 
-def _row(record: Record, text: str, *, run: int) -> tuple[str, str, str | None, int, float, str]:
+def _row(record: Record, text: str, *, run: int) -> tuple[bytes, str, str | None, int, float, str]:
     uid = None if record.msg_uid is None else _ascii(record.msg_uid)
-    return record.identity, record.status, uid, run, record.ended, text
+    return bytes.fromhex(record.identity), record.status, uid, run, record.ended, text
 
 
 def _ascii(text: str) -> str:
     """Return a text in ASCII: the gateway's words may hold half a surrogate pair, and SQLite's texts may not."""
     return json.dumps(text)
-
-
-def _database() -> str:
-    """Return SQLite's name of a temporary database: on a disk, or in memory if there is no folder to write to."""
-    if os.name == "nt":  # the system names a folder
-        return ""
-    folders = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"), "/var/tmp", "/usr/tmp", "/tmp", ".")  # noqa: S108 - SQLite's own list
-    return "" if any(folder and os.access(folder, os.W_OK | os.X_OK) for folder in folders) else ":memory:"

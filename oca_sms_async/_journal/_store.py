@@ -117,12 +117,11 @@ class Store:
     def lookup_next(self, key: str | None, number: str, text: str) -> Lookup:
         """Return the entry of the run's next message; counting tells messages without a key from their equals."""
         content = self._digest(b"content", number, text)
-        identity = (
-            self._digest(b"nth", content, str(self._index.count(content, self._run)))
-            if key is None
-            else self._digest(b"key", key)
-        )
+        identity = self._digest(b"key", key) if key is not None else self._digest(b"nth", content, "1")
         known = self._index.get(identity)
+        if key is None and known is not None and known[1] == self._run:  # an equal message came before it
+            identity = self._digest(b"nth", content, str(self._index.count_repetition(content, self._run)))
+            known = self._index.get(identity)
         record, run = known or (Record(identity, content, Status.UNSENT), 0)
         answer = Answer.STORED
         # A message that certainly was not sent may be corrected in a later run, and keeps its key.

@@ -1,5 +1,6 @@
 """The plan of `oca-sms bulk`: each row is checked before the first message is sent."""
 
+import contextlib
 import re
 from collections import Counter, deque
 from typing import Final, cast
@@ -58,7 +59,7 @@ async def survey_rows(campaign: Campaign, session: Session) -> Survey:
             complaints.add(row, row.reason)
             out.write_known(row, "failed", error=row.reason)
 
-    with show_check(campaign.stream, session.screen) as refresh:
+    with contextlib.closing(survey), show_check(campaign.stream, session.screen) as refresh:
         async for sms, lookup in campaign.entries(waiting.append):
             tell_bad_rows(sms.row)
             survey.note(sms, lookup)

@@ -2,9 +2,9 @@
 
 import asyncio
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from oca_sms_async import SendReceipt
+from oca_sms_async import JournalError, SendReceipt
 from oca_sms_async._journal import Answer, JournalEntry, Lookup, Status
 from oca_sms_async.cli._seen import SeenTable
 
@@ -18,21 +18,16 @@ _MOST_RECEIPTS: Final = 10_000  # a receipt is needed until the outcome of its m
 class MemoryJournal:
     """A `Journal` that finds repeated keys, and that knows after a cut which messages are in doubt.
 
-    It takes one byte a message, and less than 50 a key. A message is known by its place in the order of the lookups.
+    It takes one byte a message; keys lie on a disk. A message is known by its place in the order of the lookups.
     """
 
     def __init__(self) -> None:
         self._statuses = bytearray()
         self._receipts: dict[bytes, SendReceipt] = {}
-        self._begin()
-
-    def _begin(self) -> None:
-        self._place = 0
-        self._keys = SeenTable()
 
     async def begin_run(self) -> None:
         """Count the messages, and know the keys, from the start."""
-        self._begin()
+        self._place, self._keys = 0, SeenTable()
 
     def lookup_next(self, key: str | None, number: str, text: str) -> asyncio.Future[Lookup]:
         """Look up the run's next message."""
@@ -44,7 +39,10 @@ class MemoryJournal:
         answer = Answer.STORED
         if key is not None:
             content = hash((number, text))
-            first = self._keys.see(hash(key) or 1, content)
+            try:
+                first = self._keys.see(hash(key), content)
+            except JournalError as error:
+                return _fail(error)
             if first is not None:
                 answer = Answer.REPEATED if first == content else Answer.KEY_CONFLICT
         if status is Status.UNSENT:
@@ -91,7 +89,8 @@ class MemoryJournal:
         return 0
 
     async def end_run(self) -> None:
-        """Do nothing."""
+        """Drop the keys."""
+        self._keys.close()
 
     async def aclose(self) -> None:
         """Do nothing."""
@@ -103,4 +102,11 @@ class MemoryJournal:
 def _finish(result: _T) -> asyncio.Future[_T]:
     future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
     future.set_result(result)
+    return future
+
+
+def _fail(error: JournalError) -> asyncio.Future[Any]:
+    future = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    future.exception()  # mark it as retrieved: callers may await it late
     return future

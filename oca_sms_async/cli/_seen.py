@@ -1,48 +1,55 @@
-"""A table of numbers or keys that were seen, in 16 bytes a place: a file of any length must not fill the memory."""
+"""A table of numbers or keys that were seen. It lies on a disk: a file of any length must not fill the memory."""
 
-from array import array
+import contextlib
+import sqlite3
+from collections.abc import Iterator
 from typing import Final
 
-_FIRST_BITS: Final = 10  # of a place: the size is a power of two
-_MIX: Final = 0x9E3779B97F4A7C15  # spreads neighbours, such as the numbers of one prefix, over the table
-_WORD: Final = (1 << 64) - 1
+from oca_sms_async import JournalError
+from oca_sms_async._temporary import open_database
+
+_TABLE: Final = """
+PRAGMA journal_mode = OFF;
+PRAGMA cache_size = -500;
+CREATE TABLE seen (number INTEGER PRIMARY KEY, content INTEGER);
+BEGIN;
+"""
+_PUT: Final = "INSERT INTO seen VALUES (?, ?) ON CONFLICT DO NOTHING"
+_GET: Final = "SELECT content FROM seen WHERE number = ?"
+_FULL: Final = "the numbers and keys of the file cannot be compared: is there room in the folder for temporary files?"
 
 
 class SeenTable:
     """Remembers for each number the content that it came with first. Its `len` is the count of numbers.
 
-    Both are integers of 64 bits, and the number is not 0.
+    Both are integers of 64 bits. `JournalError` if the table cannot be kept. Close it; its `len` stays.
     """
 
     def __init__(self) -> None:
         self._count = 0
-        self._make(_FIRST_BITS)
+        with _explain_errors():
+            self._db = open_database()
+            self._db.executescript(_TABLE)
 
     def __len__(self) -> int:
         return self._count
 
     def see(self, number: int, content: int) -> int | None:
         """Return the content that a number came with first, or None if it comes for the first time."""
-        numbers = self._numbers
-        place = (number * _MIX & _WORD) >> self._shift
-        while found := numbers[place]:
-            if found == number:
-                return self._contents[place]
-            place = place + 1 & self._last
-        numbers[place], self._contents[place] = number, content
+        with _explain_errors():
+            if not self._db.execute(_PUT, (number, content)).rowcount:
+                return int(self._db.execute(_GET, (number,)).fetchone()[0])
         self._count += 1
-        if self._count > self._room:
-            self._grow()
         return None
 
-    def _make(self, bits: int) -> None:
-        self._shift, self._last, self._room = 64 - bits, (1 << bits) - 1, (2 << bits) // 3
-        self._numbers, self._contents = array("q", bytes(8 << bits)), array("q", bytes(8 << bits))
+    def close(self) -> None:
+        """Drop the table."""
+        self._db.close()
 
-    def _grow(self) -> None:
-        numbers, contents = self._numbers, self._contents
-        self._count = 0
-        self._make(65 - self._shift)
-        for number, content in zip(numbers, contents, strict=True):
-            if number:
-                self.see(number, content)
+
+@contextlib.contextmanager
+def _explain_errors() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise JournalError(_FULL) from error

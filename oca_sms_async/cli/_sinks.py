@@ -4,10 +4,10 @@ import contextlib
 import errno
 import os
 import re
-from array import array
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
+from oca_sms_async.cli._line_starts import LineStarts
 from oca_sms_async.cli._staged_file import StagedFile
 
 # The system's names for a stream that is open already. To open it once more would empty a file behind it.
@@ -111,17 +111,21 @@ class FileSink:
         self.unwritten: dict[int, bytes] = {}
         self._path = path
         self._head = head
-        self._staged = StagedFile(path)
         self._kept = False
-        self._starts = array("q")  # where each row's line begins; -1 for a row without a line
+        self._has = bytearray()  # 1 at the place of each row with a line
         self._end = len(head)
         self._last = 0
         self._is_sorted = True
-        _write(self._staged.stream, head)
+        self._can_be_sorted = True
+        with contextlib.ExitStack() as undo:
+            self._starts = undo.enter_context(contextlib.closing(LineStarts()))
+            self._staged = undo.enter_context(contextlib.closing(StagedFile(path)))
+            _write(self._staged.stream, head)
+            undo.pop_all()
 
     def has(self, row: int) -> bool:
         """Tell whether this row's line was given."""
-        return row in self.unwritten or (row <= len(self._starts) and self._starts[row - 1] >= 0)
+        return row in self.unwritten or (row <= len(self._has) and self._has[row - 1] == 1)
 
     def write(self, row: int, line: bytes) -> None:
         """Write a row's line behind the others."""
@@ -136,8 +140,12 @@ class FileSink:
                 stream.seek(self._end)
             return
         self.unwritten.pop(row, None)
-        self._starts.extend([-1] * (row - len(self._starts)))
-        self._starts[row - 1] = self._end
+        self._has.extend(bytes(max(0, row - len(self._has))))
+        self._has[row - 1] = 1
+        try:
+            self._starts.add(row, self._end)
+        except OSError as error:
+            self.error, self._can_be_sorted = self.error or error, False
         self._end += len(line)
         self._is_sorted = self._is_sorted and row > self._last
         self._last = row
@@ -152,17 +160,16 @@ class FileSink:
         for row, line in [*self.unwritten.items()]:
             self.write(row, line)
         # On a full disk the lines stay in the order in which they came.
-        with contextlib.closing(self._staged), contextlib.suppress(OSError):
-            if self._kept and not self._is_sorted:
+        with contextlib.closing(self._starts), contextlib.closing(self._staged), contextlib.suppress(OSError):
+            if self._kept and self._can_be_sorted and not self._is_sorted:
                 self._sort()
 
     def _sort(self) -> None:
         with contextlib.closing(StagedFile(self._path)) as staged, self._path.open("rb") as lines:
             _write(staged.stream, self._head)
             for start in self._starts:
-                if start >= 0:
-                    lines.seek(start)
-                    _write(staged.stream, lines.readline())
+                lines.seek(start)
+                _write(staged.stream, lines.readline())
             staged.commit()
 
 

@@ -17,7 +17,7 @@ class Survey:
 
     A duplicate is a row with the recipient of an earlier one, in any spelling: `same` have its text too, `others` have
     another one. With `dedupe` they are not meant to be sent. With `in_detail`, `segments`, `advice` and `samples` are
-    about the rows that are still to be sent.
+    about the rows that are still to be sent. Close it after the last row; its counts stay.
     """
 
     def __init__(self, *, brand: str | None, resend_unknown: bool, dedupe: bool, in_detail: bool) -> None:
@@ -62,6 +62,10 @@ class Survey:
     def to_send(self) -> int:
         """The rows that a run would send."""
         return self._to_send
+
+    def close(self) -> None:
+        """Drop the numbers of all rows."""
+        self._recipients.close()
 
     def note(self, sms: RowSms, lookup: Lookup) -> None:
         """Count a row that can be sent."""

@@ -1,6 +1,8 @@
 """Recipients' numbers: how they are sent (E.164), and the three digits that are shown."""
 
+import functools
 import re
+from collections.abc import Collection
 from typing import Final
 
 # An Indonesian mobile number in E.164. Most numbers arrive in this form, and phonenumbers takes 25 µs to agree.
@@ -19,19 +21,27 @@ def normalize_phone(phone: str, *, region: str = "ID") -> str:
         raise ValueError("phone must be a str, such as '+6281234567890'")  # noqa: TRY004 - bad input is a ValueError
     if _PLAIN.fullmatch(phone):
         return phone
-    from oca_sms_async._spelling import read_phone  # noqa: PLC0415 - loaded by `check_region`
+    from oca_sms_async._spelling import read_phone  # noqa: PLC0415 - loaded by `_load_regions`
 
     return read_phone(phone, region)
 
 
 def check_region(region: str) -> None:
     """Raise `ValueError` for a region that phonenumbers does not know."""
-    # The rules of all countries are imported here and not with the package: they would make up a fifth of its import.
-    # The constructors of clients come here, so no message waits for the import.
+    if not (isinstance(region, str) and region in _load_regions()):
+        raise ValueError("region must be an ISO 3166-1 alpha-2 country code in capitals, such as 'ID'")
+
+
+@functools.cache
+def _load_regions() -> Collection[str]:
+    """Import the rules of all countries, and return the countries.
+
+    They are not imported with the package, because they would make up a fifth of its import. The constructors of
+    clients and queues check a region, so no message waits for the import.
+    """
     from oca_sms_async._spelling import REGIONS  # noqa: PLC0415 - see above
 
-    if not (isinstance(region, str) and region in REGIONS):
-        raise ValueError("region must be an ISO 3166-1 alpha-2 country code in capitals, such as 'ID'")
+    return REGIONS
 
 
 def mask_phone(phone: str) -> str:

@@ -352,7 +352,7 @@ def test_core_imports_no_extra() -> None:
     assert foreign <= {"oca_sms_async", "attr", "attrs"}
     ours = {name for name in loaded if name.startswith("oca_sms_async.")}
     assert {name for name in ours if not name.startswith("oca_sms_async._")} == set()
-    seldom = {"_segments", "_journal._sqlite", "_wire._environment", "_wire._premium_v1", "_wire._regular_v2"}
+    seldom = {"_segments", "_journal._sqlite", "_spelling", "_wire._converter", "_wire._environment"}
     assert ours & {f"oca_sms_async.{name}" for name in seldom} == set()
     assert loaded & {"importlib.metadata", "multiprocessing", "sqlite3", "unittest", "uvicorn"} == set()
 

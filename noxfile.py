@@ -59,8 +59,9 @@ def pin_floors() -> list[str]:
     return [f"{name}=={version}" for name, version in pins.items()]
 
 
-# The SDK wants the version of its own API.
+# The SDK wants the version of its own API, and FastAPI one of Starlette.
 FLOORS_OF_TESTS = (
+    "fastapi==0.115.6",
     "opentelemetry-sdk==1.30.0",
     "opentelemetry-instrumentation-httpx==0.51b0",
     "opentelemetry-instrumentation-aiohttp-client==0.51b0",

@@ -9,7 +9,7 @@ from oca_sms_async._errors import OcaSmsError
 from oca_sms_async._waiting import Priority
 
 
-@frozen
+@frozen(eq=False)  # two calls are never compared, and each method costs a part of the import
 class CallOptions:
     """The demands of one call.
 
@@ -36,7 +36,7 @@ def _ignore(_: OcaSmsError) -> None:
     """Take no note."""
 
 
-@define
+@define(eq=False)  # as above
 class CallState:
     """The attempts of one call so far, and whether one of them may have been taken.
 

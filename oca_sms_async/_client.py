@@ -22,12 +22,12 @@ from oca_sms_async._outcomes import BulkReport, ReconcileReport
 from oca_sms_async._phone import check_region
 from oca_sms_async._questions import Questions
 from oca_sms_async._reconcile import reconcile
-from oca_sms_async._retry import RetryPolicy
+from oca_sms_async._retry import RetryPolicy, load_tenacity
 from oca_sms_async._sending import Sender
 from oca_sms_async._settings import ENVIRONMENT, Environment, check_base_url, positive_seconds
 from oca_sms_async._statistics import Statistics
 from oca_sms_async._waiting import Priority
-from oca_sms_async._wire import Api, RegularV1
+from oca_sms_async._wire import Api
 
 
 class AsyncOcaSms(Questions):
@@ -69,11 +69,14 @@ class AsyncOcaSms(Questions):
         observer: Callable[[SendEvent], None] | None = None,
     ) -> None:
         if api is None:
+            from oca_sms_async._wire._regular_v1 import RegularV1  # noqa: PLC0415 - with the first value of the API
+
             api = RegularV1(username, password)  # type: ignore[arg-type] # it refuses None, and names the field
         elif username is not None or password is not None:
             raise ValueError("api must stand alone: it holds its credentials")
         del username, password  # an error tracker would show them if a line below raises
         check_region(region)
+        load_tenacity()
         self._api = api
         self._timeout = positive_seconds("timeout", timeout)
         self._dispatcher = Dispatcher(

@@ -10,7 +10,7 @@ from oca_sms_async._limiter import RateLimiter
 from oca_sms_async._observing import Observer
 from oca_sms_async._retry import RetryPolicy
 from oca_sms_async._settings import Environment, read_switch
-from oca_sms_async._wire import Api, api_from_env
+from oca_sms_async._wire import Api
 
 
 class ClientOptions(TypedDict, total=False):
@@ -42,6 +42,8 @@ def options_from(environ: Environment, options: Mapping[str, Any]) -> dict[str, 
     known = {"api", *ClientOptions.__annotations__}
     found = {name: value for name, value in options.items() if name in known}
     if "api" not in options:
+        from oca_sms_async._wire._environment import api_from_env  # noqa: PLC0415 - it imports the rooms of all APIs
+
         found["api"] = api_from_env(environ, {name: options[name] for name in options.keys() - known})
     if "base_url" not in options:
         found["base_url"] = environ.get("OCA_SMS_BASE_URL")

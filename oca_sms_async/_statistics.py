@@ -33,7 +33,7 @@ class Statistics:
     limiter_wait: float
 
 
-@define
+@define(eq=False, repr=False)  # neither is used, and each method costs a part of the import
 class Counts:
     """The same counts, as they grow."""
 

@@ -19,7 +19,7 @@ from oca_sms_async._outcomes import BulkReport, Skipped
 from oca_sms_async._settings import ENVIRONMENT, Environment
 from oca_sms_async._statistics import Statistics
 from oca_sms_async._waiting import Priority
-from oca_sms_async._wire import Api, RegularV1
+from oca_sms_async._wire import Api
 
 __all__ = ["OcaSms"]
 
@@ -56,6 +56,8 @@ class OcaSms:
         **options: Unpack[ClientOptions],
     ) -> None:
         if api is None:
+            from oca_sms_async._wire._regular_v1 import RegularV1  # noqa: PLC0415 - with the first value of the API
+
             api = RegularV1(username, password)  # type: ignore[arg-type] # it refuses None, and names the field
         elif username is not None or password is not None:
             raise ValueError("api must stand alone: it holds its credentials")

@@ -44,7 +44,8 @@ def modules() -> list[str]:
 def public_names(module: types.ModuleType) -> set[str]:
     """Return the public names of a module: all names of a package, and the defined names of a module of code."""
     if hasattr(module, "__path__"):
-        return {name for name, value in vars(module).items() if name[0] != "_" and not inspect.ismodule(value)}
+        found = {name for name in dir(module) if name[0] != "_"}  # a facade may import a name at its first use
+        return {name for name in found if not inspect.ismodule(getattr(module, name))}
     names = set[str]()
     for node in ast.parse(inspect.getsource(module)).body:
         match node:

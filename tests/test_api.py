@@ -330,25 +330,86 @@ def test_each_raised_error_is_documented(name: str) -> None:
 # The cost of an import
 
 
-# These belong to extras, except cattrs, which is imported with the first API value.
-WAITS = ["aiohttp", "cattrs", "cyclopts", "httpx_aiohttp", "redis", "rich", "starlette", "uvicorn"]
+# These belong to extras, except cattrs, phonenumbers and tenacity, which are imported when the first client is made.
+WAITS = ["aiohttp", "cattrs", "cyclopts", "httpx_aiohttp", "phonenumbers", "redis", "rich", "starlette", "tenacity"]
 
 
-def modules_of(package: str) -> set[str]:
-    """Return the modules that importing a package loads in a fresh process, in which those above are missing."""
-    script = f"import sys; sys.modules.update(dict.fromkeys({WAITS})); import {package}; print(*sys.modules)"
+def modules_of(statement: str, waiting: list[str]) -> set[str]:
+    """Return the modules that a statement loads in a fresh process, in which those that wait are missing."""
+    script = f"import sys; sys.modules.update(dict.fromkeys({waiting})); {statement}; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(run.stdout.split()) - set(WAITS)
+    return set(run.stdout.split()) - set(waiting)
 
 
 def test_core_imports_no_extra() -> None:
-    """Importing the package needs its core dependencies alone.
+    """Importing the client needs httpx and attrs alone, and neither a journal's file nor the rules of all numbers.
 
     It loads no public module of the package beside the facade, and it does not look at metadata, which is slow.
     """
-    loaded = modules_of("oca_sms_async") - modules_of("httpx")
+    loaded = modules_of("from oca_sms_async import AsyncOcaSms", WAITS) - modules_of("import httpx", WAITS)
     foreign = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
-    assert {"oca_sms_async", "tenacity"} <= foreign <= {"oca_sms_async", "attr", "attrs", "phonenumbers", "tenacity"}
+    assert "oca_sms_async" in foreign
+    assert foreign <= {"oca_sms_async", "attr", "attrs"}
     ours = {name for name in loaded if name.startswith("oca_sms_async.")}
     assert {name for name in ours if not name.startswith("oca_sms_async._")} == set()
-    assert loaded & {"importlib.metadata", "multiprocessing", "unittest"} == set()
+    seldom = {"_segments", "_journal._sqlite", "_spelling", "_wire._converter", "_wire._environment"}
+    assert ours & {f"oca_sms_async.{name}" for name in seldom} == set()
+    assert loaded & {"importlib.metadata", "multiprocessing", "sqlite3", "unittest", "uvicorn"} == set()
+
+
+def test_the_facade_alone_imports_no_room() -> None:
+    """A program pays for a room when it uses a name of it, and `oca-sms --help` uses none."""
+    loaded = modules_of("import oca_sms_async", ["httpx", "attrs"]) - modules_of("import typing, importlib", [])
+    assert loaded == {"oca_sms_async"}
+
+
+def test_type_checkers_and_the_facade_agree() -> None:
+    """Each public name comes out of the room from which type checkers see it imported, and its own room has it."""
+    tree = ast.parse(Path(oca_sms_async.__file__).read_text(encoding="utf-8"))
+    seen = {
+        alias.name: str(node.module)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert {name: f"oca_sms_async.{room}" for name, room in oca_sms_async._ROOM_OF.items()} == seen
+    assert sorted(seen) == oca_sms_async.__all__
+    for name, room in seen.items():
+        assert getattr(oca_sms_async, name) is getattr(importlib.import_module(room), name)
+    assert set(seen) <= set(dir(oca_sms_async))
+    with pytest.raises(AttributeError, match=r"^module 'oca_sms_async' has no attribute 'AsyncOcaSm'$"):
+        _ = oca_sms_async.AsyncOcaSm  # type: ignore[attr-defined] # that is what is tested
+
+
+def test_a_client_imports_what_its_answers_need() -> None:
+    """Once a client is made, no number, error, outcome or report imports a module: later, that could fail."""
+    script = """
+import sys, oca_sms_async
+client = oca_sms_async.AsyncOcaSms("user", "secret")
+before = set(sys.modules)
+late = {"Advice", "Segments", "SqliteJournal", "PremiumV1", "PremiumV2", "RegularV2", "check_message", "segments"}
+for name in set(oca_sms_async.__all__) - late - {"__version__"}:
+    getattr(oca_sms_async, name)
+oca_sms_async.normalize_phone("+62 813-8147-5159")
+print(*(name for name in set(sys.modules) - before if not name.startswith("phonenumbers.data")))
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
+
+
+def test_help_of_the_command_imports_no_room_of_a_command() -> None:
+    """`oca-sms --help` is there at once: it imports neither a client nor an event loop, and no command's room."""
+    script = """
+import atexit, sys
+from oca_sms_async.cli import main
+sys.argv = ["oca-sms", "--help"]
+atexit.register(lambda: print(*sys.modules, file=sys.stderr))
+main()
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(run.stderr.split())
+    assert "Send one message and print its receipt." in run.stdout
+    assert "cyclopts" in loaded
+    assert loaded & {"asyncio", "httpx", "openpyxl", "phonenumbers", "sqlite3", "starlette", "uvicorn"} == set()
+    rooms = {name.removeprefix("oca_sms_async.cli.") for name in loaded if name.startswith("oca_sms_async.cli.")}
+    assert rooms == {"_app", "_commands", "_console", "_endings", "_main", "_signals"}

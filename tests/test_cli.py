@@ -844,11 +844,14 @@ def test_sandbox_on_no_host() -> None:
     assert _serve._explain(OSError(-2, "Name or service not known")) == "no such host"
 
 
-@pytest.mark.parametrize("package", ["cyclopts", "rich", "starlette", "uvicorn"])
-async def test_missing_extra_says_what_to_install(package: str) -> None:
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [("cyclopts", "check"), ("rich", "check"), ("starlette", "demo"), ("uvicorn", "sandbox")],
+)
+async def test_missing_extra_says_what_to_install(package: str, command: str) -> None:
     """Without the extra there is one line with the command that installs it, and a 2."""
     code = f"import sys; sys.modules[{package!r}] = None\n{MAIN}"
-    async with start("check", "hello", env=environment(), code=code) as process:
+    async with start(command, env=environment(), code=code) as process:
         ended = await end_of(process)
     assert (ended.status, ended.out) == (2, "")
     assert ended.err == f'oca-sms: its extra is missing (no module {package}): pip install "oca-sms-async[cli]"\n'

@@ -20,7 +20,7 @@ from public_api import modules
 import oca_sms_async
 from oca_sms_async import ApiError, InternalError
 from oca_sms_async._settings import Environment
-from oca_sms_async._wire import needed_variables
+from oca_sms_async._wire._environment import needed_variables
 from oca_sms_async.sandbox import Sandbox
 
 CONTRIBUTING: Final = read(ROOT / "CONTRIBUTING.md")

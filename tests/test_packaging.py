@@ -139,12 +139,19 @@ def test_the_page_is_found_without_a_folder(archives: Archives, tmp_path: Path) 
     assert ran.stdout.split() == ["True"] * 4
 
 
-def test_pyinstaller_finds_the_hook(archives: Archives) -> None:
-    """The entry point names a folder of the wheel with the hook of the module that has the page."""
+@pytest.mark.parametrize(
+    ("module", "collected"),
+    [
+        ("sandbox", 'collect_data_files("oca_sms_async.sandbox")'),
+        ("cli", 'collect_submodules("oca_sms_async.cli")'),
+    ],
+)
+def test_pyinstaller_finds_the_hooks(archives: Archives, module: str, collected: str) -> None:
+    """The entry point names a folder of the wheel with the hooks of the page and of the commands' rooms."""
     (value,) = PROJECT["entry-points"]["pyinstaller40"].values()
     (folder,) = importlib.metadata.EntryPoint("hook-dirs", value, "pyinstaller40").load()()
-    hook = Path(folder) / "hook-oca_sms_async.sandbox.py"
-    assert 'collect_data_files("oca_sms_async.sandbox")' in hook.read_text(encoding="utf-8")
+    hook = Path(folder) / f"hook-oca_sms_async.{module}.py"
+    assert collected in hook.read_text(encoding="utf-8")
     assert hook.relative_to(Path(oca_sms_async.__file__).parent.parent).as_posix() in archives.wheel_names
 
 

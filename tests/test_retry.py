@@ -65,7 +65,7 @@ from oca_sms_async import (
 from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._deadline import Deadline
 from oca_sms_async._retry import retry
-from oca_sms_async._wire import RegularV1
+from oca_sms_async._wire._regular_v1 import RegularV1
 
 API = RegularV1("user@example.com", "secret")
 OPTIONS = CallOptions(Priority.BULK, seconds=10.0)

@@ -24,8 +24,8 @@ from oca_sms_async import (
     UnsupportedError,
 )
 from oca_sms_async._settings import Environment
-from oca_sms_async._wire import needed_variables
 from oca_sms_async._wire._account import Account
+from oca_sms_async._wire._environment import needed_variables
 
 PACKAGE = Path(oca_sms_async.__file__).parent
 # The sandbox is the other side of the wire. The command that serves it prints the variables for its client.

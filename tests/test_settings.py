@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oca_sms_async import AsyncOcaSms, PremiumV1, PremiumV2, RegularV1, RegularV2, RetryPolicy, Unlimited
-from oca_sms_async._wire import Api, api_from_env, needed_variables
+from oca_sms_async._wire import Api
+from oca_sms_async._wire._environment import api_from_env, needed_variables
 
 SECRET = "Quagga"  # stands in every value that is refused, and must never show
 PUBLISHED = "https://sms.ocatelkom.co.id/api/v1"

@@ -1,8 +1,7 @@
-"""The journal of a bulk: its values, the protocol of a store, a run over it, and the store in a file."""
+"""The journal of a bulk: its values, the protocol of a store, a run over it. `_sqlite` is the store in a file."""
 
 from oca_sms_async._journal._protocol import Journal
 from oca_sms_async._journal._run import ClaimLostError, Intent, JournalRun, earlier_outcome
-from oca_sms_async._journal._sqlite import SqliteJournal
 from oca_sms_async._journal._values import Answer, JournalEntry, Lookup, Status
 
 __all__ = [
@@ -13,7 +12,6 @@ __all__ = [
     "JournalEntry",
     "JournalRun",
     "Lookup",
-    "SqliteJournal",
     "Status",
     "earlier_outcome",
 ]

@@ -1,4 +1,6 @@
-"""Hooks for PyInstaller, which finds them by an entry point: a bundled program has the sandbox's page."""
+"""Hooks for PyInstaller, which finds them by an entry point: a bundled program has the sandbox's page, and all rooms
+of the command.
+"""
 
 from pathlib import Path
 

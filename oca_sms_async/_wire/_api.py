@@ -11,7 +11,7 @@ from oca_sms_async._models import SendReceipt, SmsRecord
 _T = TypeVar("_T")
 
 
-@frozen
+@frozen(eq=False)  # requests are not compared, and each method costs a part of the import
 class Request(Generic[_T]):
     """One request to the gateway: its method, its path below the base URL, and its JSON body, if it has one.
 

@@ -9,7 +9,7 @@ from typing import Unpack
 from oca_sms_async import AsyncOcaSms
 from oca_sms_async._options import ClientOptions
 from oca_sms_async._settings import ENVIRONMENT, Environment
-from oca_sms_async._wire import Variable, needed_variables
+from oca_sms_async._wire._environment import Variable, needed_variables
 from oca_sms_async.cli._console import complain, on_terminal
 from oca_sms_async.cli._endings import CommandError, ExitStatus
 

@@ -18,13 +18,10 @@ from cyclopts import (
 )
 
 from oca_sms_async import __version__
-from oca_sms_async.cli._bulk import bulk
+from oca_sms_async.cli._commands import COMMANDS
 from oca_sms_async.cli._console import complain
-from oca_sms_async.cli._demo import demo
 from oca_sms_async.cli._endings import CommandError, ExitStatus, end_by_signal
-from oca_sms_async.cli._messages import check, history, send, status
-from oca_sms_async.cli._queue import queue
-from oca_sms_async.cli._serve import sandbox
+from oca_sms_async.cli._main import describe_missing
 from oca_sms_async.cli._signals import find_signal, raise_signals
 
 _HELP: Final = """Send SMS through OCA, Telkom Indonesia's gateway. Each error says if the message may have been sent.
@@ -55,8 +52,8 @@ _COMPLAINTS: Final[dict[type[CycloptsError], str]] = {
 _SILENCE: Final = logging.NullHandler()
 
 _app: Final = App(name="oca-sms", help=_HELP, help_format="markdown", version=__version__)
-for _command in (demo, send, bulk, queue, status, history, check, sandbox):
-    _app.command(_command)
+for _name, (_place, _words) in COMMANDS.items():
+    _app.command(_place, name=_name, help=_words)  # cyclopts imports the place when the command is called
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -83,6 +80,8 @@ def _parse(arguments: Sequence[str]) -> Callable[[], Any]:
     """Return the command with its arguments, ready to be called."""
     try:
         command, bound, _ = _app.parse_args(arguments, print_error=False, exit_on_error=False)
+    except ImportError as error:  # out of the room of the command
+        raise CommandError(describe_missing(error), ExitStatus.USAGE) from error
     except CycloptsError as error:
         command_line = " ".join([*_app.name, *(error.command_chain or ())])
         unsent = "not sent: " if "send" in (error.command_chain or ()) else ""

@@ -23,7 +23,7 @@ from oca_sms_async.cli._endings import CommandError, ExitStatus, explain, while_
 from oca_sms_async.cli._input_errors import InputError
 from oca_sms_async.cli._journals import take_journal
 from oca_sms_async.cli._out import OutcomesFile
-from oca_sms_async.cli._signals import run_in_loop
+from oca_sms_async.cli._stop import run_in_loop
 
 _DEFAULTS: Final = Options()
 
@@ -39,13 +39,7 @@ def bulk(
     *,
     options: Options = _DEFAULTS,
 ) -> None:
-    """Send a file of messages: columns phone, message, and optionally key and expires_at (ISO 8601 with an offset).
-
-    First the whole file is checked. With --journal, the same command goes on after an interruption or a kill: it sends
-    no message twice, and names the messages that may have been sent. The first Ctrl-C, SIGTERM or SIGHUP lets requests
-    on the wire finish; Ctrl-C after it cuts them short. Exit status: 0 all sent, 1 some failed or unknown, or output
-    was lost, 2 bad usage or input, 3 stopped by the account or an outage, 129, 130 and 143 ended by a signal.
-    """
+    """Run `oca-sms bulk`; its help stands in `_commands`."""
     options, journal = take_journal(options)
     check_options(file, options)
     client = None if options.dry_run else _make_client(options)

@@ -17,9 +17,9 @@ from oca_sms_async.cli._input_errors import InputError
 from oca_sms_async.cli._layout import Layout
 from oca_sms_async.cli._messages import ShowNumbers, ShowTexts
 from oca_sms_async.cli._out import OutcomesFile, is_outcomes_file
-from oca_sms_async.cli._signals import Stop
 from oca_sms_async.cli._sinks import find_open_stream
 from oca_sms_async.cli._staged_file import name_new_file
+from oca_sms_async.cli._stop import Stop
 
 WITHOUT_JOURNAL: Final = "without --journal, the same command would send everything again"
 _FOREIGN: Final = "is no file of outcomes: --force overwrites it"

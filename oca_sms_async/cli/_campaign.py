@@ -26,7 +26,7 @@ from oca_sms_async._journal import Answer, Lookup, Status, earlier_outcome
 from oca_sms_async.cli._input_errors import InputError
 from oca_sms_async.cli._layout import Layout
 from oca_sms_async.cli._rows import BadRow, RowSms, read_rows
-from oca_sms_async.cli._signals import Stop
+from oca_sms_async.cli._stop import Stop
 
 _ROWS_AT_ONCE: Final = 1000
 

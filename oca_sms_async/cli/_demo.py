@@ -22,10 +22,7 @@ _ATTEMPTS: Final = 12
 
 
 def demo() -> None:
-    """Send 250 one-time passwords to a sandbox on this machine, with a progress bar. No SMS leaves the machine.
-
-    Some sends meet an internal error and are sent again, and the gateway refuses some of the numbers.
-    """
+    """Run `oca-sms demo`; its help stands in `_commands`."""
     # httpx takes the environment's proxy for the loopback address too, and no proxy could reach this sandbox. The
     # variable is in small letters: they go before the capitals where both are set.
     os.environ["no_proxy"] = "127.0.0.1"

@@ -23,12 +23,17 @@ def _run(arguments: list[str]) -> int:
         # Imported here, so that a missing extra ends in a sentence.
         from oca_sms_async.cli._app import run  # noqa: PLC0415 - see above
     except ImportError as error:
-        missing = next((e.name for e in (error, error.__cause__) if isinstance(e, ImportError) and e.name), "?")
-        package = missing.partition(".")[0]
-        line = f'oca-sms: its extra is missing (no module {package}): pip install "oca-sms-async[cli]"'
-        print(line, file=sys.stderr)
+        print(f"oca-sms: {describe_missing(error)}", file=sys.stderr)
         return 2
     return run(arguments)
+
+
+def describe_missing(error: ImportError) -> str:
+    """Describe a module that is not there, and name the extra that brings it."""
+    while error.name is None and isinstance(error.__cause__, ImportError):
+        error = error.__cause__
+    package = (error.name or "?").partition(".")[0]
+    return f'its extra is missing (no module {package}): pip install "oca-sms-async[cli]"'
 
 
 def _drop_unread_output() -> None:

@@ -11,7 +11,7 @@ from oca_sms_async._phone import mask_phone
 from oca_sms_async.cli._account import client_of_account
 from oca_sms_async.cli._console import show_pairs, show_table
 from oca_sms_async.cli._endings import CommandError, ExitStatus, before_sending, while_asking, while_sending
-from oca_sms_async.cli._signals import run_in_loop
+from oca_sms_async.cli._stop import run_in_loop
 
 _T = TypeVar("_T")
 
@@ -29,10 +29,7 @@ def send(
         Parameter(validator=validators.Number(gt=0), help="Seconds in which the message may be sent."),
     ] = None,
 ) -> None:
-    """Send one message and print its receipt.
-
-    An error says whether the message may have been sent.
-    """
+    """Run `oca-sms send`; its help stands in `_commands`."""
     with before_sending():
         client = client_of_account()
     with while_sending(has_history=client.has_history):
@@ -47,7 +44,7 @@ def status(
     show_numbers: ShowNumbers = False,
     show_texts: ShowTexts = False,
 ) -> None:
-    """Print the gateway's record of one message."""
+    """Run `oca-sms status`; its help stands in `_commands`."""
     client = client_of_account()
     with while_asking(for_message=True):
         record = run_in_loop(lambda _: _ask(client, lambda: client.status(msg_uid)))
@@ -64,7 +61,7 @@ def history(
     show_numbers: ShowNumbers = False,
     show_texts: ShowTexts = False,
 ) -> None:
-    """Print the account's newest messages, the newest last: a table on a terminal, else lines with tabs."""
+    """Run `oca-sms history`; its help stands in `_commands`."""
     client = client_of_account()
     with while_asking():
         records = run_in_loop(lambda _: _ask(client, client.history))
@@ -80,7 +77,7 @@ def check(
     *,
     brand: Annotated[str | None, Parameter(help="The brand that the text of an OTP has to name.")] = None,
 ) -> None:
-    """Print how many segments a text takes, and how Indonesian networks may change it. No account is needed."""
+    """Run `oca-sms check`; its help stands in `_commands`."""
     with while_asking():
         advice = check_message(text, brand=brand)
     size = segments(text)

@@ -22,16 +22,11 @@ from oca_sms_async.cli._out import OutcomesFile
 from oca_sms_async.cli._queue_database import Queue, QueueName, open_queue
 from oca_sms_async.cli._queue_put import put_rows
 from oca_sms_async.cli._queue_status import show_status
-from oca_sms_async.cli._signals import Stop, run_in_loop
+from oca_sms_async.cli._stop import Stop, run_in_loop
 
 _LAYOUT: Final = Layout()
-_HELP: Final = """Work with the durable queue in PostgreSQL.
 
-The database comes from `OCA_SMS_DATABASE`, a PostgreSQL URL or connection string, or else from libpq's own variables:
-`PGHOST`, `PGDATABASE`, `PGUSER`, `PGPASSWORD` and their like.
-"""
-
-queue: Final = App(name="queue", help=_HELP, help_format="markdown")
+queue: Final = App(name="queue", help_format="markdown")  # its help stands in `_commands`
 
 
 @queue.command

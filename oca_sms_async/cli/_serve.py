@@ -69,11 +69,7 @@ def sandbox(
     ] = None,
     seed: Annotated[_WholeOrNone, Parameter(help="The seed of all draws: a run with it can be repeated.")] = None,
 ) -> None:
-    """Serve a gateway that sends no SMS, until Ctrl-C or SIGTERM, and print the variables that a program needs.
-
-    Its page shows the messages as they arrive, and has switches for faults. The exit status is 2 if the address cannot
-    be had: a port that is taken, say.
-    """
+    """Run `oca-sms sandbox`; its help stands in `_commands`."""
     try:
         gateway = Sandbox(
             username=username,

@@ -1,20 +1,15 @@
 """The signals that ask a command to end: Ctrl-C, SIGTERM and SIGHUP."""
 
-import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from signal import Signals
 from types import FrameType
-from typing import Final, TypeVar, cast
-
-from oca_sms_async.cli._console import complain
-
-_T = TypeVar("_T")
+from typing import Final
 
 # Not every system has a SIGHUP.
-_ENDING: Final = tuple(Signals[name] for name in ("SIGTERM", "SIGHUP") if name in Signals.__members__)
+ENDING: Final = tuple(Signals[name] for name in ("SIGTERM", "SIGHUP") if name in Signals.__members__)
 
 
 class SignalError(KeyboardInterrupt):
@@ -47,7 +42,7 @@ def raise_signals() -> Iterator[None]:
         raise SignalError(number)
 
     on_main_thread = threading.current_thread() is threading.main_thread()  # only there Python takes handlers
-    taken = [it for it in _ENDING if on_main_thread and signal.getsignal(it) is signal.SIG_DFL]
+    taken = [it for it in ENDING if on_main_thread and signal.getsignal(it) is signal.SIG_DFL]
     for number in taken:
         signal.signal(number, end)
     try:
@@ -55,84 +50,3 @@ def raise_signals() -> Iterator[None]:
     finally:
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
-
-
-class Stop:
-    """The request to end the command whose task this is.
-
-    At first a signal cancels the task. Within `gently`, the first signal only sets `requested`, and Ctrl-C after it
-    cancels the task. A second SIGTERM does not: some programs send it twice. `signal` is the first one that came.
-    """
-
-    def __init__(self) -> None:
-        self.requested = asyncio.Event()
-        self.signal: Signals | None = None
-        self._task = cast("asyncio.Task[object]", asyncio.current_task())
-        self._gentle = False
-
-    @contextlib.contextmanager
-    def gently(self) -> Iterator[None]:
-        """Let the work of the block end by itself after a signal."""
-        self._gentle = True
-        try:
-            yield
-        finally:
-            self._gentle = False
-
-    @contextlib.contextmanager
-    def cut_short(self) -> Iterator[None]:
-        """End the block, but not the task, if Ctrl-C after the first signal cancels it."""
-        try:
-            yield
-        except asyncio.CancelledError:
-            if self.signal is None:
-                raise
-            self._task.uncancel()
-
-    @contextlib.contextmanager
-    def listen(self) -> Iterator[None]:
-        """Take the signals in the event loop, except those that are ignored."""
-        loop, before = asyncio.get_running_loop(), {}
-        for number in (Signals.SIGINT, *_ENDING):
-            handler = signal.getsignal(number)
-            # In the background of a shell Ctrl-C is for another program, and nohup keeps SIGHUP away.
-            if handler is signal.SIG_IGN:
-                continue
-            # Windows has no handlers for an event loop, and only the main thread takes them.
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.add_signal_handler(number, self._receive, number)
-                before[number] = handler
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                loop.remove_signal_handler(number)
-                signal.signal(number, handler)
-
-    def _receive(self, number: Signals) -> None:
-        first = self.signal is None
-        self.signal = self.signal or number
-        if not self._gentle or (number == Signals.SIGINT and not first):
-            self._task.cancel()
-        elif first:
-            complain("stopping: requests on the wire may finish; press Ctrl-C again to cut them short")
-            self.requested.set()
-
-
-def run_in_loop(main: Callable[[Stop], Awaitable[_T]]) -> _T:
-    """Run a coroutine as `asyncio.run` does. `SignalError` if a signal cancelled it."""
-    stop: Stop | None = None
-
-    async def run() -> _T:
-        nonlocal stop
-        stop = Stop()
-        with stop.listen():
-            return await main(stop)
-
-    try:
-        return asyncio.run(run())
-    except asyncio.CancelledError:
-        if stop is None or stop.signal is None:
-            raise
-        number = stop.signal
-    raise SignalError(number)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from oca_sms_async._phone import normalize_phone
-from oca_sms_async._wire import RegularV1
+from oca_sms_async._wire._regular_v1 import RegularV1
 
 _TOKEN: Final = re.compile(r"[!-~]+")
 

@@ -22,7 +22,7 @@ from oca_sms_async._outcomes import BulkReport, ReconcileReport
 from oca_sms_async._phone import check_region
 from oca_sms_async._questions import Questions
 from oca_sms_async._reconcile import reconcile
-from oca_sms_async._retry import RetryPolicy, load_tenacity
+from oca_sms_async._retry import RetryPolicy
 from oca_sms_async._sending import Sender
 from oca_sms_async._settings import ENVIRONMENT, Environment, check_base_url, positive_seconds
 from oca_sms_async._statistics import Statistics
@@ -76,7 +76,6 @@ class AsyncOcaSms(Questions):
             raise ValueError("api must stand alone: it holds its credentials")
         del username, password  # an error tracker would show them if a line below raises
         check_region(region)
-        load_tenacity()
         self._api = api
         self._timeout = positive_seconds("timeout", timeout)
         self._dispatcher = Dispatcher(

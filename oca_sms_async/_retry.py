@@ -3,8 +3,9 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
+import tenacity
 from attrs import Attribute, field, frozen
 
 from oca_sms_async._call import CallOptions, CallState
@@ -18,9 +19,6 @@ from oca_sms_async._errors import (
 )
 from oca_sms_async._log import log
 from oca_sms_async._settings import is_finite
-
-if TYPE_CHECKING:
-    import tenacity
 
 _T = TypeVar("_T")
 
@@ -57,29 +55,14 @@ class RetryPolicy:
         unsent = isinstance(error, ConnectionFailedError | RateLimitedError) and not error.may_have_been_sent
         return isinstance(error, InternalError) or (self.retry_unsent and unsent)
 
-    def _begin(self) -> "tuple[tenacity.AsyncRetrying, tenacity.RetryCallState]":
-        """Return tenacity's policy, and its state of a call.
-
-        Both are fresh ones for each call: calls that share a policy lose each other's errors.
-        """
-        import tenacity  # noqa: PLC0415 - loaded by `load_tenacity`
-
-        retrying = tenacity.AsyncRetrying(
+    def _retrying(self) -> tenacity.AsyncRetrying:
+        """Return tenacity's policy. It is a fresh one for each call: calls that share one lose each other's errors."""
+        return tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self.max_attempts),
             wait=tenacity.wait_random_exponential(multiplier=self.initial_wait, max=self.max_wait),
             retry=tenacity.retry_if_exception(self._repeats),
             reraise=True,
         )
-        retrying.begin()
-        return retrying, tenacity.RetryCallState(retrying, None, (), {})
-
-
-def load_tenacity() -> None:
-    """Import tenacity. Clients do so when they are made: after a failed attempt, an import could fail too.
-
-    It is not imported with the package, because it would make up a tenth of its import.
-    """
-    import tenacity  # noqa: F401, PLC0415 - see above
 
 
 async def retry(
@@ -105,7 +88,9 @@ async def retry(
                 if call.is_cut:
                     raise
                 if retrying is None:
-                    retrying, state = policy._begin()  # noqa: SLF001 - not for the user, and this is its room
+                    retrying = policy._retrying()  # noqa: SLF001 - not for the user, and this is its room
+                    retrying.begin()
+                    state = tenacity.RetryCallState(retrying, None, (), {})
                 state.set_exception(sys.exc_info())  # type: ignore[arg-type] # within an except block it is complete
             wait = cast(float, await retrying.iter(state))  # it raises the error that is not tried again
             if options.until is not None and asyncio.get_running_loop().time() + wait >= options.until:

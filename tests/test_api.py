@@ -330,8 +330,8 @@ def test_each_raised_error_is_documented(name: str) -> None:
 # The cost of an import
 
 
-# These belong to extras, except cattrs, phonenumbers and tenacity, which are imported when the first client is made.
-WAITS = ["aiohttp", "cattrs", "cyclopts", "httpx_aiohttp", "phonenumbers", "redis", "rich", "starlette", "tenacity"]
+# These belong to extras, except cattrs and phonenumbers, which are imported when the first client is made.
+WAITS = ["aiohttp", "cattrs", "cyclopts", "httpx_aiohttp", "phonenumbers", "redis", "rich", "starlette"]
 
 
 def modules_of(statement: str, waiting: list[str]) -> set[str]:
@@ -342,14 +342,14 @@ def modules_of(statement: str, waiting: list[str]) -> set[str]:
 
 
 def test_core_imports_no_extra() -> None:
-    """Importing the client needs httpx and attrs alone, and neither a journal's file nor the rules of all numbers.
+    """Importing the client needs httpx, attrs and tenacity alone, and neither a journal's file nor the rules of all numbers.
 
     It loads no public module of the package beside the facade, and it does not look at metadata, which is slow.
     """
     loaded = modules_of("from oca_sms_async import AsyncOcaSms", WAITS) - modules_of("import httpx", WAITS)
     foreign = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
     assert "oca_sms_async" in foreign
-    assert foreign <= {"oca_sms_async", "attr", "attrs"}
+    assert foreign <= {"oca_sms_async", "attr", "attrs", "tenacity"}
     ours = {name for name in loaded if name.startswith("oca_sms_async.")}
     assert {name for name in ours if not name.startswith("oca_sms_async._")} == set()
     seldom = {"_segments", "_journal._sqlite", "_spelling", "_wire._converter", "_wire._environment"}

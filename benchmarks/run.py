@@ -1,7 +1,8 @@
 """Runs all benchmarks, and leaves their tables in `benchmarks/results` and plots of some in `docs/figures`.
 
 That takes about half an hour, most of it for a campaign of a million messages. Nothing else may run meanwhile, so it
-waits for an idle machine, ten minutes at most. The tables are written at the end: they are always of one run on one machine.
+waits for an idle machine, ten minutes at most. The tables are written at the end: they are always of one run on one
+machine.
 
 With names, only these benchmarks run, and no file changes. `--plot` runs none and draws the plots out of the tables.
 """

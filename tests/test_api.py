@@ -342,7 +342,7 @@ def modules_of(statement: str, waiting: list[str]) -> set[str]:
 
 
 def test_core_imports_no_extra() -> None:
-    """Importing the client needs httpx, attrs and tenacity alone, and neither a journal's file nor the rules of all numbers.
+    """Importing the client needs httpx, attrs and tenacity, and neither a journal's file nor the rules of all numbers.
 
     It loads no public module of the package beside the facade, and it does not look at metadata, which is slow.
     """

@@ -1,6 +1,7 @@
 """The steps of one request as its transport reports them, and the proof that the request did not leave."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
@@ -78,7 +79,8 @@ class Trace:
         httpcore forgets it when it is cancelled during a TLS handshake.
         """
         if self._half_open is not None and not self.sent:
-            await self._half_open.aclose()
+            with contextlib.suppress(Exception):  # the request has its error already
+                await self._half_open.aclose()
 
     def _hear_connection(self, step: str, phase: str, info: dict[str, Any]) -> None:
         connects = step.startswith("connect_")

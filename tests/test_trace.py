@@ -28,6 +28,7 @@ from oca_sms_async import (
 )
 from oca_sms_async._connections import ExactConnectErrors, own_client
 from oca_sms_async._httpx_internals import report_lost
+from oca_sms_async._trace import Trace
 from oca_sms_async._transport import Reply, UnderWay, exchange
 from oca_sms_async.aiohttp import aiohttp_client
 
@@ -436,6 +437,25 @@ async def held(
     yield gate, task
     gate.open.set()
     await asyncio.gather(task, return_exceptions=True)
+
+
+class Unclosable(httpcore.AsyncNetworkStream):
+    """A socket whose close fails."""
+
+    closed = False
+
+    async def aclose(self) -> None:
+        """Fail."""
+        self.closed = True
+        raise OTHER
+
+
+async def test_a_socket_that_cannot_be_closed_hides_no_error() -> None:
+    """A request that ends in a TLS handshake closes its socket, and keeps its own error."""
+    trace, socket = Trace(), Unclosable()
+    await trace("connection.connect_tcp.complete", {"return_value": socket})
+    await trace.close_half_open()
+    assert socket.closed
 
 
 @pytest.mark.usefixtures("late")

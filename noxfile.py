@@ -59,9 +59,11 @@ def pin_floors() -> list[str]:
     return [f"{name}=={version}" for name, version in pins.items()]
 
 
-# The SDK wants the version of its own API, and FastAPI one of Starlette.
+# The SDK wants the version of its own API, FastAPI one of Starlette, and Celery's broker one of redis.
 FLOORS_OF_TESTS = (
+    "celery==5.5.3",
     "fastapi==0.115.6",
+    "kombu==5.5.4",
     "opentelemetry-sdk==1.30.0",
     "opentelemetry-instrumentation-httpx==0.51b0",
     "opentelemetry-instrumentation-aiohttp-client==0.51b0",

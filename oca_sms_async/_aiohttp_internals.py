@@ -59,7 +59,7 @@ def open_session(context: ssl.SSLContext, *, keepalive: float) -> aiohttp.Client
 
 
 class _Connector(aiohttp.TCPConnector):
-    """A connector that traces a request as httpcore does, and checks a kept connection before it is used again.
+    """A connector that tells a request's trace what became of its connection, and checks a kept one before it serves.
 
     Bytes that came after the last answer would be read as the next answer: the receipt of another message.
     """

@@ -20,7 +20,9 @@ _HARMLESS: Final = {"retry", "response_closed"}  # a pause before the next conne
 
 
 class Trace:
-    """The `trace` extension of a request: httpcore calls it with each step, and so does our aiohttp transport.
+    """The `trace` extension of a request: httpcore calls it with each step.
+
+    Our aiohttp transport calls it with two: a connection that failed, and the start of a request.
 
     `sent` is True once part of the request may have left. `is_cause(error)` is the proof of the opposite. It rests on
     a step that was heard to fail, never on a step that was not heard, because a name may move. So an unknown step

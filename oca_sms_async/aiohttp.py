@@ -4,18 +4,16 @@
 """
 
 import asyncio
-import contextlib
 import functools
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, cast
+from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import httpx
 
 from oca_sms_async._connections import KEEPALIVE, ExactConnectErrors, leave_to_parent
 from oca_sms_async._httpx_internals import is_patched
-from oca_sms_async._proxies import EnvironmentProxies
 from oca_sms_async._tls import tls_context
 
 try:
@@ -23,13 +21,11 @@ try:
     from httpx_aiohttp import AiohttpTransport
 
     from oca_sms_async._aiohttp_internals import STEPS, Steps, open_session
+    from oca_sms_async._aiohttp_proxies import CREDENTIALS, Choose, make_chooser
 except ModuleNotFoundError as missing:
     raise ImportError('The aiohttp transport needs its extra: pip install "oca-sms-async[aiohttp]"') from missing
 
 __all__ = ["aiohttp_client"]
-
-_CREDENTIALS: Final = "Proxy-Authorization"
-_Choose = Callable[[httpx.URL], httpx.Proxy | None]
 
 
 def aiohttp_client(
@@ -61,38 +57,10 @@ def aiohttp_client(
     context = tls_context(verify, trust_env=trust_env)
     defaults: dict[str, Any] = {
         "timeout": None,
-        "transport": _Transport(context, _chooser(proxy, trust_env=trust_env)),
+        "transport": _Transport(context, make_chooser(proxy, trust_env=trust_env)),
         "trust_env": trust_env,
     }
     return _Client(**(defaults | options))
-
-
-def _chooser(given: httpx.Proxy | str | None, *, trust_env: bool) -> _Choose:
-    """Return a function from a URL to the proxy for it."""
-    if given is not None:
-        proxy = _parse(given)
-        return lambda _: proxy
-    environment = EnvironmentProxies()
-    if not (trust_env and environment.urls()):
-        return lambda _: None
-    proxies = {url: _parse(url) for url in environment.urls()}
-
-    def choose(url: httpx.URL) -> httpx.Proxy | None:
-        named = environment.proxy_for(url)
-        return None if named is None else proxies[named]
-
-    return functools.lru_cache(maxsize=8)(choose)
-
-
-def _parse(proxy: httpx.Proxy | str) -> httpx.Proxy:
-    with contextlib.suppress(ValueError, httpx.InvalidURL):  # their texts may quote its password
-        parsed = httpx.Proxy(proxy) if isinstance(proxy, str) else proxy
-        if parsed.url.scheme in {"http", "https"}:
-            headers = httpx.Headers(parsed.headers)
-            if parsed.auth:  # as a header, because aiohttp's own option takes Latin-1 only, and is deprecated
-                headers[_CREDENTIALS] = aiohttp.encode_basic_auth(*parsed.auth)
-            return httpx.Proxy(parsed.url, ssl_context=parsed.ssl_context, headers=headers)
-    raise ValueError("proxy, or the one that the environment names, cannot be used: it must be an http or https URL")
 
 
 class _Client(httpx.AsyncClient):
@@ -130,7 +98,7 @@ class _Transport(AiohttpTransport, ExactConnectErrors):
     generators.
     """
 
-    def __init__(self, context: ssl.SSLContext, choose: _Choose) -> None:
+    def __init__(self, context: ssl.SSLContext, choose: Choose) -> None:
         super().__init__(verify=context)
         self._choose = choose
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -164,9 +132,9 @@ class _Transport(AiohttpTransport, ExactConnectErrors):
     async def _request(self, session: aiohttp.ClientSession, request: httpx.Request) -> aiohttp.ClientResponse:
         headers = _decode(request.headers)
         proxy = self._choose(request.url)
-        if proxy is not None and request.url.scheme == "http" and _CREDENTIALS in proxy.headers:
+        if proxy is not None and request.url.scheme == "http" and CREDENTIALS in proxy.headers:
             # aiohttp adds them to a CONNECT alone.
-            headers = [*headers, (_CREDENTIALS, proxy.headers[_CREDENTIALS])]
+            headers = [*headers, (CREDENTIALS, proxy.headers[CREDENTIALS])]
         content: bytes | httpx.AsyncByteStream | None
         try:
             content = request.content or None

@@ -6,14 +6,17 @@ once in a process. `httpx` and `httpcore` are capped in pyproject.toml for the s
 
 import asyncio
 import functools
+from collections.abc import Callable
 from types import FunctionType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 
 from oca_sms_async._log import log
 
 IS_LATE: Final = "oca_sms_async.is_late"  # an extension of a request: a function
+
+_T = TypeVar("_T")
 
 _HOME: Final = httpx.AsyncClient.aclose.__code__.co_filename
 
@@ -70,7 +73,7 @@ def is_silent(transport: httpx.AsyncHTTPTransport) -> bool:
         links = transport._pool.connections  # noqa: SLF001 - no layer tells in public, here and below
         if len(links) != 1 or links[0].has_expired():
             return False
-        return not _unread(links[0])
+        return not _has_unread(links[0])
     except AttributeError:
         report_lost("unread bytes")
         return False
@@ -85,12 +88,25 @@ def connect_by(transport: httpx.AsyncHTTPTransport, network: Any) -> None:
         report_lost("quick connections")
 
 
-def stream_within(connection: Any) -> Any:
-    """Return anyio's stream of a connection of httpcore, or `None` if it cannot be found: then it stays as it is."""
-    stream = getattr(connection, "_stream", None)
-    if stream is None:
+def replace_stream(connection: Any, make: Callable[[Any, bytes, Any], _T]) -> _T | None:
+    """Replace anyio's stream in a connection of httpcore, and return the new one.
+
+    `make` gets the event loop's transport, the bytes that came already, and the attributes of the socket. When a name
+    moves, the connection keeps its own, and is slow: then the answer is `None`.
+    """
+    try:
+        stream = connection._stream  # noqa: SLF001 - httpcore has no public way to it, here and below
+        transport, early = stream._transport, stream._protocol.read_queue  # noqa: SLF001 - nor has anyio
+    except AttributeError:
         report_lost("quick connections")
-    return stream
+        return None
+    connection._stream = made = make(transport, b"".join(early), stream.extra_attributes)  # noqa: SLF001 - as above
+    return made
+
+
+def stream_within(connection: Any) -> Any:
+    """Return the stream of a connection on which `replace_stream` has found it."""
+    return connection._stream  # noqa: SLF001 - as above
 
 
 def end_in_time(transport: httpx.AsyncHTTPTransport) -> None:
@@ -118,8 +134,8 @@ def end_in_time(transport: httpx.AsyncHTTPTransport) -> None:
     pool.handle_async_request = handle_in_time
 
 
-def _unread(link: Any) -> int:
-    """Return how many bytes wait in the parser, in TLS and in the loop's own buffer."""
+def _has_unread(link: Any) -> bool:
+    """Tell whether bytes wait in the parser, in TLS, in the loop's own buffer, or in the socket of a stream of ours."""
     while not hasattr(link, "_h11_state"):  # the connection to a proxy wraps the one that speaks HTTP
         link = link._connection  # noqa: SLF001 - as above
     count = len(link._h11_state.trailing_data[0])  # noqa: SLF001 - as above
@@ -127,4 +143,5 @@ def _unread(link: Any) -> int:
     while hasattr(stream, "transport_stream"):  # TLS, and perhaps TLS to a proxy below it
         count += stream._read_bio.pending + stream._ssl_object.pending()  # noqa: SLF001 - as above
         stream = stream.transport_stream
-    return count + len(stream._protocol.read_queue)  # noqa: SLF001 - as above
+    own = getattr(stream, "has_unread", None)  # `has_expired` has asked the socket of anyio's stream
+    return bool(count or (own() if own else stream._protocol.read_queue))  # noqa: SLF001 - as above

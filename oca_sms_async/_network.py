@@ -1,4 +1,8 @@
-"""httpcore's network over anyio, without a time-out for each step. Those take a sixth of the time of a send."""
+"""httpcore's network over the event loop's own transports.
+
+anyio makes the connections. It then takes a turn of the event loop for each step, and httpcore a time-out: together
+they are a quarter of the time of a send.
+"""
 
 import contextlib
 from collections.abc import Iterable
@@ -7,10 +11,10 @@ from typing import Any, Final
 
 import anyio
 import httpcore
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import ByteStream
 
-from oca_sms_async._httpx_internals import stream_within
-from oca_sms_async._sockets import is_readable
+from oca_sms_async._httpx_internals import replace_stream, stream_within
+from oca_sms_async._transport_stream import TransportStream
 
 _LOST: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError)
 
@@ -27,19 +31,22 @@ class Network(httpcore.AnyIOBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Return a connection to the address of the host that answers first."""
-        return _quicken(await super().connect_tcp(host, port, timeout, local_address, socket_options))
+        slow = await super().connect_tcp(host, port, timeout, local_address, socket_options)
+        stream = replace_stream(slow, TransportStream)
+        return slow if stream is None else _Connection(slow, stream, stream)
 
 
 class _Connection(httpcore.AsyncNetworkStream):
     """A connection that knows no time-outs: `exchange` bounds each request as a whole.
 
-    It keeps the head of a request until the body comes, so that both leave in one packet.
+    It keeps the head of a request until the body comes, so that both leave in one packet. `stream` is that of `slow`,
+    and `socket` the one beneath all TLS.
     """
 
-    def __init__(self, slow: httpcore.AsyncNetworkStream, stream: ByteStream) -> None:
+    def __init__(self, slow: httpcore.AsyncNetworkStream, stream: ByteStream, socket: TransportStream) -> None:
         self._slow = slow
         self._stream = stream
-        self._socket = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - no Django here
+        self._socket = socket
         self._head = b""
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
@@ -74,11 +81,16 @@ class _Connection(httpcore.AsyncNetworkStream):
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> httpcore.AsyncNetworkStream:
         """Return the connection with TLS on it."""
-        return _quicken(await self._slow.start_tls(ssl_context, server_hostname, timeout))
+        slow = await self._slow.start_tls(ssl_context, server_hostname, timeout)
+        return _Connection(slow, stream_within(slow), self._socket)
 
     def get_extra_info(self, info: str) -> Any:
-        """Return what httpcore asks about a connection; it asks three times a request whether it is readable."""
-        return is_readable(self._socket) if info == "is_readable" else self._slow.get_extra_info(info)
+        """Return what httpcore asks about a connection.
+
+        It asks three times a request whether one is readable, and means its end. The guard before a connection serves
+        again asks the system too.
+        """
+        return self._socket.has_news if info == "is_readable" else self._slow.get_extra_info(info)
 
     async def _send(self, buffer: bytes) -> None:
         data, self._head = self._head + buffer, b""
@@ -86,8 +98,3 @@ class _Connection(httpcore.AsyncNetworkStream):
             await self._stream.send(data)
         except _LOST as error:
             raise httpcore.WriteError(str(error)) from error
-
-
-def _quicken(slow: httpcore.AsyncNetworkStream) -> httpcore.AsyncNetworkStream:
-    stream = stream_within(slow)
-    return slow if stream is None else _Connection(slow, stream)

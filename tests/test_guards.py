@@ -29,7 +29,7 @@ from oca_sms_async.aiohttp import aiohttp_client
 
 UNREAD = (
     *("_pool", "connections", "has_expired", "_h11_state", "trailing_data"),
-    *("_network_stream", "_stream", "_protocol", "read_queue"),
+    *("_network_stream", "_stream"),
 )
 UNREAD_IN_TLS = ("_read_bio", "pending", "_ssl_object", "transport_stream")
 
@@ -155,17 +155,36 @@ async def test_without_the_transports_name_only_the_trace_proves(
     assert lost_guards(caplog) == ["transport of a request"]
 
 
+async def serve_slowly(monkeypatch: pytest.MonkeyPatch, *moved: tuple[ModuleType, str, str]) -> int:
+    """Return how many connections three sends take, when a function of a room asks for a name that has moved."""
+    for room, reads, name in moved:
+        monkeypatch.setattr(room, reads, without(name, _httpx_internals)[reads])
+    return await connections_of_three_sends(None)
+
+
 @pytest.mark.parametrize(
     ("room", "reads", "name"),
-    [(_connections, "connect_by", "_network_backend"), (_network, "stream_within", "_stream")],
+    [
+        (_connections, "connect_by", "_network_backend"),
+        *((_network, "replace_stream", name) for name in ("_stream", "_transport", "_protocol", "read_queue")),
+    ],
 )
 async def test_a_moved_name_costs_the_quick_connections_alone(
     room: ModuleType, reads: str, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without the names of httpcore's network, its own is used, and connections serve again as before."""
-    monkeypatch.setattr(room, reads, without(name, _httpx_internals)[reads])
-    assert await connections_of_three_sends(None) == 1
+    assert await serve_slowly(monkeypatch, (room, reads, name)) == 1
     assert lost_guards(caplog) == ["quick connections"]
+
+
+@pytest.mark.parametrize("name", ["_protocol", "read_queue"])
+async def test_without_a_look_at_anyios_own_bytes_no_slow_connection_serves_twice(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stream of anyio keeps bytes that nobody has asked for."""
+    moved = (_network, "replace_stream", name), (_connections, "is_silent", name)
+    assert await serve_slowly(monkeypatch, *moved) == 3
+    assert lost_guards(caplog) == ["quick connections", "unread bytes"]
 
 
 async def test_a_moved_name_costs_the_time_outs_in_traces_alone(

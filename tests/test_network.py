@@ -11,7 +11,9 @@ from on_sockets import PHONE, TEXT, client_of
 from raw_gateway import Connection, RawGateway, receipt
 
 from oca_sms_async import DeliveryUnknownError
+from oca_sms_async._httpx_internals import replace_stream
 from oca_sms_async._network import Network
+from oca_sms_async._transport_stream import TransportStream
 
 
 async def connect(gateway: RawGateway) -> httpcore.AsyncNetworkStream:
@@ -76,6 +78,73 @@ async def test_the_end_of_a_connection_is_no_error() -> None:
         stream = await connect(gateway)
         assert await stream.read(99) == b""
         assert stream.get_extra_info("is_readable")
+        await stream.aclose()
+
+
+async def test_bytes_are_read_in_pieces() -> None:
+    """A read returns no more than it was asked for, and keeps the rest for the next one."""
+
+    async def talk(connection: Connection) -> None:
+        await connection.write(b"abcdefghi")
+
+    async with RawGateway(on_connect=talk).serve() as gateway:
+        stream = await connect(gateway)
+        assert [await stream.read(4) for _ in range(3)] == [b"abcd", b"efgh", b"i"]
+        await stream.aclose()
+
+
+async def test_bytes_that_came_before_the_stream_are_not_lost() -> None:
+    """A server may answer before it is asked, and anyio's own stream may have read that answer."""
+
+    async def talk(connection: Connection) -> None:
+        await connection.write(b"abcdefghi")
+
+    async with RawGateway(on_connect=talk).serve() as gateway:
+        slow = await httpcore.AnyIOBackend().connect_tcp("127.0.0.1", gateway.port)
+        assert await slow.read(4) == b"abcd"
+        assert replace_stream(slow, TransportStream) is not None
+        assert await slow.read(9) == b"efghi"
+        await slow.aclose()
+
+
+async def test_bytes_that_the_loop_has_not_read_yet_are_unread() -> None:
+    """They are in the socket alone, and would be taken for the next answer."""
+    connected = asyncio.get_running_loop().create_future()
+
+    async def greet(connection: Connection) -> None:
+        connected.set_result(connection)
+        await connection.reader.read()
+
+    async with RawGateway(on_connect=greet).serve() as gateway:
+        slow = await httpcore.AnyIOBackend().connect_tcp("127.0.0.1", gateway.port)
+        stream = replace_stream(slow, TransportStream)
+        assert stream is not None
+        connection = await connected
+        assert not stream.has_unread()
+        connection.writer.write(b"x")  # at once, and the loop reads it in its next turn
+        assert (stream.has_unread(), stream.has_news) == (True, False)
+        await slow.aclose()
+
+
+async def test_a_flood_waits_outside() -> None:
+    """A server that sends on and on fills no memory: its bytes wait in its own process until they are asked for."""
+    flood = 2**26
+    left = asyncio.get_running_loop().create_future()
+
+    async def pour(connection: Connection) -> None:
+        connection.writer.write(bytes(flood))
+        for _ in range(2000):
+            await asyncio.sleep(0)
+        left.set_result(connection.writer.transport.get_write_buffer_size())
+        await connection.writer.drain()
+
+    async with RawGateway(on_connect=pour).serve() as gateway:
+        stream = await connect(gateway)
+        assert await left > flood // 2
+        read = 0
+        while read < flood:
+            read += len(await stream.read(2**16))
+        assert read == flood
         await stream.aclose()
 
 

@@ -14,17 +14,17 @@ class CallOptions:
     """The demands of one call.
 
     `priority` is its lane. `seconds` bounds one attempt in total. `deadline` is its end, `None` for no end. `number` is
-    the recipient's, for the log.
+    the recipient's, for the log. `until` is the deadline in the loop's time, to wait by.
     """
 
     priority: Priority
     seconds: float
     deadline: Deadline | None = None
     number: str | None = field(default=None, repr=False)
+    until: float | None = field(init=False)
 
-    @property
-    def until(self) -> float | None:
-        """The deadline in the loop's time, to wait by."""
+    @until.default
+    def _until(self) -> float | None:
         return None if self.deadline is None else self.deadline.loop_time
 
 

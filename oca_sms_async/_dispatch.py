@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from collections.abc import Awaitable
 from functools import partial
 from typing import Final, TypeVar
 
@@ -14,7 +15,6 @@ from oca_sms_async._endable import EndableWaits, WaitEndedError
 from oca_sms_async._errors import (
     ApiError,
     ClientClosedError,
-    DeliveryUnknownError,
     ExpiredError,
     OcaSmsError,
 )
@@ -75,8 +75,8 @@ class Dispatcher:
 
     def check_open(self) -> None:
         """Raise `ClientClosedError` once there is nothing left to send with."""
-        if reason := self._reason_closed():
-            raise ClientClosedError(reason)
+        if self._closed or self._client.is_closed or self._is_of_parent():
+            raise ClientClosedError(self._reason_closed())
 
     async def aclose(self) -> None:
         """Close the connections, those under a request too, unless they were lent."""
@@ -91,24 +91,9 @@ class Dispatcher:
                     bound.reschedule(now.time())
             await self._client.aclose()
 
-    async def request(self, request: Request[_T], options: CallOptions, call: CallState) -> _T:
-        """Return the gateway's answer, or raise the one error of the whole call.
-
-        An exception from elsewhere, such as a user's log handler, becomes an error that answers once a request may be
-        on its way.
-        """
-        outer = sys.exception()
-        try:
-            return await retry(
-                lambda: self._attempt(request, options, call), self._back_off, self._policy, options, call
-            )
-        except OcaSmsError:
-            raise
-        except Exception as error:
-            if not call.may_have_been_sent:
-                raise
-            unknown = DeliveryUnknownError(f"the send ended before its answer was known ({type(error).__name__})")
-            raise call.conclude(unknown) from scrub(error, outer)
+    def request(self, request: Request[_T], options: CallOptions, call: CallState) -> Awaitable[_T]:
+        """Return the gateway's answer, or raise the one error of the whole call."""
+        return retry(partial(self._attempt, request, options, call), self._back_off, self._policy, options, call)
 
     async def _attempt(self, request: Request[_T], options: CallOptions, call: CallState) -> _T:
         """Make one attempt.
@@ -204,13 +189,13 @@ class Dispatcher:
             return "this client is closed"
         if self._client.is_closed:
             return "the http_client that was lent to this client is closed"
-        if self._pid is not None and self._pid != os.getpid() and not self._survives_fork():
-            return "the http_client that was lent to this client was used before a fork: lend each process its own"
-        return ""
+        return "the http_client that was lent to this client was used before a fork: lend each process its own"
 
-    def _survives_fork(self) -> bool:
-        """Tell whether the transport makes new connections in a forked child.
+    def _is_of_parent(self) -> bool:
+        """Tell whether the transport has sent before a fork, and makes no new connections in the child.
 
         httpx's own would send on a connection of the parent, which could take the answer for one of its own.
         """
-        return isinstance(transport_of(self._client, self._requests.url("")), ExactConnectErrors)
+        if self._pid is None or self._pid == os.getpid():
+            return False
+        return not isinstance(transport_of(self._client, self._requests.url("")), ExactConnectErrors)

@@ -30,18 +30,17 @@ class HttpRequests:
 
     def make(self, request: Request[Any]) -> httpx.Request:
         """Return a request whose headers are complete already; httpx would put them together anew each time."""
-        headers = self._headers(None if request.body is None else len(request.body))
-        http = httpx.Request(
-            request.method, self.url(request.path), headers=headers, stream=httpx.ByteStream(request.body or b"")
-        )
-        for name, value in self._api.headers().items():
-            http.headers[name] = value
+        body = request.body or b""
+        headers = self._headers(None if request.body is None else len(body), *self._api.headers().items())
+        http = httpx.Request(request.method, self.url(request.path), headers=headers, stream=httpx.ByteStream(body))
         http.read()  # else its content could not be looked at
         return http
 
 
-def _complete(headers: list[tuple[bytes, bytes]], length: int | None) -> httpx.Headers:
-    """Return these headers with those of a body of this length, but for the credentials."""
-    if length is None:
-        return httpx.Headers(headers)
-    return httpx.Headers([*headers, (b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % length)])
+def _complete(always: list[tuple[bytes, bytes]], length: int | None, *credentials: tuple[str, str]) -> httpx.Headers:
+    """Return the headers of a request with a body of this length, or with none."""
+    headers = httpx.Headers(always)
+    if length is not None:
+        headers.update({"Content-Type": "application/json", "Content-Length": str(length)})
+    headers.update(credentials)
+    return headers

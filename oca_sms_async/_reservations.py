@@ -144,7 +144,8 @@ class ReservedTokenBucket:
             self._refused += 1
             raise TimeoutError("no token comes before the deadline")
         try:
-            await self._queue.wait(priority, deadline)
+            if not self._queue.take_now(priority, deadline):
+                await self._queue.wait(priority, deadline)
         except TimeoutError:
             self._refused += 1
             raise

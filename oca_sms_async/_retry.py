@@ -12,12 +12,14 @@ from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._errors import (
     ClientClosedError,
     ConnectionFailedError,
+    DeliveryUnknownError,
     ExpiredError,
     InternalError,
     OcaSmsError,
     RateLimitedError,
 )
 from oca_sms_async._log import log
+from oca_sms_async._scrub import scrub
 from oca_sms_async._settings import is_finite
 
 _T = TypeVar("_T")
@@ -76,8 +78,10 @@ async def retry(
 
     Tenacity is asked after an attempt has failed: nearly all calls succeed at once, and its own loop would double the
     cost of the rest of a call. No attempt starts at the call's deadline. A back-off that would reach it is not begun:
-    that is an `ExpiredError`, chained to the error before it.
+    that is an `ExpiredError`, chained to the error before it. An exception from elsewhere, such as a user's log
+    handler, becomes an error that answers once a request may be on its way.
     """
+    outer = sys.exception()
     retrying: tenacity.AsyncRetrying | None = None
     try:
         while True:
@@ -93,8 +97,7 @@ async def retry(
                     state = tenacity.RetryCallState(retrying, None, (), {})
                 state.set_exception(sys.exc_info())  # type: ignore[arg-type] # within an except block it is complete
             wait = cast(float, await retrying.iter(state))  # it raises the error that is not tried again
-            if options.until is not None and asyncio.get_running_loop().time() + wait >= options.until:
-                raise ExpiredError("the message would expire before its next attempt") from call.last_error
+            _check_in_time(wait, options, call)
             event = "send.retry" if call.sends else "lookup.retry"
             number, last = call.attempts + 1, call.last_error
             log(event, phone=options.number, attempt=number, wait=round(wait, 3), error=last)
@@ -103,3 +106,13 @@ async def retry(
     except OcaSmsError as error:
         call.conclude(error)
         raise
+    except Exception as error:
+        if not call.may_have_been_sent:
+            raise
+        unknown = DeliveryUnknownError(f"the send ended before its answer was known ({type(error).__name__})")
+        raise call.conclude(unknown) from scrub(error, outer)
+
+
+def _check_in_time(wait: float, options: CallOptions, call: CallState) -> None:
+    if options.until is not None and asyncio.get_running_loop().time() + wait >= options.until:
+        raise ExpiredError("the message would expire before its next attempt") from call.last_error

@@ -1,7 +1,7 @@
 """One message on its way: checked, sent, counted and told of. Every send of a client begins and ends here."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from attrs import evolve
@@ -53,10 +53,10 @@ class Sender:
         receipt = await self._dispatcher.request(request, options, call)
         return receipt if call.attempts == 1 else evolve(receipt, attempts=call.attempts)
 
-    async def send_sms(self, sms: Sms, call: CallState) -> SendReceipt:
+    def send_sms(self, sms: Sms, call: CallState) -> Awaitable[SendReceipt]:
         """Send one message of a bulk."""
         deadline = partial(find_deadline, expires_at=sms.expires_at)
-        return await self.send(sms.phone, sms.message, call, Priority.BULK, deadline)
+        return self.send(sms.phone, sms.message, call, Priority.BULK, deadline)
 
     async def send(
         self,

@@ -30,15 +30,16 @@ class Trace:
     itself, and its first attempt may have left. The proof reaches through transports that wrap httpx's. Transports of
     another make report nothing, and prove nothing.
 
-    `gate` is awaited right before the first byte of a request that is late.
+    `gate` is awaited right before the first byte of a request that is late: one that leaves more than `LATE` after
+    `since`, in the loop's time.
     """
 
     __slots__ = ("_connected", "_failure", "_gate", "_half_open", "_late_from", "_refused", "_tunnelling", "sent")
 
-    def __init__(self, gate: Gate | None = None) -> None:
+    def __init__(self, since: float, gate: Gate | None = None) -> None:
         self.sent = False
         self._gate = gate
-        self._late_from = asyncio.get_running_loop().time() + LATE
+        self._late_from = since + LATE
         self._failure: BaseException | None = None
         self._connected = False
         self._tunnelling = False  # a CONNECT to a proxy is under way
@@ -59,7 +60,9 @@ class Trace:
         elif request is not None and request.method == b"CONNECT":
             self._tunnelling = True
         elif request is not None:
-            await self._let_out()
+            if self._gate is not None and asyncio.get_running_loop().time() >= self._late_from:
+                await self._wait_at_gate(self._gate)
+            self.sent = True
         elif self._tunnelling:
             self._hear_proxy(step, phase, info)
         else:
@@ -106,15 +109,12 @@ class Trace:
                 case (_, int(), *_):
                     self._refused, self._connected = True, False
 
-    async def _let_out(self) -> None:
-        """Let the request leave, after the gate if it is late."""
-        if self._gate is not None and asyncio.get_running_loop().time() >= self._late_from:
-            try:
-                await self._gate()
-            except BaseException as error:
-                self._failure = error
-                raise
-        self.sent = True
+    async def _wait_at_gate(self, gate: Gate) -> None:
+        try:
+            await gate()
+        except BaseException as error:
+            self._failure = error
+            raise
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -7,7 +7,6 @@ import socket
 import ssl
 import sys
 import zlib
-from types import TracebackType
 from typing import Final, NamedTuple
 
 import httpx
@@ -52,18 +51,31 @@ async def exchange(
     It needs a transport of ours or of httpx. Its time does not count, but the deadline holds. An `OcaSmsError` of the
     gate comes out as it is.
     """
-    until = asyncio.get_running_loop().time() + seconds
+    outer, loop = sys.exception(), asyncio.get_running_loop()
+    now = loop.time()
+    until = now + seconds
     timeout = asyncio.timeout_at(until if deadline is None else min(until, deadline))
-    trace = Trace(None if gate is None else functools.partial(_pause, timeout, until, deadline, gate))
+    trace = Trace(now, None if gate is None else functools.partial(_pause, timeout, until, deadline, gate))
     request.extensions["trace"] = trace
     request.extensions[IS_LATE] = functools.partial(_is_late, timeout, _count_cancellations())
-    async with _Verdict(client, request, trace, timeout, deadline=deadline, under_way=under_way), timeout:
-        response = await client.send(request, stream=True, auth=None, follow_redirects=False)
-        trace.sent = True
-        try:
-            body = await _read(response, max_body)
-        finally:
-            await response.aclose()
+    under_way[timeout] = loop
+    try:
+        async with timeout:
+            response = await client.send(request, stream=True, auth=None, follow_redirects=False)
+            trace.sent = True
+            try:
+                body = await _read(response, max_body)
+            finally:
+                await response.aclose()
+    except BaseException as error:
+        del under_way[timeout]
+        await trace.close_half_open()
+        # Closing the client moves the time-out nearer, and then it is not the deadline that ended the request.
+        too_late = timeout.expired() and timeout.when() == deadline
+        if isinstance(error, Exception) and (told := _judge(error, client, request, trace, too_late=too_late)):
+            raise told from scrub(error, outer)
+        raise
+    del under_way[timeout]
     return Reply(response.status_code, response.headers, body)
 
 
@@ -88,73 +100,35 @@ async def _pause(bound: asyncio.Timeout, until: float, deadline: float | None, g
         bound.reschedule(until if deadline is None else min(until, deadline))
 
 
-class _Verdict:
-    """An async context manager that turns an exception of a request into the error that says whether it left.
+def _judge(
+    error: Exception, client: httpx.AsyncClient, request: httpx.Request, trace: Trace, *, too_late: bool
+) -> OcaSmsError | None:
+    """Return the error that says whether the request left; `None` for an error of the gate, which says so itself."""
+    unsent = trace.is_cause(error) or _is_exact(error, client, request, trace)
+    if unsent and isinstance(error, OcaSmsError):  # the gate's
+        return None
+    if too_late:
+        return ExpiredError("the message expired while its request was under way", may_have_been_sent=not unsent)
+    if unsent:
+        return ConnectionFailedError(f"no connection to the gateway came about: {_reason(error)}")
+    return DeliveryUnknownError(f"the gateway's answer did not arrive ({type(error).__name__})")
 
-    Meanwhile it keeps the request's time-out where closing the client finds it.
+
+def _is_exact(error: Exception, client: httpx.AsyncClient, request: httpx.Request, trace: Trace) -> bool:
+    """Tell whether an exception by itself proves that the request did not leave.
+
+    Only a transport of ours, or httpx's own, may say so, and only of this request: a hook may raise the same
+    exception about another connection. Other transports say «could not connect» of a reset after the request.
     """
-
-    __slots__ = ("_client", "_deadline", "_outer", "_request", "_timeout", "_trace", "_under_way")
-
-    def __init__(
-        self,
-        client: httpx.AsyncClient,
-        request: httpx.Request,
-        trace: Trace,
-        timeout: asyncio.Timeout,
-        *,
-        deadline: float | None,
-        under_way: UnderWay,
-    ) -> None:
-        self._client = client
-        self._request = request
-        self._trace = trace
-        self._timeout = timeout
-        self._deadline = deadline
-        self._under_way = under_way
-        self._outer = sys.exception()
-
-    async def __aenter__(self) -> None:
-        self._under_way[self._timeout] = asyncio.get_running_loop()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        del self._under_way[self._timeout]
-        if error is None:
-            return
-        await self._trace.close_half_open()
-        if not isinstance(error, Exception):
-            return
-        unsent = self._trace.is_cause(error) or self._is_exact(error)
-        if unsent and isinstance(error, OcaSmsError):  # the gate's
-            return
-        # Closing the client moves the time-out nearer, and then it is not the deadline that ended the request.
-        if self._timeout.expired() and self._timeout.when() == self._deadline:
-            told: OcaSmsError = ExpiredError(
-                "the message expired while its request was under way", may_have_been_sent=not unsent
-            )
-        elif unsent:
-            told = ConnectionFailedError(f"no connection to the gateway came about: {_reason(error)}")
-        else:
-            told = DeliveryUnknownError(f"the gateway's answer did not arrive ({type(error).__name__})")
-        raise told from scrub(error, self._outer)
-
-    def _is_exact(self, error: Exception) -> bool:
-        """Tell whether an exception by itself proves that the request did not leave.
-
-        Only a transport of ours, or httpx's own, may say so, and only of this request: a hook may raise the same
-        exception about another connection. Other transports say «could not connect» of a reset after the request.
-        """
-        if self._trace.sent or not isinstance(error, _PROOF):
+    if trace.sent or not isinstance(error, _PROOF):
+        return False
+    try:
+        if error.request is not request:
             return False
-        try:
-            if error.request is not self._request:
-                return False
-        except RuntimeError:  # it is about no request
-            return False
-        transport = transport_of(self._client, self._request.url)
-        return type(transport) is httpx.AsyncHTTPTransport or isinstance(transport, ExactConnectErrors)
+    except RuntimeError:  # it is about no request
+        return False
+    transport = transport_of(client, request.url)
+    return type(transport) is httpx.AsyncHTTPTransport or isinstance(transport, ExactConnectErrors)
 
 
 def _reason(error: Exception) -> str:

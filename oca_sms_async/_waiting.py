@@ -64,16 +64,23 @@ class PriorityWaitQueue:
             queue.clear()
         return True
 
+    def take_now(self, priority: Priority, deadline: float | None) -> bool:
+        """Take one item if nobody is ahead of this caller and there is one; return whether that was so.
+
+        `deadline` is in the loop's time; `TimeoutError` if it has passed.
+        """
+        if deadline is not None and asyncio.get_running_loop().time() > deadline:
+            raise TimeoutError("the deadline has passed")
+        if any(self._queues) and self.count_ahead(priority):
+            return False
+        return self._take(priority)
+
     async def wait(self, priority: Priority, deadline: float | None) -> None:
-        """Wait until this caller is at the front, and take one item.
+        """Wait until this caller is at the front, and take one item. `take_now` comes first, because it is quicker.
 
         `deadline` is in the loop's time; `TimeoutError` when it comes first.
         """
         loop = asyncio.get_running_loop()
-        if deadline is not None and loop.time() > deadline:
-            raise TimeoutError("the deadline has passed")
-        if not self.count_ahead(priority) and self._take(priority):
-            return
         queue, ticket = self._queues[priority], object()
         self._bounded += deadline is not None
         try:
@@ -91,8 +98,9 @@ class PriorityWaitQueue:
 
     def wake_next(self) -> None:
         """Wake the waiter at the front: now if there is an item, else by a timer for the item's time."""
-        if not self or self.loop is None or self.loop.is_closed():  # a closed loop's waiters are dead
-            self._set_timer(None)
+        if not any(self._queues) or self.loop is None or self.loop.is_closed():  # a closed loop's waiters are dead
+            if self._timer is not None:
+                self._set_timer(None)
             return
         now = self.loop.time()
         when = self._ready_at(now)
@@ -175,7 +183,8 @@ class PrioritySemaphore:
         """Take a permit, to be given back with `release`; `TimeoutError` at the deadline, in the loop's time."""
         if self._queue.enter_loop() and self.pid != os.getpid():
             self._free, self.pid = self._value, os.getpid()  # permits that are out in the parent never return here
-        await self._queue.wait(priority, deadline)
+        if not self._queue.take_now(priority, deadline):
+            await self._queue.wait(priority, deadline)
 
     def release(self) -> None:
         """Give one permit back."""

@@ -106,7 +106,10 @@ class Worker:
         while self._run.stage is _RUNNING and (pulled := await self._run.pull()) is not None:
             call = self._call = CallState(self._before_first_send, self._on_error)
             try:
-                outcome = await self._outcome(pulled, call)
+                if self._run.journal is None or pulled.lookup is None:
+                    outcome = await self._deliver(pulled.sms, call)
+                else:
+                    outcome = await self._deliver_once(self._run.journal, pulled.lookup, pulled.sms, call)
             except BaseException:
                 # A bug, a Ctrl-C, or a cancellation from outside. The message has its outcome all the same.
                 if self._run.stage < Stage.ABORTED:
@@ -126,14 +129,11 @@ class Worker:
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
 
-    async def _outcome(self, pulled: Pulled, call: CallState) -> Outcome:
-        """Return the outcome of one message; where the journal fails, as a later run will see it."""
-        journal, sms = self._run.journal, pulled.sms
-        if journal is None or pulled.lookup is None:
-            return await self._deliver(sms, call)
+    async def _deliver_once(self, journal: JournalRun, asked: Awaitable[Lookup], sms: Sms, call: CallState) -> Outcome:
+        """Return the outcome of one message by the journal; where that fails, as a later run will see it."""
         try:
             with self._busy_with_journal():
-                lookup = await pulled.lookup
+                lookup = await asked
             if (outcome := journal.earlier_outcome(sms, lookup)) is not None:
                 return outcome
             async with journal.intent(lookup, call) as self._intent:

@@ -7,7 +7,7 @@ import asyncio
 import functools
 import os
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any, cast
 
 import httpx
@@ -129,7 +129,7 @@ class _Transport(AiohttpTransport, ExactConnectErrors):
         # Raised here, so that aiohttp's own is not its context: that one holds the request's headers and the answer.
         raise mapped
 
-    async def _request(self, session: aiohttp.ClientSession, request: httpx.Request) -> aiohttp.ClientResponse:
+    def _request(self, session: aiohttp.ClientSession, request: httpx.Request) -> Awaitable[aiohttp.ClientResponse]:
         headers = _decode(request.headers)
         proxy = self._choose(request.url)
         if proxy is not None and request.url.scheme == "http" and CREDENTIALS in proxy.headers:
@@ -141,7 +141,7 @@ class _Transport(AiohttpTransport, ExactConnectErrors):
         except httpx.RequestNotRead:  # a stream of unknown length: aiohttp itself says that it comes in chunks
             content = cast(httpx.AsyncByteStream, request.stream)
             headers = [pair for pair in headers if pair[0].lower() != "transfer-encoding"]
-        return await session.request(
+        return session.request(
             request.method,
             str(request.url),
             headers=headers,
@@ -176,6 +176,8 @@ class _Stream(httpx.AsyncByteStream):
         return self
 
     async def __anext__(self) -> bytes:
+        if self._response.content.at_eof():
+            raise StopAsyncIteration
         try:
             chunk = await self._response.content.readany()
         except Exception as error:  # noqa: BLE001 - as above

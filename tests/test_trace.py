@@ -170,7 +170,7 @@ async def test_the_proof_is_a_step_that_failed_as_the_last_one(
     steps: list[tuple[str, dict[str, Any]]], error: Exception, proven: bool
 ) -> None:
     """And it is the cause of the error; its context, which a transport may have survived, is not enough."""
-    trace = _trace.Trace()
+    trace = _trace.Trace(0.0)
     for event, info in steps:
         await trace(event, info)
     assert trace.is_cause(error) is proven
@@ -452,7 +452,7 @@ class Unclosable(httpcore.AsyncNetworkStream):
 
 async def test_a_socket_that_cannot_be_closed_hides_no_error() -> None:
     """A request that ends in a TLS handshake closes its socket, and keeps its own error."""
-    trace, socket = Trace(), Unclosable()
+    trace, socket = Trace(0.0), Unclosable()
     await trace("connection.connect_tcp.complete", {"return_value": socket})
     await trace.close_half_open()
     assert socket.closed

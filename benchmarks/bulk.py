@@ -1,16 +1,21 @@
 """CPU and throughput of a bulk, warm, at 1, 16, 64 and 256 in flight: ours beside recipes of other libraries.
 
-CPU is that of this process in microseconds per message, the best of three. The server is another process on another
-core. uvloop is measured at 64 in flight only, so that a run ends within a minute.
+CPU is in microseconds per message. Each client has a process of its own, and the processes take turns on one core: a
+machine's speed changes from one second to the next. A figure is the median of its client's rounds. The server has
+another core. uvloop is measured at 64 in flight only.
 """
 
 import asyncio
+import contextlib
 import gc
+import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 
 from answering import answering
-from recipes import RECIPES, Recipe
+from recipes import RECIPES
 from table import show
 
 from oca_sms_async import Sms
@@ -18,7 +23,7 @@ from oca_sms_async import Sms
 IN_FLIGHT = (1, 16, 64, 256)
 UVLOOP_AT = 64
 MESSAGES = 600
-ROUNDS = 3
+ROUNDS = 15
 
 try:
     import uvloop
@@ -26,51 +31,76 @@ except ImportError:
     uvloop = None  # type: ignore[assignment] # an optional column
 
 
-async def cost(recipe: Recipe, base_url: str, in_flight: int) -> tuple[float, float]:
-    """Return microseconds of CPU per message, and messages per second, the best of some rounds."""
+async def send_when_asked(name: str, base_url: str, in_flight: int) -> None:
+    """Send a round for each line of the input. Print its microseconds of CPU per message, and messages per second."""
     messages = [Sms(f"+62812{number:08}", f"Acme: {number:06} is your code") for number in range(MESSAGES)]
-    best_cpu, best_rate = float("inf"), 0.0
-    async with recipe(base_url, in_flight) as send:
+    async with RECIPES[name](base_url, in_flight) as send:
         await send(messages[: 2 * in_flight])  # warms the connections up
         gc.collect()
-        for _ in range(ROUNDS):
+        for _ in sys.stdin:  # this waits in the event loop's place, which has nothing to do between two rounds
             cpu, wall = time.process_time(), time.perf_counter()
             await send(messages)
-            best_cpu = min(best_cpu, (time.process_time() - cpu) / MESSAGES * 1e6)
-            best_rate = max(best_rate, MESSAGES / (time.perf_counter() - wall))
-    return best_cpu, best_rate
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+            print(cpu / MESSAGES * 1e6, MESSAGES / wall, flush=True)
 
 
-def measure(base_url: str, loops: dict[str, Callable[[], asyncio.AbstractEventLoop]]) -> list[list[object]]:
-    """Return a row for each recipe and number in flight."""
-    figures = {
-        (name, loop, in_flight): asyncio.Runner(loop_factory=factory).run(cost(recipe, base_url, in_flight))
-        for in_flight in IN_FLIGHT
-        for name, recipe in RECIPES.items()
-        for loop, factory in loops.items()
-        if loop == "asyncio" or in_flight == UVLOOP_AT
+@contextlib.contextmanager
+def client(name: str, base_url: str, in_flight: int, loop: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a process that sends a round for each line."""
+    command = [sys.executable, __file__, name, base_url, str(in_flight), loop]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ask(process: subprocess.Popen[str]) -> tuple[float, float]:
+    """Return the two figures of one round of a client."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    cpu, rate = process.stdout.readline().split()
+    return float(cpu), float(rate)
+
+
+def take_turns(base_url: str, in_flight: int, loop: str) -> dict[str, tuple[float, float]]:
+    """Return the microseconds of CPU per message, and the messages per second, of each client."""
+    with contextlib.ExitStack() as stack:
+        clients = {name: stack.enter_context(client(name, base_url, in_flight, loop)) for name in RECIPES}
+        rounds = [{name: ask(process) for name, process in clients.items()} for _ in range(1 + ROUNDS)][1:]
+    return {
+        name: (statistics.median(it[name][0] for it in rounds), statistics.median(it[name][1] for it in rounds))
+        for name in RECIPES
     }
+
+
+def measure(base_url: str) -> list[list[object]]:
+    """Return a row for each recipe and number in flight."""
+    figures = {in_flight: take_turns(base_url, in_flight, "asyncio") for in_flight in IN_FLIGHT}
+    fast = {} if uvloop is None else take_turns(base_url, UVLOOP_AT, "uvloop")
     rows: list[list[object]] = []
-    for in_flight in IN_FLIGHT:
-        for name in RECIPES:
-            cpu, rate = figures[name, "asyncio", in_flight]
-            ratios = [cpu / figures[beside, "asyncio", in_flight][0] for beside in ("httpx recipe", "aiohttp recipe")]
-            at_16 = cpu / figures[name, "asyncio", 16][0]
-            fast = figures.get((name, "uvloop", in_flight), (None, None))[0]
-            rows.append([in_flight, name, cpu, *ratios, at_16, rate, fast])
+    for in_flight, of_all in figures.items():
+        for name, (cpu, rate) in of_all.items():
+            ratios = [cpu / of_all[beside][0] for beside in ("httpx recipe", "aiohttp recipe")]
+            on_uvloop = fast[name][0] if fast and in_flight == UVLOOP_AT else None
+            rows.append([in_flight, name, cpu, *ratios, cpu / figures[16][name][0], rate, on_uvloop])
     return rows
 
 
 def main() -> None:
     """Measure and print."""
-    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
-    if uvloop is not None:
-        loops["uvloop"] = uvloop.new_event_loop
     with answering() as port:
-        rows = measure(f"http://127.0.0.1:{port}/api/v1", loops)
+        rows = measure(f"http://127.0.0.1:{port}/api/v1")
     columns = ["in flight", "client", "µs CPU", "to httpx", "to aiohttp", "to its 16", "messages/s", "µs CPU, uvloop"]
     show(__doc__.splitlines()[0] if __doc__ else "", columns, rows)
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        recipe, url, at_once, kind = sys.argv[1:]
+        factory = asyncio.new_event_loop if kind == "asyncio" else uvloop.new_event_loop
+        asyncio.Runner(loop_factory=factory).run(send_when_asked(recipe, url, int(at_once)))
+    else:
+        main()

@@ -24,13 +24,13 @@ class Steps:
     def __init__(self, trace: Callable[[str, dict[str, Any]], Awaitable[None]] | None) -> None:
         self.failure: BaseException | None = None
         self.interruption: BaseException | None = None
-        self._trace = trace
+        self.trace = trace
 
-    async def report(self, event: str, **info: Any) -> None:
-        """Tell the trace of one step."""
-        if self._trace is not None:
+    async def report_failure(self, failure: BaseException) -> None:
+        """Tell the trace of a connection that did not come about."""
+        if self.trace is not None:
             try:
-                await self._trace(event, info)
+                await self.trace("connection.connect_tcp.failed", {"exception": failure})
             except BaseException as error:
                 self.interruption = error
                 raise
@@ -78,33 +78,36 @@ class _Connector(aiohttp.TCPConnector):
                 connection = await super().connect(req, *arguments, **options)
         except BaseException as error:
             steps.failure = error
-            await steps.report("connection.connect_tcp.failed", exception=error)
+            await steps.report_failure(error)
             raise
-        try:
-            await steps.report("http11.send_request_headers.started", request=req)
-        except BaseException:
-            connection.close()
-            raise
+        if steps.trace is not None:
+            try:
+                await steps.trace("http11.send_request_headers.started", {"request": req})
+            except BaseException as error:
+                steps.interruption = error
+                connection.close()
+                raise
         return connection
 
     def _is_usable(self, connection: Any) -> bool:
         """Tell whether a connection may serve; on a new one, an early answer is no reason to close it."""
-        if hasattr(connection.protocol, _HAS_SERVED):
-            return self.reuses and _is_silent(connection)
-        setattr(connection.protocol, _HAS_SERVED, True)
+        protocol = connection.protocol
+        if hasattr(protocol, _HAS_SERVED):
+            return self.reuses and _is_silent(protocol)
+        setattr(protocol, _HAS_SERVED, True)
         return True
 
 
-def _is_silent(connection: Any) -> bool:
+def _is_silent(protocol: Any) -> bool:
     """Tell whether a kept connection still stands and has received nothing after its last answer.
 
     aiohttp itself asks `should_close` when an answer ends, and not again later. When its name moves, no connection is
     used twice.
     """
     try:
-        if connection.protocol.should_close or connection.transport is None:
+        if protocol.should_close or protocol.transport is None:
             return False
-        return not is_readable(connection.transport.get_extra_info("socket"))
+        return not is_readable(protocol.transport.get_extra_info("socket"))
     except AttributeError:
         report_lost("unread bytes of aiohttp")
         return False

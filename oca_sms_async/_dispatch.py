@@ -25,7 +25,6 @@ from oca_sms_async._requests import HttpRequests
 from oca_sms_async._retry import RetryPolicy, retry
 from oca_sms_async._scrub import scrub
 from oca_sms_async._statistics import Counts
-from oca_sms_async._trace import Gate
 from oca_sms_async._transport import Reply, UnderWay, exchange
 from oca_sms_async._waiting import PrioritySemaphore
 from oca_sms_async._wire import Api, Request
@@ -150,7 +149,11 @@ class Dispatcher:
         """Send the request and return the reply, unless something has changed while it waited."""
         gate = partial(self._limiter.start, partial(self._token, options)) if self._limiter.has_start else None
         try:
-            await self._prepare(options, call, gate)
+            if not call.attempts:
+                await call.before_first_send()
+            if gate is not None:
+                await gate()
+            self._check_start(options, call)
             http = self._requests.make(request)
         except BaseException:
             self._limiter.give_back()
@@ -172,14 +175,10 @@ class Dispatcher:
             call.left_wire()
             self.counts.in_flight -= 1
 
-    async def _prepare(self, options: CallOptions, call: CallState, gate: Gate | None) -> None:
-        """Return when the request may start. It must not if another send has its message, or its time is over."""
-        if not call.attempts:
-            await call.before_first_send()
-        elif call.is_cut and call.last_error is not None:
+    def _check_start(self, options: CallOptions, call: CallState) -> None:
+        """Raise the error of a request that must not start any more."""
+        if call.attempts and call.is_cut and call.last_error is not None:
             raise call.last_error  # cut while it waited in a limiter that does not let itself be cancelled
-        if gate is not None:
-            await gate()
         self.check_open()
         if options.deadline is not None and options.deadline.has_passed():
             raise ExpiredError("the message expired before its request was started")

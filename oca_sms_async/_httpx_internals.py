@@ -40,6 +40,18 @@ def transport_of(client: httpx.AsyncClient, url: httpx.URL) -> httpx.AsyncBaseTr
         return None
 
 
+def fill(request: httpx.Request, body: bytes) -> None:
+    """Let the body of a request be looked at, as `request.read()` does in 4 µs.
+
+    When the name moves, the request is read.
+    """
+    request._content = body  # noqa: SLF001 - it has no public name
+    try:
+        _ = request.content
+    except httpx.RequestNotRead:
+        request.read()
+
+
 def is_patched() -> bool:
     """Tell whether a tool like Sentry or respx has replaced a method that each request of a client passes.
 

@@ -7,7 +7,7 @@ from typing import Final, Protocol, runtime_checkable
 from attrs import define, frozen
 
 from oca_sms_async._settings import is_finite
-from oca_sms_async._start_gate import StartGate
+from oca_sms_async._start_gate import Gated, StartGate
 from oca_sms_async._waiting import Priority, PriorityWaitQueue
 
 # Requests per second. The gateway counts 25 in any second; 22 leave room for about 100 ms of jitter on the way to it.
@@ -89,7 +89,7 @@ class Unlimited:
         """Do nothing, for any number of seconds."""
 
 
-class TokenBucket:
+class TokenBucket(Gated):
     """A limit that holds in every window: at most `capacity + rate·w` requests in any `w` seconds.
 
     `rate` is in requests per second. `capacity`, at least 1, is the burst that a full bucket lets through at once. The
@@ -128,10 +128,6 @@ class TokenBucket:
         except TimeoutError:
             self._refused += 1
             raise
-
-    async def start(self) -> bool:
-        """Return True when a request with a token may start; False if it is too late and needs another token."""
-        return await self._gate.start()
 
     def give_back(self) -> None:
         """Give a token that was not used to the next request."""

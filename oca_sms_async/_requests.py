@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 
+from oca_sms_async._httpx_internals import fill
 from oca_sms_async._version import __version__
 from oca_sms_async._wire import Api, Request
 
@@ -33,7 +34,7 @@ class HttpRequests:
         body = request.body or b""
         headers = self._headers(None if request.body is None else len(body), *self._api.headers().items())
         http = httpx.Request(request.method, self.url(request.path), headers=headers, stream=httpx.ByteStream(body))
-        http.read()  # else its content could not be looked at
+        fill(http, body)
         return http
 
 

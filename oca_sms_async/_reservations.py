@@ -9,7 +9,7 @@ from oca_sms_async._errors import LimiterUnavailableError
 from oca_sms_async._fallback import Fallback
 from oca_sms_async._limiter import ROUNDING, BucketState, LimiterStatistics, RateLimiter, check_pause
 from oca_sms_async._reservation_store import Asked, Questions, ReservationStore, Reserver
-from oca_sms_async._start_gate import StartGate
+from oca_sms_async._start_gate import Gated, StartGate
 from oca_sms_async._waiting import Priority, PriorityWaitQueue
 
 _FOR_EVER: Final = 1e9  # seconds
@@ -20,7 +20,7 @@ _MOST_HELD: Final = 64
 _CLOSED: Final = "this limiter was closed"
 
 
-class ReservedTokenBucket:
+class ReservedTokenBucket(Gated):
     """A token bucket on a `ReservationStore`: waiting, deadlines, pauses and the fallback.
 
     A process holds no more unused reservations than cover one round trip, normally one. A reservation belongs to no
@@ -75,10 +75,6 @@ class ReservedTokenBucket:
                     raise
             else:
                 return
-
-    async def start(self) -> bool:
-        """Return True when a request with a token may start; False if it is too late and needs another token."""
-        return await self._gate.start()
 
     def give_back(self) -> None:
         """Give a token that was not used to the next request of this process. Without one soon, it is lost."""

@@ -20,8 +20,8 @@ class StartGate:
         self._full_at = -math.inf  # in the loop's time
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def start(self) -> bool:
-        """Return True when one request may start; False, at once, if that would take longer than `LATE`.
+    def reserve(self) -> float | None:
+        """Return the seconds after which one request may start; `None` if they are more than `LATE`.
 
         In that case the request needs another token: its own was for a moment that has passed.
         """
@@ -31,8 +31,19 @@ class StartGate:
         now = loop.time()
         at = max(now, self._full_at - self._burst)
         if at - now > LATE:
-            return False
+            return None
         self._full_at = max(self._full_at, at) + self._interval
-        if at > now:
-            await asyncio.sleep(at - now)
-        return True
+        return at - now
+
+
+class Gated:
+    """A limiter with a gate for starts."""
+
+    _gate: StartGate
+
+    async def start(self) -> bool:
+        """Return True when a request with a token may start; False if it is too late and needs another token."""
+        seconds = self._gate.reserve()
+        if seconds:
+            await asyncio.sleep(seconds)
+        return seconds is not None

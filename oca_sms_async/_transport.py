@@ -66,7 +66,10 @@ async def exchange(
             try:
                 body = await _read(response, max_body)
             finally:
-                await response.aclose()
+                if not response.is_closed:
+                    # As `response.aclose` does, but for a context manager of httpx that takes 3 µs.
+                    response.is_closed = True
+                    await response.stream.aclose()  # type: ignore[union-attr] # an AsyncClient's have an async stream
     except BaseException as error:
         del under_way[timeout]
         await trace.close_half_open()

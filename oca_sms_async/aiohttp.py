@@ -7,7 +7,7 @@ import asyncio
 import functools
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from typing import Any, cast
 
 import httpx
@@ -74,20 +74,20 @@ class _Client(httpx.AsyncClient):
         direct = options["transport"]
         self._direct = direct if isinstance(direct, _Transport) and not options.get("mounts") else None
 
-    async def send(
+    def send(
         self,
         request: httpx.Request,
         *,
         stream: bool = False,
         auth: Any = httpx.USE_CLIENT_DEFAULT,
         follow_redirects: Any = httpx.USE_CLIENT_DEFAULT,
-    ) -> httpx.Response:
-        """Send a request as it is."""
+    ) -> Coroutine[Any, Any, httpx.Response]:
+        """Return the answer to a request that is sent as it is."""
         plain = stream and auth is None and follow_redirects is False
         if self._direct is None or not plain or self.is_closed or any(self.event_hooks.values()) or is_patched():
-            return await super().send(request, stream=stream, auth=auth, follow_redirects=follow_redirects)
+            return super().send(request, stream=stream, auth=auth, follow_redirects=follow_redirects)
         request.extensions.setdefault("timeout", self.timeout.as_dict())
-        return await self._direct.handle_async_request(request)
+        return self._direct.handle_async_request(request)
 
 
 class _Transport(AiohttpTransport, ExactConnectErrors):
@@ -117,7 +117,7 @@ class _Transport(AiohttpTransport, ExactConnectErrors):
                 raise
             mapped = _map(error, request)  # no exception of aiohttp's may come out
             if steps.failure is not None:  # the trace heard aiohttp's, and would not know this one
-                await steps.report("connection.connect_tcp.failed", exception=mapped)
+                await steps.report_failure(mapped)
         else:
             return httpx.Response(
                 response.status,
@@ -189,8 +189,9 @@ class _Stream(httpx.AsyncByteStream):
         raise broken  # here, for the same reason as above
 
     async def aclose(self) -> None:
-        self._response.release()  # a connection whose answer was not read to its end is closed
-        await self._response.wait_for_close()
+        if not self._response.closed:  # an answer that was read to its end has given its connection back
+            self._response.release()  # the connection of any other is closed
+            await self._response.wait_for_close()
 
 
 def _decode(headers: httpx.Headers) -> list[tuple[str, str]]:

@@ -71,6 +71,7 @@ class Plan:
 
     Each attempt waits so many seconds for its slot and token, takes so many on the wire, and ends in an error or, for
     None, in success. `before` is raised in place of the first token, and `refused` at once, as for an invalid message.
+    `bug` is raised after the last attempt, in place of its receipt.
     """
 
     waits: float = 0.0
@@ -78,6 +79,7 @@ class Plan:
     ends: tuple[Callable[[], Exception] | None, ...] = (None,)
     before: Callable[[], Exception] | None = None
     refused: Callable[[], Exception] | None = None
+    bug: Callable[[], Exception] | None = None
 
 
 @define
@@ -110,11 +112,15 @@ class Wire:
         try:
             if plan.refused is not None:
                 raise self._end(number, plan.refused())
-            return await retry(lambda: self._attempt(number, plan, call), asyncio.sleep, self.policy, OPTIONS, call)
+            receipt = await retry(lambda: self._attempt(number, plan, call), asyncio.sleep, self.policy, OPTIONS, call)
         except asyncio.CancelledError:
             if self.log[-1:] != [("cut", number)]:
                 self.log.append(("idle", number))
             raise
+        else:
+            if plan.bug is not None:
+                raise plan.bug()
+            return receipt
         finally:
             self.under_way -= 1
 
@@ -1006,7 +1012,7 @@ def plant_bug(where: str, error: Exception, wire: Wire) -> Iterable[Sms] | Async
     """Return messages for that wire, of which the sixth meets a bug."""
     messages = wire.messages()
     if where == "a send":
-        wire.plans = [*wire.plans[:5], Plan(takes=0, ends=(lambda: error,)), *wire.plans[6:]]
+        wire.plans = [*wire.plans[:5], Plan(takes=0, bug=lambda: error), *wire.plans[6:]]
         return messages
     if where == "an item":
         return [*messages[:5], "0812", *messages[6:]]  # type: ignore[list-item]  # that is the bug
@@ -1090,7 +1096,7 @@ def test_a_bug_comes_out_of_send_many(where: str) -> None:
 async def test_the_first_of_several_bugs_is_raised() -> None:
     """A second bug, of a message that was on the wire, does not replace it."""
     first, second = BugError(), BugError()
-    wire = Wire([Plan(takes=2, ends=(lambda: second,)), Plan(takes=1, ends=(lambda: first,))])
+    wire = Wire([Plan(takes=2, bug=lambda: second), Plan(takes=1, bug=lambda: first)])
     with pytest.raises(BugError) as caught:
         await report_of(wire, 2)
     assert caught.value is first
@@ -1100,7 +1106,7 @@ async def test_the_first_of_several_bugs_is_raised() -> None:
 async def test_a_bug_that_was_caught_is_not_raised_again() -> None:
     """A consumer that catches the bug within the block leaves the block normally."""
     error = BugError()
-    wire = Wire([Plan(ends=(lambda: error,))] * 9)
+    wire = Wire([Plan(bug=lambda: error)] * 9)
     async with BulkRun(wire.send, wire.messages(), 3) as bulk:
         for _ in range(3):
             assert isinstance(await anext(bulk), Failed)
@@ -1115,7 +1121,7 @@ async def test_a_bug_that_was_caught_is_not_raised_again() -> None:
 @in_virtual_time
 async def test_an_exception_of_the_consumer_goes_before_a_bug() -> None:
     """A consumer that leaves by an exception of its own gets that one."""
-    wire = Wire([Plan(takes=0, ends=(BugError,))] * 9)
+    wire = Wire([Plan(takes=0, bug=BugError)] * 9)
 
     async def use() -> None:
         async with BulkRun(wire.send, wire.messages(), 3):

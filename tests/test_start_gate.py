@@ -14,7 +14,7 @@ from virtual_time import in_virtual_time, run
 from oca_sms_async import AsyncOcaSms, ExpiredError, JournalError, Priority, TokenBucket
 from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._deadline import Deadline
-from oca_sms_async._start_gate import LATE, StartGate
+from oca_sms_async._start_gate import LATE
 
 PHONE, TEXT = "+6281234567890", "Acme: 482913 is your code"
 RECEIPT = {"status": "sent", "msg_uid": "d3a925"}
@@ -142,7 +142,7 @@ async def test_a_late_request_that_would_expire_is_not_started() -> None:
 @in_virtual_time
 async def test_a_gate_waits_for_a_short_time_only() -> None:
     """A start that is due within `LATE` waits for it; a later one is refused at once, and costs nothing."""
-    gate = StartGate(rate=1 / LATE, capacity=1.0)
+    gate = TokenBucket(rate=1 / LATE, capacity=1.0)
     assert await gate.start()
     assert await gate.start()
     assert now() - 1000 == pytest.approx(LATE)
@@ -154,6 +154,6 @@ async def test_a_gate_waits_for_a_short_time_only() -> None:
 
 def test_a_gate_serves_one_loop_after_another() -> None:
     """Another loop's clock may begin elsewhere, and the gate does not wait for a moment of the first one."""
-    gate = StartGate(rate=1.0, capacity=1.0)
+    gate = TokenBucket(rate=1.0, capacity=1.0)
     run(gate.start(), start=10**6)
     assert run(gate.start(), start=1000.0)

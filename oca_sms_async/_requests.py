@@ -32,16 +32,16 @@ class HttpRequests:
     def make(self, request: Request[Any]) -> httpx.Request:
         """Return a request whose headers are complete already; httpx would put them together anew each time."""
         body = request.body or b""
-        headers = self._headers(None if request.body is None else len(body), *self._api.headers().items())
+        headers = self._headers(None if request.body is None else len(body))
         http = httpx.Request(request.method, self.url(request.path), headers=headers, stream=httpx.ByteStream(body))
+        for name, value in self._api.headers().items():  # never kept: the API value alone holds the credentials
+            http.headers[name] = value
         fill(http, body)
         return http
 
 
-def _complete(always: list[tuple[bytes, bytes]], length: int | None, *credentials: tuple[str, str]) -> httpx.Headers:
-    """Return the headers of a request with a body of this length, or with none."""
-    headers = httpx.Headers(always)
-    if length is not None:
-        headers.update({"Content-Type": "application/json", "Content-Length": str(length)})
-    headers.update(credentials)
-    return headers
+def _complete(headers: list[tuple[bytes, bytes]], length: int | None) -> httpx.Headers:
+    """Return these headers with those of a body of this length, but for the credentials."""
+    if length is None:
+        return httpx.Headers(headers)
+    return httpx.Headers([*headers, (b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % length)])

@@ -130,6 +130,14 @@ async def test_without_a_look_at_patches_each_request_goes_through_httpx(
     assert lost_guards(caplog) == ["patches of httpx"]
 
 
+def test_without_the_name_of_a_requests_content_the_request_is_read() -> None:
+    """Hooks and mocks look at it either way."""
+    for fill in (_httpx_internals.fill, without("_content", _httpx_internals)["fill"]):
+        request = httpx.Request("POST", "http://localhost", stream=httpx.ByteStream(b"body"))
+        fill(request, b"body")
+        assert request.content == b"body"
+
+
 class Exact(ExactConnectErrors):
     """Raises «no connection was free», for which there is no trace."""
 

@@ -770,7 +770,7 @@ async def test_a_failed_write_changes_no_claim(path: Path, monkeypatch: pytest.M
 
 
 async def test_a_failed_sync_refuses_the_rest_of_its_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a failed sync a second one may report success without a write, so the file must be opened anew."""
+    """A second sync may report success without a write, so the file must be opened anew; the error keeps the reason."""
     full = FullDisk(monkeypatch, "no sync")
     async with SqliteJournal(path) as journal, run_over(journal):
         lookup = await journal.lookup_next("key", NUMBER, TEXT)
@@ -778,7 +778,7 @@ async def test_a_failed_sync_refuses_the_rest_of_its_run(path: Path, monkeypatch
         with pytest.raises(JournalError, match=full.sentence):
             await journal.intend(lookup, seconds=10)
         full.fails = False
-        with pytest.raises(JournalError, match="begin a new run"):
+        with pytest.raises(JournalError, match=f"{full.sentence}; begin a new run"):
             await journal.intend(lookup, seconds=10)
 
 

@@ -45,6 +45,7 @@ class Store:
         self._run = 0
         self._claims = Claims()
         self.broken = False
+        self._failure = ""  # of the write that broke it
         with contextlib.ExitStack() as undo, self._explain_errors():
             undo.callback(self._file.close)
             self._index = Index()
@@ -68,7 +69,7 @@ class Store:
         If the commit fails, nothing is changed. The result of an operation that is refused is its `JournalError`.
         """
         if self.broken:
-            raise self._file.error("an earlier write has failed: begin a new run")
+            raise JournalError(f"{self._failure}; begin a new run")
         try:
             with self._explain_errors(), self._claims.transaction(), self._index.transaction():
                 results = [self._attempt(operation) for operation in operations]
@@ -76,8 +77,9 @@ class Store:
                     self._file.append(join(self._changes))
                     self.broken = True  # the file is ahead of the index
             self.broken = False
-        except BaseException:
+        except BaseException as error:
             self.broken = self.broken or self._file.broken
+            self._failure = str(error) if isinstance(error, JournalError) else type(error).__name__
             raise
         finally:
             self._changes.clear()

@@ -74,8 +74,14 @@ class Dispatcher:
 
     def check_open(self) -> None:
         """Raise `ClientClosedError` once there is nothing left to send with."""
-        if self._closed or self._client.is_closed or self._is_of_parent():
-            raise ClientClosedError(self._reason_closed())
+        if self._closed:
+            raise ClientClosedError("this client is closed")
+        if self._client.is_closed:
+            raise ClientClosedError("the http_client that was lent to this client is closed")
+        if self._is_of_parent():
+            raise ClientClosedError(
+                "the http_client that was lent to this client was used before a fork: lend each process its own"
+            )
 
     async def aclose(self) -> None:
         """Close the connections, those under a request too, unless they were lent."""
@@ -149,11 +155,13 @@ class Dispatcher:
         """Send the request and return the reply, unless something has changed while it waited."""
         gate = partial(self._limiter.start, partial(self._token, options)) if self._limiter.has_start else None
         try:
-            if not call.attempts:
+            if call.attempts:
+                _check_not_cut(call)
+            else:
                 await call.before_first_send()
             if gate is not None:
                 await gate()
-            self._check_start(options, call)
+            self._check_start(options)
             http = self._requests.make(request)
         except BaseException:
             self._limiter.give_back()
@@ -175,20 +183,11 @@ class Dispatcher:
             call.left_wire()
             self.counts.in_flight -= 1
 
-    def _check_start(self, options: CallOptions, call: CallState) -> None:
+    def _check_start(self, options: CallOptions) -> None:
         """Raise the error of a request that must not start any more."""
-        if call.attempts and call.is_cut and call.last_error is not None:
-            raise call.last_error  # cut while it waited in a limiter that does not let itself be cancelled
         self.check_open()
         if options.deadline is not None and options.deadline.has_passed():
             raise ExpiredError("the message expired before its request was started")
-
-    def _reason_closed(self) -> str:
-        if self._closed:
-            return "this client is closed"
-        if self._client.is_closed:
-            return "the http_client that was lent to this client is closed"
-        return "the http_client that was lent to this client was used before a fork: lend each process its own"
 
     def _is_of_parent(self) -> bool:
         """Tell whether the transport has sent before a fork, and makes no new connections in the child.
@@ -198,3 +197,8 @@ class Dispatcher:
         if self._pid is None or self._pid == os.getpid():
             return False
         return not isinstance(transport_of(self._client, self._requests.url("")), ExactConnectErrors)
+
+
+def _check_not_cut(call: CallState) -> None:
+    if call.is_cut and call.last_error is not None:
+        raise call.last_error  # cut while it waited in a limiter that does not let itself be cancelled

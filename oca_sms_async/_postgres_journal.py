@@ -85,7 +85,7 @@ class PostgresJournal:
         await self._operations.start(self._store.set_up)
 
     async def lookup(self, key: str) -> JournalEntry | None:
-        """Return what the journal keeps of a key, or None for a key that it does not know."""
+        """Return the journal's entry of a key, or None for a key that it does not know."""
         return await self._operations.start(self._store.lookup, key)
 
     async def forget(self, before: datetime, *, doubtful: bool = False) -> int:

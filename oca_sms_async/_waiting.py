@@ -99,8 +99,7 @@ class PriorityWaitQueue:
     def wake_next(self) -> None:
         """Wake the waiter at the front: now if there is an item, else by a timer for the item's time."""
         if not any(self._queues) or self.loop is None or self.loop.is_closed():  # a closed loop's waiters are dead
-            if self._timer is not None:
-                self._set_timer(None)
+            self._set_timer(None)
             return
         now = self.loop.time()
         when = self._ready_at(now)

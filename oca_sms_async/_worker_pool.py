@@ -82,7 +82,7 @@ class WorkerPool:
         """Return the next message, or `None` after the last one."""
         await self._room.acquire()
         try:
-            sms = self._source.pull_now() if self._source.is_plain else await self._source.pull()
+            sms = await self._source.pull()
         except asyncio.CancelledError as cancelled:
             if is_task_cancelled():
                 raise

@@ -21,7 +21,7 @@ class Journal(Protocol):
         ...
 
     async def lookup(self, key: str) -> JournalEntry | None:
-        """Return what the journal keeps of a key, or None for a key that it does not know."""
+        """Return the journal's entry of a key, or None for a key that it does not know."""
         ...
 
     async def forget(self, before: datetime, *, doubtful: bool = False) -> int:

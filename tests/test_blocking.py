@@ -545,8 +545,7 @@ if use != "unused":
 if use == "busy":
     sending = threading.Thread(target=send, args=["thread"])
     sending.start()
-    while client.statistics().in_flight < 1:  # its request is on the wire
-        pass
+    sys.stdin.readline()  # its request has arrived
 if use == "starting":  # another thread of the parent starts a client at the moment of the fork
     held, over = threading.Event(), threading.Event()
 
@@ -608,10 +607,11 @@ async def test_a_forked_child_makes_its_own(kind: str, use: str, end: str, told:
 
     A lent client of httpx that the parent has used is refused: its connections are the parent's.
     """
-    child_ended = asyncio.Event()
+    arrived, child_ended = asyncio.Event(), asyncio.Event()
 
     async def answer(connection: Connection) -> None:
         if use == "busy" and len(gateway.requests) == 2:
+            arrived.set()
             await child_ended.wait()
         await receipt(connection)
 
@@ -619,13 +619,18 @@ async def test_a_forked_child_makes_its_own(kind: str, use: str, end: str, told:
         gateway.behaviour = answer
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-W", "error", "-W", MANY_THREADS, "-c", FORKING, gateway.base_url, kind, use, end),
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
         lines: list[str] = []
         async with asyncio.timeout(60):
+            if use == "busy":
+                await arrived.wait()
+                process.stdin.write(b"\n")
             async for line in process.stdout:
                 lines.append(line.decode().strip())
                 if lines[-1] == "child ended":

@@ -12,7 +12,7 @@ from typing import Any, Final
 import aiohttp
 
 from oca_sms_async._httpx_internals import report_lost
-from oca_sms_async._sockets import is_readable
+from oca_sms_async._sockets import SocketProbe
 
 
 class Steps:
@@ -36,7 +36,7 @@ class Steps:
                 raise
 
 
-_HAS_SERVED: Final = "oca_sms_has_served"  # an attribute of aiohttp's protocol
+_PROBE: Final = "oca_sms_probe"  # an attribute of aiohttp's protocol, from its first request on
 STEPS: Final = ContextVar[Steps]("oca_sms_steps")  # of the request that this task sends
 
 
@@ -92,13 +92,14 @@ class _Connector(aiohttp.TCPConnector):
     def _is_usable(self, connection: Any) -> bool:
         """Tell whether a connection may serve; on a new one, an early answer is no reason to close it."""
         protocol = connection.protocol
-        if hasattr(protocol, _HAS_SERVED):
-            return self.reuses and _is_silent(protocol)
-        setattr(protocol, _HAS_SERVED, True)
+        probe = getattr(protocol, _PROBE, None)
+        if probe is not None:
+            return self.reuses and _is_silent(protocol, probe)
+        setattr(protocol, _PROBE, SocketProbe())
         return True
 
 
-def _is_silent(protocol: Any) -> bool:
+def _is_silent(protocol: Any, probe: SocketProbe) -> bool:
     """Tell whether a kept connection still stands and has received nothing after its last answer.
 
     aiohttp itself asks `should_close` when an answer ends, and not again later. When its name moves, no connection is
@@ -107,7 +108,7 @@ def _is_silent(protocol: Any) -> bool:
     try:
         if protocol.should_close or protocol.transport is None:
             return False
-        return not is_readable(protocol.transport.get_extra_info("socket"))
+        return not probe.is_readable(protocol.transport)
     except AttributeError:
         report_lost("unread bytes of aiohttp")
         return False

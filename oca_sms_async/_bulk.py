@@ -77,29 +77,17 @@ class BulkRun(AsyncIterator[Outcome]):
             if self._journal is not None:
                 await self._journal.__aexit__(kind, error, traceback)
         if kind is None:
-            self._raise_failure()
+            self._pool.raise_failure()
 
     async def __anext__(self) -> Outcome:
-        if (numbered := await self._next()) is None:
+        if (numbered := await self._pool.next_outcome()) is None:
             raise StopAsyncIteration
         return numbered[1]
 
     async def report(self) -> BulkReport:
         """Return all outcomes that are still to come, in the order of their messages."""
         numbered = list[tuple[int, Outcome]]()
-        while (one := await self._next()) is not None:
+        while (one := await self._pool.next_outcome()) is not None:
             numbered.append(one)
         numbered.sort(key=itemgetter(0))
         return BulkReport(tuple(outcome for _, outcome in numbered), self.stopped_by)
-
-    async def _next(self) -> tuple[int, Outcome] | None:
-        if not self._pool.is_started:
-            raise RuntimeError("enter the bulk first: async with client.bulk(...) as run")
-        if (numbered := await self._pool.next_outcome()) is None:
-            self._raise_failure()
-        return numbered
-
-    def _raise_failure(self) -> None:
-        failure, self._pool.failure = self._pool.failure, None
-        if failure is not None:
-            raise failure

@@ -2,14 +2,16 @@
 
 from collections.abc import Awaitable, Callable
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from oca_sms_async._deadline import Deadline
 from oca_sms_async._errors import OcaSmsError
 from oca_sms_async._waiting import Priority
 
 
-@frozen(eq=False)  # two calls are never compared, and each method costs a part of the import
+# Calls are not compared, and each method costs a part of the import. Nothing changes the options, but to freeze them
+# would cost each message a microsecond.
+@define(eq=False)
 class CallOptions:
     """The demands of one call.
 

@@ -110,7 +110,7 @@ class Dispatcher:
         self.counts.under_way += 1
         since = clock()
         try:
-            async with self._slots.held(options.priority, options.until):
+            with await self._slots.acquire(options.priority, options.until):
                 try:
                     await self._token(options)
                 finally:
@@ -131,9 +131,11 @@ class Dispatcher:
             raise
 
     async def _token(self, options: CallOptions) -> None:
+        self.check_open()  # it may have been closed while this waited for its slot
+        if self._limiter.take_now(options.priority, options.until):
+            return
         clock = asyncio.get_running_loop().time
         since = clock()
-        self.check_open()  # it may have been closed while this waited for its slot
         try:
             with self._waits.endable():
                 await self._limiter.acquire(options.priority, options.until)

@@ -1,6 +1,7 @@
 """Waits that can be ended together from outside: those of a client that closes, or for a server that is back."""
 
 import asyncio
+from typing import Any
 
 
 class WaitEndedError(Exception):
@@ -19,8 +20,14 @@ class EndableWaits:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def endable(self) -> "_EndableWait":
-        """Return a context manager around a wait; it raises `WaitEndedError` when `end` ends the wait."""
-        return _EndableWait(self)
+        """Return a context manager around a wait of this task; it raises `WaitEndedError` when `end` ends the wait."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a wait must run in a task")
+        if task.get_loop() is not self._loop:  # the waits of a loop before are dead
+            self._loop = task.get_loop()
+            self._waits.clear()
+        return _EndableWait(self._waits, task)
 
     def end(self) -> None:
         """End all waits of the running loop, in their order: each is cancelled."""
@@ -28,26 +35,16 @@ class EndableWaits:
             for wait in self._waits:
                 wait.end()
 
-    def add(self, wait: "_EndableWait") -> None:
-        """Count a wait of the running loop, and forget those of a loop before."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop = loop
-            self._waits.clear()
-        self._waits[wait] = None
-
-    def discard(self, wait: "_EndableWait") -> None:
-        """Count a wait no longer."""
-        self._waits.pop(wait, None)
-
 
 class _EndableWait:
     """One wait: asyncio's own time-out does the same, for a time and at twice the cost."""
 
     __slots__ = ("_cancelling", "_ended", "_task", "_waits")
 
-    def __init__(self, waits: EndableWaits) -> None:
+    def __init__(self, waits: dict["_EndableWait", None], task: asyncio.Task[Any]) -> None:
         self._waits = waits
+        self._task = task
+        self._cancelling = task.cancelling()
         self._ended = False
 
     def end(self) -> None:
@@ -57,15 +54,10 @@ class _EndableWait:
             self._task.cancel()
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a wait must run in a task")
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._waits.add(self)
+        self._waits[self] = None
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._waits.discard(self)
+        self._waits.pop(self, None)
         # Others may have cancelled the task too, and their cancellation goes on.
         if self._ended and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise WaitEndedError from None

@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from oca_sms_async._errors import ApiError, LimiterUnavailableError, OcaSmsError, RateLimitedError
-from oca_sms_async._limiter import RateLimiter, ReturnableLimiter
+from oca_sms_async._limiter import RateLimiter, ReturnableLimiter, TokenBucket
 from oca_sms_async._log import log
 from oca_sms_async._scrub import scrub
 from oca_sms_async._waiting import Priority
 
 _PAUSE: Final = 1.0  # seconds, where the gateway refuses by its rate limit and does not say for how long
+_ACQUIRE: Final = TokenBucket.acquire
 _KNOWN: Final = (OcaSmsError, TimeoutError)  # the errors of the protocol
 
 
@@ -23,6 +24,20 @@ class GuardedLimiter:
         start = getattr(limiter, "start", None)  # it may also be another method of the same name
         self._start: Callable[[], Awaitable[object]] | None = start if inspect.iscoroutinefunction(start) else None
         self.has_start: Final = self._start is not None
+
+    def take_now(self, priority: Priority, deadline: float | None) -> bool:
+        """Take a token without a wait, if there is one; return whether that was so. `TimeoutError` as `acquire`.
+
+        Only a `TokenBucket` is asked, because its own `acquire` begins in the same way. That of a subclass, or of a
+        test, may do more.
+        """
+        bucket = self._limiter
+        if not isinstance(bucket, TokenBucket) or getattr(bucket.acquire, "__func__", None) is not _ACQUIRE:
+            return False
+        try:
+            return bucket._take_now(priority, deadline)  # noqa: SLF001 - not for the user
+        except RuntimeError:  # of another thread's loop: `acquire` raises it too
+            return False
 
     async def acquire(self, priority: Priority, deadline: float | None) -> None:
         """Wait for a token. `TimeoutError` at the deadline, in the loop's time; `LimiterUnavailableError`."""

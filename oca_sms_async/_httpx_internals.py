@@ -14,7 +14,7 @@ import httpx
 
 from oca_sms_async._log import log
 
-IS_LATE: Final = "oca_sms_async.is_late"  # an extension of a request: a function
+BOUND: Final = "oca_sms_async.bound"  # an extension of a request: the `asyncio.Timeout` around it
 
 _T = TypeVar("_T")
 
@@ -125,7 +125,7 @@ def end_in_time(transport: httpx.AsyncHTTPTransport) -> None:
     """Let a late request of this transport end by a `TimeoutError`, beneath the tools that trace httpx.
 
     asyncio's time-out cancels the request, and for OpenTelemetry a cancelled request is no failed one. The request's
-    extension `IS_LATE` tells the two apart. When a name moves, a time-out is no error in traces.
+    extension `BOUND` tells the two apart. When a name moves, a time-out is no error in traces.
     """
     try:
         pool: Any = transport._pool  # noqa: SLF001 - the transport's own method is the one that tools replace
@@ -135,15 +135,26 @@ def end_in_time(transport: httpx.AsyncHTTPTransport) -> None:
         return
 
     async def handle_in_time(request: Any) -> Any:
+        before = _count_cancellations()
         try:
             return await type(pool).handle_async_request(pool, request)  # looked up anew: respx replaces it too
         except asyncio.CancelledError as cancelled:
-            is_late = request.extensions.get(IS_LATE)
-            if is_late is not None and is_late():
+            bound = request.extensions.get(BOUND)
+            if bound is not None and is_late(bound, before):
                 raise TimeoutError from cancelled
             raise
 
     pool.handle_async_request = handle_in_time
+
+
+def is_late(bound: asyncio.Timeout, before: int) -> bool:
+    """Tell whether the bound alone has cancelled a request, since the task was asked to end so many times `before`."""
+    return bound.expired() and _count_cancellations() == before + 1
+
+
+def _count_cancellations() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _has_unread(link: Any) -> bool:

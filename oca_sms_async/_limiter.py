@@ -118,13 +118,10 @@ class TokenBucket(Gated):
         `deadline` is in the loop's time. `TimeoutError` comes at once if the token would come after the deadline. If
         later arrivals of a higher priority push this request behind it, the error comes at the deadline.
         """
-        now = self._now()
-        if deadline is not None and self._state.ready_at(now, self._queue.count_ahead(priority)) > deadline:
-            self._refused += 1
-            raise TimeoutError("no token comes before the deadline")
+        if self._take_now(priority, deadline):
+            return
         try:
-            if not self._queue.take_now(priority, deadline):
-                await self._queue.wait(priority, deadline)
+            await self._queue.wait(priority, deadline)
         except TimeoutError:
             self._refused += 1
             raise
@@ -158,16 +155,27 @@ class TokenBucket(Gated):
         now = self.statistics()
         return f"<TokenBucket rate={self.rate} capacity={self.capacity} tokens={now.tokens:.2f} waiting={now.waiting}>"
 
+    def _take_now(self, priority: Priority, deadline: float | None) -> bool:
+        """Let one request start if a token is there and nobody waits for it; return whether that was so.
+
+        `GuardedLimiter` asks for a token this way first. `TimeoutError` as that of `acquire`.
+        """
+        now = self._now()
+        if deadline is not None and self._state.ready_at(now, self._queue.count_ahead(priority)) > deadline:
+            self._refused += 1
+            raise TimeoutError("no token comes before the deadline")
+        return self._queue.take_now(priority, deadline)
+
     def _now(self) -> float:
         before = self._queue.loop
         fresh = self._queue.enter_loop()
-        now = asyncio.get_running_loop().time()
+        now = self._queue.time()
         if fresh:
             self._state.rebase(now, before=None if before is None else before.time())
         return now
 
     def _take(self, _: Priority) -> bool:
-        taken = self._state.take(asyncio.get_running_loop().time())
+        taken = self._state.take(self._queue.time())
         self._granted += taken
         return taken
 

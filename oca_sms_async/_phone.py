@@ -17,6 +17,11 @@ def normalize_phone(phone: str, *, region: str = "ID") -> str:
     appear, and real customers have them.
     """
     check_region(region)
+    return normalize_in(region, phone)
+
+
+def normalize_in(region: str, phone: str) -> str:
+    """Return the same for a region that was checked before."""
     if not isinstance(phone, str):
         raise ValueError("phone must be a str, such as '+6281234567890'")  # noqa: TRY004 - bad input is a ValueError
     if _PLAIN.fullmatch(phone):

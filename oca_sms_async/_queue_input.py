@@ -89,13 +89,12 @@ class _Source:
 
     def __init__(self, messages: Iterable[Sms] | AsyncIterable[Sms]) -> None:
         self._source = MessageSource(messages)
-        self._waits = isinstance(messages, AsyncIterable)
         self._pulling: asyncio.Task[Sms | None] | None = None
 
     async def pull(self, *, patient: bool) -> Sms | None:
         """Return the next message, or None after the last one."""
-        if not self._waits:
-            return await self._source.pull()
+        if not self._source.waits:
+            return self._source.pull_now()
         if self._pulling is None:
             self._pulling = asyncio.ensure_future(self._source.pull())
         await asyncio.wait({self._pulling}, timeout=None if patient else _PATIENCE)

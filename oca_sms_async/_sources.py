@@ -19,13 +19,18 @@ class MessageSource:
             self._asynchronous = aiter(messages)
         else:
             self._iterator = iter(messages)
+        self.waits: Final = self._asynchronous is not None
         self._one_at_a_time = asyncio.Lock()  # an asynchronous generator must not be asked twice at once
         self._ended = False
+
+    def pull_now(self) -> Sms | None:
+        """Do as `pull` for a source that is not asynchronous: it `waits` for nothing."""
+        return self._check(_END if self._ended else next(self._iterator, _END))
 
     async def pull(self) -> Sms | None:
         """Return the next message, or `None` after the last. Raises `TypeError` for a value that is no `Sms`."""
         if self._asynchronous is None:
-            return self._check(_END if self._ended else next(self._iterator, _END))
+            return self.pull_now()
         async with self._one_at_a_time:
             return self._check(_END if self._ended else await anext(self._asynchronous, _END))
 

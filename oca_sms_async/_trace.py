@@ -34,39 +34,29 @@ class Trace:
     `since`, in the loop's time.
     """
 
-    __slots__ = ("_connected", "_failure", "_gate", "_half_open", "_late_from", "_refused", "_tunnelling", "sent")
+    sent = False
+    _failure: BaseException | None = None
+    _connected = False
+    _tunnelling = False  # a CONNECT to a proxy is under way
+    _refused = False
+    _half_open: Any = None
 
     def __init__(self, since: float, gate: Gate | None = None) -> None:
-        self.sent = False
         self._gate = gate
         self._late_from = since + LATE
-        self._failure: BaseException | None = None
-        self._connected = False
-        self._tunnelling = False  # a CONNECT to a proxy is under way
-        self._refused = False
-        self._half_open: Any = None
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
         """Hear one step: «layer.step.phase», for example `connection.connect_tcp.started`."""
         if self.sent:
             return
-        name, _, phase = event.rpartition(".")
-        step = name.rpartition(".")[2]
         request = info.get("request")
-        if step in _CONNECTING:
-            self._hear_connection(step, phase, info)
-        elif step in _HARMLESS:
-            pass
-        elif request is not None and request.method == b"CONNECT":
+        if request is None:
+            self._hear_step(event, info)
+        elif request.method == b"CONNECT":
             self._tunnelling = True
-        elif request is not None:
+        else:
             if self._gate is not None and asyncio.get_running_loop().time() >= self._late_from:
                 await self._wait_at_gate(self._gate)
-            self.sent = True
-        elif self._tunnelling:
-            self._hear_proxy(step, phase, info)
-        else:
-            report_lost("steps of a connection")
             self.sent = True
 
     def is_cause(self, error: BaseException) -> bool:
@@ -86,6 +76,20 @@ class Trace:
         if self._half_open is not None and not self.sent:
             with contextlib.suppress(Exception):  # the request has its error already
                 await self._half_open.aclose()
+
+    def _hear_step(self, event: str, info: dict[str, Any]) -> None:
+        """Hear a step that is not about a request."""
+        name, _, phase = event.rpartition(".")
+        step = name.rpartition(".")[2]
+        if step in _CONNECTING:
+            self._hear_connection(step, phase, info)
+        elif step in _HARMLESS:
+            pass
+        elif self._tunnelling:
+            self._hear_proxy(step, phase, info)
+        else:
+            report_lost("steps of a connection")
+            self.sent = True
 
     def _hear_connection(self, step: str, phase: str, info: dict[str, Any]) -> None:
         connects = step.startswith("connect_")

@@ -13,7 +13,7 @@ import httpx
 
 from oca_sms_async._connections import ExactConnectErrors
 from oca_sms_async._errors import ConnectionFailedError, DeliveryUnknownError, ExpiredError, OcaSmsError
-from oca_sms_async._httpx_internals import IS_LATE, transport_of
+from oca_sms_async._httpx_internals import BOUND, transport_of
 from oca_sms_async._scrub import chain, scrub
 from oca_sms_async._trace import Gate, Trace
 
@@ -57,7 +57,7 @@ async def exchange(
     timeout = asyncio.timeout_at(until if deadline is None else min(until, deadline))
     trace = Trace(now, None if gate is None else functools.partial(_pause, timeout, until, deadline, gate))
     request.extensions["trace"] = trace
-    request.extensions[IS_LATE] = functools.partial(_is_late, timeout, _count_cancellations())
+    request.extensions[BOUND] = timeout
     under_way[timeout] = loop
     try:
         async with timeout:
@@ -80,16 +80,6 @@ async def exchange(
         raise
     del under_way[timeout]
     return Reply(response.status_code, response.headers, body)
-
-
-def _count_cancellations() -> int:
-    task = asyncio.current_task()
-    return 0 if task is None else task.cancelling()
-
-
-def _is_late(bound: asyncio.Timeout, cancelling: int) -> bool:
-    """Tell whether the bound alone has cancelled a request, since the task was asked to end so many times before."""
-    return bound.expired() and _count_cancellations() == cancelling + 1
 
 
 async def _pause(bound: asyncio.Timeout, until: float, deadline: float | None, gate: Gate) -> None:
@@ -162,29 +152,36 @@ def _describe(error: BaseException) -> str | None:
 
 
 async def _read(response: httpx.Response, limit: int) -> bytes | None:
-    """Return the body, decompressed.
-
-    Return None for a body that is longer than `limit`, compressed or not, and for one that cannot be decompressed.
-    httpx's own decoders would decompress a chunk whole before its length can be checked.
-    """
+    """Return the body, decompressed; None if it is longer than `limit`, or cannot be decompressed."""
     if response.is_stream_consumed:  # a hook of a lent client has read it, and httpx has kept it
         return response.content if len(response.content) <= limit else None
     # Out of the raw headers: to look one up by its name takes httpx 4 µs.
     encodings = [value for name, value in response.headers.raw if name.lower() == b"content-encoding"]
     encoding = b", ".join(encodings).strip().lower()
-    unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if encoding in {b"gzip", b"x-gzip", b"deflate"} else None
-    if unpack is None and encoding not in {b"identity", b""}:
-        return None
-    body, received = bytearray(), 0
+    if encoding not in {b"identity", b""}:
+        return await _decompress(response, limit) if encoding in {b"gzip", b"x-gzip", b"deflate"} else None
+    body = bytearray()
     async for chunk in response.stream:  # type: ignore[union-attr] # an AsyncClient's responses have an async stream
+        body += chunk
+        if len(body) > limit:
+            return None
+    return bytes(body)
+
+
+async def _decompress(response: httpx.Response, limit: int) -> bytes | None:
+    """Return a compressed body. Neither form of it may be longer than `limit`.
+
+    httpx's own decoders would decompress a chunk whole before its length can be checked.
+    """
+    unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    body, received = bytearray(), 0
+    async for chunk in response.stream:  # type: ignore[union-attr] # as above
         received += len(chunk)
         try:
-            if unpack is None:
-                body += chunk
-            elif not unpack.eof:  # bytes after the end of the compressed data are dropped
+            if not unpack.eof:  # bytes after the end of the compressed data are dropped
                 body += unpack.decompress(chunk, limit - len(body) + 1)
         except zlib.error:
             return None
         if max(len(body), received) > limit:
             return None
-    return bytes(body) if unpack is None or unpack.eof else None
+    return bytes(body) if unpack.eof else None

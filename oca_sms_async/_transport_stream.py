@@ -7,7 +7,7 @@ from typing import Any, Final
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
 from anyio.abc import ByteStream
 
-from oca_sms_async._sockets import is_readable
+from oca_sms_async._sockets import SocketProbe
 
 _FULL: Final = 2**18  # bytes that may wait here for their reader; beyond that the other side has to wait
 
@@ -22,6 +22,7 @@ class TransportStream(asyncio.Protocol, ByteStream):
 
     def __init__(self, transport: asyncio.Transport, early: bytes, attributes: Mapping[Any, Callable[[], Any]]) -> None:
         self._transport = transport
+        self._probe = SocketProbe()
         self._attributes = attributes
         self._received = bytearray(early)
         self._news: asyncio.Future[None] | None = None
@@ -43,7 +44,7 @@ class TransportStream(asyncio.Protocol, ByteStream):
 
     def has_unread(self) -> bool:
         """Tell whether there are such bytes here, or still in the socket."""
-        return self.has_news or is_readable(self._transport.get_extra_info("socket"))
+        return self.has_news or self._probe.is_readable(self._transport)
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Return the next bytes. `EndOfStream`, `ClosedResourceError` after `aclose`, or `BrokenResourceError`."""

@@ -64,6 +64,12 @@ class PriorityWaitQueue:
             queue.clear()
         return True
 
+    def time(self) -> float:
+        """Return the time of the loop that was entered; `RuntimeError` before there is one."""
+        if self.loop is None:
+            raise RuntimeError("no loop was entered")
+        return self.loop.time()
+
     def take_now(self, priority: Priority, deadline: float | None) -> bool:
         """Take one item if nobody is ahead of this caller and there is one; return whether that was so.
 
@@ -168,27 +174,31 @@ class PrioritySemaphore:
     def __init__(self, value: int, *, kept: int = 0) -> None:
         self._value = self._free = value
         self._kept = kept
-        self.pid: int | None = None  # the process of the permits that are out
+        self._pid: int | None = None  # the process of the permits that are out
+        self._permit = _Permit(self)
         self._queue = PriorityWaitQueue(self._take, self._ready_at)
 
-    def held(self, priority: Priority, deadline: float | None) -> "_Permit":
-        """Return a context manager that holds one permit for the length of its block.
+    async def acquire(self, priority: Priority, deadline: float | None) -> "_Permit":
+        """Take a permit. `release` gives it back, or the end of a `with` block of the answer.
 
-        `deadline` is in the loop's time. Entering raises `TimeoutError` when it comes before the permit.
+        `deadline` is in the loop's time; `TimeoutError` if it comes first.
         """
-        return _Permit(self, priority, deadline)
-
-    async def acquire(self, priority: Priority, deadline: float | None) -> None:
-        """Take a permit, to be given back with `release`; `TimeoutError` at the deadline, in the loop's time."""
-        if self._queue.enter_loop() and self.pid != os.getpid():
-            self._free, self.pid = self._value, os.getpid()  # permits that are out in the parent never return here
+        if self._queue.enter_loop() and self._pid != os.getpid():
+            # Permits that are out in the parent never return here.
+            self._free, self._pid, self._permit = self._value, os.getpid(), _Permit(self)
         if not self._queue.take_now(priority, deadline):
             await self._queue.wait(priority, deadline)
+        return self._permit
 
     def release(self) -> None:
         """Give one permit back."""
         self._free += 1
         self._queue.wake_next()
+
+    def give_back(self, permit: "_Permit") -> None:
+        """Release a permit of this process: a forked child may collect a task of the parent, whose permit is none."""
+        if permit is self._permit:
+            self.release()
 
     def _take(self, priority: Priority) -> bool:
         if not self._is_free(priority):
@@ -205,19 +215,13 @@ class PrioritySemaphore:
 
 
 class _Permit:
-    """One use of a `PrioritySemaphore`: a class, because contextlib's generators cost each send some microseconds."""
+    """One permit of a `PrioritySemaphore`; those of one process are all alike."""
 
-    __slots__ = ("_deadline", "_pid", "_priority", "_semaphore")
-
-    def __init__(self, semaphore: PrioritySemaphore, priority: Priority, deadline: float | None) -> None:
+    def __init__(self, semaphore: PrioritySemaphore) -> None:
         self._semaphore = semaphore
-        self._priority = priority
-        self._deadline = deadline
 
-    async def __aenter__(self) -> None:
-        await self._semaphore.acquire(self._priority, self._deadline)
-        self._pid = self._semaphore.pid
+    def __enter__(self) -> None:
+        """Hold the permit for the length of the block."""
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._pid == self._semaphore.pid:  # else a task of the parent is collected in a forked child
-            self._semaphore.release()
+    def __exit__(self, *_: object) -> None:
+        self._semaphore.give_back(self)

@@ -16,7 +16,7 @@ from oca_sms_async._worker import Outage, Pulled, Send, Stage, Worker, is_task_c
 class WorkerPool:
     """`concurrency` workers over one lazy source of messages.
 
-    At most twice as many messages are pulled whose outcome was not taken yet. `failure` is the exception of the
+    At most twice as many messages are pulled whose outcome was not taken yet. A failure is the exception of the
     source, or of a bug: it ends the run, and it is raised after the last outcome.
     """
 
@@ -32,7 +32,7 @@ class WorkerPool:
         self.pulled = 0
         self.outage = Outage(concurrency)
         self.journal = journal
-        self.failure: Exception | None = None
+        self._failure: Exception | None = None
         self._send = send
         self._source = MessageSource(messages)
         self._concurrency = concurrency
@@ -69,20 +69,29 @@ class WorkerPool:
             task.add_done_callback(end)
 
     async def next_outcome(self) -> tuple[int, Outcome] | None:
-        """Return the next outcome with its message's place in the input; `None` after the last one."""
+        """Return the next outcome with its message's place in the input; `None`, or the failure, after the last one."""
+        if not self._workers:
+            raise RuntimeError("enter the bulk first: async with client.bulk(...) as run")
         while not self._outcomes:
             if self._ended:
+                self.raise_failure()
                 return None
             self._news.clear()
             await self._news.wait()
         self._room.release()
         return self._outcomes.popleft()
 
+    def raise_failure(self) -> None:
+        """Raise the run's failure, once."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
     async def pull(self) -> Pulled | None:
         """Return the next message, or `None` after the last one."""
         await self._room.acquire()
         try:
-            sms = await self._source.pull()
+            sms = await self._source.pull() if self._source.waits else self._source.pull_now()
         except asyncio.CancelledError as cancelled:
             if is_task_cancelled():
                 raise
@@ -138,7 +147,7 @@ class WorkerPool:
             raise
 
     def _fail(self, failure: Exception) -> None:
-        self.failure = self.failure or failure
+        self._failure = self._failure or failure
         self.stop()
 
     def _hand_over(self, number: int, outcome: Outcome) -> None:

@@ -8,6 +8,7 @@ import functools
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Coroutine
+from itertools import chain
 from typing import Any, cast
 
 import httpx
@@ -195,13 +196,13 @@ class _Stream(httpx.AsyncByteStream):
 
 
 def _decode(headers: httpx.Headers) -> list[tuple[str, str]]:
-    """Return headers as httpx reads them. Nearly all are ASCII, and to ask httpx for the encoding takes 4 µs."""
-    raw = headers.raw
+    """Return headers as httpx reads them: it tries UTF-8 first, unless told otherwise, and to ask it takes 4 µs."""
+    flat = [*chain.from_iterable(headers.raw)]
     try:
-        return [(name.decode("ascii"), value.decode("ascii")) for name, value in raw]
+        texts = [*map(bytes.decode, flat)]
     except UnicodeDecodeError:
-        encoding = headers.encoding
-    return [(name.decode(encoding), value.decode(encoding)) for name, value in raw]
+        texts = [part.decode(headers.encoding) for part in flat]
+    return [*zip(texts[::2], texts[1::2], strict=True)]
 
 
 @functools.lru_cache(maxsize=8)

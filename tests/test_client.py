@@ -50,6 +50,7 @@ from oca_sms_async import (
     UnsupportedError,
     UserNotFoundError,
 )
+from oca_sms_async._wire import _dialect
 from oca_sms_async.sandbox import Sandbox
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -477,11 +478,11 @@ async def test_a_long_history_is_read_in_a_thread(monkeypatch: pytest.MonkeyPatc
     """No send waits while many mebibytes are parsed."""
     readers: list[threading.Thread] = []
 
-    def read(*args: Any, **options: Any) -> Any:
+    def read(body: bytes) -> Any:
         readers.append(threading.current_thread())
-        return json.JSONDecoder(**options).decode(*args)
+        return json.loads(body), None
 
-    monkeypatch.setattr(json, "loads", read)
+    monkeypatch.setattr(_dialect, "read_json", read)
     bodies = [b"[]", b"[]" + b" " * 2**20]
     client = client_of(Gateway(lookup=lambda _: httpx.Response(200, content=bodies.pop(0))))
     assert [await client.history(), await client.history()] == [[], []]

@@ -119,9 +119,10 @@ from oca_sms_async._waiting import Priority, PrioritySemaphore
 semaphore, sends = PrioritySemaphore(1), KeyedSends(None, seconds=10.0)
 
 async def hold():
-    async with sends._alone("otp-1", None, CallState()), semaphore.held(Priority.BULK, None):
-        print("held", flush=True)
-        await asyncio.sleep(0)
+    async with sends._alone("otp-1", None, CallState()):
+        with await semaphore.acquire(Priority.BULK, None):
+            print("held", flush=True)
+            await asyncio.sleep(0)
 
 async def parent():
     holding = asyncio.create_task(hold())

@@ -20,7 +20,7 @@ from opentelemetry.trace import StatusCode
 from virtual_time import in_virtual_time
 
 from oca_sms_async import AsyncOcaSms, DeliveryUnknownError, OcaSmsError, RegularV1, RetryPolicy, TokenBucket, Unlimited
-from oca_sms_async._transport import _is_late
+from oca_sms_async._httpx_internals import is_late
 from oca_sms_async.aiohttp import aiohttp_client
 from oca_sms_async.blocking import OcaSms
 from oca_sms_async.opentelemetry import metrics_observer
@@ -322,9 +322,9 @@ async def test_a_cancellation_beside_a_time_out_is_no_time_out() -> None:
             try:
                 await asyncio.sleep(3600)
             finally:
-                late.append(_is_late(bound, 0))
+                late.append(is_late(bound, 0))
                 requesting.cancel()
-                late.append(_is_late(bound, 0))
+                late.append(is_late(bound, 0))
 
     requesting = asyncio.create_task(request())
     await asyncio.wait({requesting})

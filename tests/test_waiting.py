@@ -424,18 +424,17 @@ async def test_a_deadline_that_has_passed_is_refused_even_if_permits_are_free() 
 
 
 @in_virtual_time
-async def test_held_releases_however_its_block_ends() -> None:
+async def test_a_block_releases_its_permit_however_it_ends() -> None:
     """A permit is held inside the block only, whether it ends by itself, by an exception or by a cancellation."""
     semaphore = PrioritySemaphore(1)
-    async with semaphore.held(BULK, None):
+    with await semaphore.acquire(BULK, None):
         assert semaphore._free == 0
-    with pytest.raises(KeyError):
-        async with semaphore.held(BULK, None):
-            raise KeyError
+    with pytest.raises(KeyError), await semaphore.acquire(BULK, None):
+        raise KeyError
     assert_unused(semaphore, 1)
 
     async def hold() -> None:
-        async with semaphore.held(BULK, None):
+        with await semaphore.acquire(BULK, None):
             await asyncio.sleep(1000)
 
     holder = asyncio.create_task(hold())
@@ -447,14 +446,13 @@ async def test_held_releases_however_its_block_ends() -> None:
 
 
 @in_virtual_time
-async def test_held_is_refused_on_entering_only() -> None:
+async def test_a_permit_is_refused_on_entering_only() -> None:
     """The deadline is for the wait: it is a `TimeoutError` on entering, and does not end the block."""
     semaphore = PrioritySemaphore(1)
-    async with semaphore.held(BULK, now() + 1):
+    with await semaphore.acquire(BULK, now() + 1):
         await asyncio.sleep(5)
-        with pytest.raises(TimeoutError):
-            async with semaphore.held(INTERACTIVE, now() + 1):
-                pytest.fail("two permits of one")
+        with pytest.raises(TimeoutError), await semaphore.acquire(INTERACTIVE, now() + 1):
+            pytest.fail("two permits of one")
         assert now() == 1006
     assert_unused(semaphore, 1)
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol, TypeVar
 
 import attrs
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from oca_sms_async._log import log
 from oca_sms_async._models import SmsRecord
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 _DAY: Final = re.compile(r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})(.*)", re.DOTALL)
 
 
-@frozen
+@define(eq=False)  # not frozen, for the reason that `Request` gives
 class Submission:
     """A message as it goes to the gateway: an E.164 number, a text, and a sender where the API has one."""
 

@@ -1,7 +1,6 @@
 """The particulars of an API as one value, and the requests and answers that follow from them."""
 
 import functools
-import json
 import sys
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
@@ -14,7 +13,7 @@ from oca_sms_async._models import SendReceipt, SmsRecord
 from oca_sms_async._scrub import scrub
 from oca_sms_async._wire._api import Request
 from oca_sms_async._wire._converter import Converter, Shape, Submission, make_converter
-from oca_sms_async._wire._json import read_json
+from oca_sms_async._wire._json import read_json, write_json
 from oca_sms_async._wire._refusals import refusal
 
 _MAX_UID: Final = 1000
@@ -44,7 +43,7 @@ class Dialect:
 
     def send(self, submission: Submission) -> Request[SendReceipt]:
         """Return the request that sends a message."""
-        body = json.dumps(_converter_of(self).unstructure(submission)).encode()
+        body = write_json(_converter_of(self).unstructure(submission))
         return Request("POST", self.send_path, functools.partial(self._parse, SendReceipt, True), body)
 
     def history(self) -> Request[list[SmsRecord]]:

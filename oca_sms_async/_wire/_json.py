@@ -2,7 +2,16 @@
 
 import codecs
 import json
-from typing import Any
+from typing import Any, Final
+
+# json's own functions look at all of their options for each message.
+_ENCODE: Final = json.JSONEncoder().encode
+_DECODE: Final = json.JSONDecoder().decode
+
+
+def write_json(document: Any) -> bytes:
+    """Return a document as JSON in ASCII."""
+    return _ENCODE(document).encode()
 
 
 def read_json(body: bytes | None) -> tuple[Any, BaseException | None]:
@@ -12,7 +21,7 @@ def read_json(body: bytes | None) -> tuple[Any, BaseException | None]:
     try:
         # A stray byte or a byte order mark must not lose a receipt. The codec "utf-8-sig" would be imported only here,
         # after the message was sent, and an import fails in a process that has no file descriptor left.
-        return json.loads(body.removeprefix(codecs.BOM_UTF8).decode(errors="replace")), None
+        return _DECODE(body.removeprefix(codecs.BOM_UTF8).decode(errors="replace")), None
     except (ValueError, RecursionError) as error:
         return None, error
 

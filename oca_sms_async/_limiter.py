@@ -169,13 +169,13 @@ class TokenBucket(Gated):
     def _now(self) -> float:
         before = self._queue.loop
         fresh = self._queue.enter_loop()
-        now = self._queue.time()
+        now = asyncio.get_running_loop().time()
         if fresh:
             self._state.rebase(now, before=None if before is None else before.time())
         return now
 
     def _take(self, _: Priority) -> bool:
-        taken = self._state.take(self._queue.time())
+        taken = self._state.take(asyncio.get_running_loop().time())
         self._granted += taken
         return taken
 

@@ -178,8 +178,7 @@ async def _decompress(response: httpx.Response, limit: int) -> bytes | None:
     async for chunk in response.stream:  # type: ignore[union-attr] # as above
         received += len(chunk)
         try:
-            if not unpack.eof:  # bytes after the end of the compressed data are dropped
-                body += unpack.decompress(chunk, limit - len(body) + 1)
+            body += unpack.decompress(chunk, limit - len(body) + 1)  # of bytes after the compressed data it makes none
         except zlib.error:
             return None
         if max(len(body), received) > limit:

@@ -64,12 +64,6 @@ class PriorityWaitQueue:
             queue.clear()
         return True
 
-    def time(self) -> float:
-        """Return the time of the loop that was entered; `RuntimeError` before there is one."""
-        if self.loop is None:
-            raise RuntimeError("no loop was entered")
-        return self.loop.time()
-
     def take_now(self, priority: Priority, deadline: float | None) -> bool:
         """Take one item if nobody is ahead of this caller and there is one; return whether that was so.
 

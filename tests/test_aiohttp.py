@@ -141,6 +141,15 @@ async def test_options_are_httpx_own() -> None:
         assert lent.timeout == httpx.Timeout(3.0)
 
 
+@pytest.mark.parametrize(("written", "arrives"), [("é".encode(), "é"), (b"\xe9", "é"), (b"plain", "plain")])
+async def test_a_header_arrives_as_httpx_reads_it(written: bytes, arrives: str) -> None:
+    """A header is read as UTF-8, and as Latin-1 if it is none, and written as UTF-8."""
+    lent = aiohttp_client(headers=[(b"X-Team", written)])
+    async with RawGateway().serve() as gateway, client_on(gateway.base_url, lent) as client:
+        await client.send(PHONE, TEXT)
+        assert f"X-Team: {arrives}\r\n".encode() in gateway.requests[0]
+
+
 @pytest.mark.parametrize("name", ["cert", "limits", "http1", "http2"])
 def test_options_that_would_be_ignored_are_refused(name: str) -> None:
     """An option without an effect would mislead, for example a certificate that is never presented."""

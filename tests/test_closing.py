@@ -67,7 +67,7 @@ async def test_closing_ends_a_back_off() -> None:
 
 @in_virtual_time
 async def test_a_wait_for_a_slot_ends_by_closing() -> None:
-    """More messages than slots: those that wait for a slot end too, and nothing more is sent."""
+    """More messages than slots and tokens: those that wait for a slot wait for no token, and nothing more is sent."""
     requests = 0
 
     async def hang(_: httpx.Request) -> httpx.Response:
@@ -76,12 +76,13 @@ async def test_a_wait_for_a_slot_ends_by_closing() -> None:
         await asyncio.sleep(5)
         return accept(_)
 
-    client = client_with(TokenBucket(1000.0, capacity=1000), hang)
+    client = client_with(TokenBucket(0.001, capacity=256), hang)
     sends = [asyncio.create_task(client.send(PHONE, TEXT)) for _ in range(300)]
     await asyncio.sleep(1)
     await client.aclose()
     ends = await asyncio.gather(*sends, return_exceptions=True)
     assert requests == 256
+    assert now() == pytest.approx(1005)
     assert sum(isinstance(end, SendReceipt) for end in ends) == 256  # the http_client was lent, and is not closed
     assert sum(isinstance(end, ClientClosedError) for end in ends) == 44
 

@@ -6,6 +6,7 @@ import io
 import logging
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,48 @@ async def test_a_limiter_that_raises_is_unavailable() -> None:
         await client_of(gateway, limiter=Broken(0)).send(ONE.phone, ONE.message)
     assert (caught.value.may_have_been_sent, caught.value.attempts, gateway.texts) == (False, 0, [])
     assert isinstance(caught.value.__cause__, ConnectionError)
+
+
+async def test_a_limiter_of_another_thread_is_unavailable() -> None:
+    """A bucket that serves another thread's loop refuses, and the message is certainly unsent."""
+    gateway, bucket = Gateway(), TokenBucket(1000.0, capacity=1000)
+
+    async def send() -> None:
+        await client_of(gateway, limiter=bucket).send(ONE.phone, ONE.message)
+
+    await send()
+    with ThreadPoolExecutor(1) as thread, pytest.raises(LimiterUnavailableError, match="RuntimeError") as caught:
+        thread.submit(asyncio.run, send()).result()
+    assert (caught.value.may_have_been_sent, len(gateway.texts)) == (False, 1)
+
+
+class Counting(TokenBucket):
+    """A bucket of a user's, with an `acquire` that does more."""
+
+    acquired = 0
+
+    async def acquire(self, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None) -> None:
+        """Count, and acquire."""
+        self.acquired += 1
+        await super().acquire(priority=priority, deadline=deadline)
+
+
+async def test_a_bucket_with_an_acquire_of_its_own_is_asked_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that is free is taken by the `acquire` of a subclass, or of a test that has replaced it."""
+    own = Counting(1000.0, capacity=1000)
+    client = client_of(Gateway(), limiter=own)
+    await client.send(ONE.phone, ONE.message)
+    await client.send_many([ONE, TWO])
+    assert own.acquired == 3
+
+    replaced = TokenBucket(1000.0, capacity=1000)
+    client = client_of(Gateway(), limiter=replaced)
+    monkeypatch.setattr(replaced, "acquire", own.acquire)
+    await client.send(ONE.phone, ONE.message)
+    monkeypatch.undo()
+    monkeypatch.setattr(TokenBucket, "acquire", Unlimited.acquire)
+    await client.send(ONE.phone, ONE.message)
+    assert (own.acquired, replaced.statistics().granted) == (4, 0)
 
 
 async def test_a_limiter_that_raises_before_a_second_attempt_leaves_doubt() -> None:

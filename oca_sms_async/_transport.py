@@ -178,7 +178,7 @@ async def _decompress(response: httpx.Response, limit: int) -> bytes | None:
     async for chunk in response.stream:  # type: ignore[union-attr] # as above
         received += len(chunk)
         try:
-            body += unpack.decompress(chunk, limit - len(body) + 1)  # of bytes after the compressed data it makes none
+            body += unpack.decompress(chunk, limit - len(body) + 1)  # it drops bytes after the end
         except zlib.error:
             return None
         if max(len(body), received) > limit:

@@ -190,7 +190,7 @@ class PrioritySemaphore:
         self._queue.wake_next()
 
     def give_back(self, permit: "_Permit") -> None:
-        """Release a permit of this process: a forked child may collect a task of the parent, whose permit is none."""
+        """Release a permit, unless it is the parent's: a forked child may collect a task of its parent."""
         if permit is self._permit:
             self.release()
 

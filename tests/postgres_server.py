@@ -159,6 +159,13 @@ def execute(conninfo: str, statement: str) -> list[tuple[Any, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
+def count_clients(conninfo: str) -> int:
+    """Return how many other clients the database has. A killed one counts until its last statement has ended."""
+    clients = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    ((number,),) = execute(conninfo, f"{clients} AND backend_type = 'client backend'")
+    return int(number)
+
+
 @contextlib.contextmanager
 def serving(primary: PostgresServer | None = None) -> Iterator[PostgresServer]:
     """Run a server, or a standby of another one, for the length of a block."""

@@ -16,7 +16,7 @@ from command import wait_until
 from limiter_contract import SLACK, LimiterContract, Make, most_in_a_window
 from moved_clock import HANG, Clock, until
 from pooler import pooling
-from postgres_server import PostgresServer, execute, serving
+from postgres_server import PostgresServer, count_clients, execute, serving
 
 from oca_sms_async import AsyncOcaSms, LimiterUnavailableError, Priority, RateLimiter, TokenBucket, Unlimited
 from oca_sms_async._postgres_schema import SCHEMA
@@ -435,10 +435,9 @@ def test_a_closing_with_a_question_on_its_way_leaves_no_connection(shared: str) 
         await bucket.aclose()
         await asyncio.gather(*waiting, return_exceptions=True)
 
-    connected = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     for steps in range(12):
         asyncio.run(use(steps))
-    wait_until(lambda: execute(shared, connected) == [(0,)])
+    wait_until(lambda: count_clients(shared) == 0)
 
 
 async def test_a_closed_bucket_stays_closed(shared: str) -> None:
@@ -453,8 +452,7 @@ async def test_a_closed_bucket_stays_closed(shared: str) -> None:
         await waiting
     with pytest.raises(RuntimeError, match="closed"):
         await bucket.acquire()
-    connected = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    await until(lambda: execute(shared, connected) == [(0,)])
+    await until(lambda: count_clients(shared) == 0)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,10 @@ import pytest
 from claims import NUMBER, RECEIPT, SENT, claim
 from journals import PATIENCE
 from moved_clock import until
-from postgres_server import execute
+from postgres_server import count_clients, execute
 
 from oca_sms_async._journal import Status
 from oca_sms_async.postgres import PostgresJournal
-
-CONNECTED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +81,7 @@ async def test_closing_waits_for_the_writes_and_leaves_no_connection(database: s
     await journal.aclose()
     assert all(write.done() for write in writes)
     assert execute(database, "SELECT DISTINCT status FROM oca_sms_message") == [(2,)]
-    await until(lambda: execute(database, CONNECTED) == [(0,)])
+    await until(lambda: count_clients(database) == 0)
 
 
 async def test_an_outcome_is_stored_even_if_its_sender_is_cancelled(database: str) -> None:
@@ -122,7 +120,7 @@ def test_one_journal_serves_one_event_loop_after_another(database: str) -> None:
         assert (found.entry.status is Status.UNSENT) == (not used)
         await asyncio.gather(*(claim(journal, f"{len(used)} {it}") for it in range(8)))
         used.append(await journal.intend(found, seconds=100))
-        await until(lambda: execute(database, CONNECTED)[0][0] <= 4)
+        await until(lambda: count_clients(database) <= 4)
 
     used: list[bool] = []
     for _ in range(3):

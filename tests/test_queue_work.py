@@ -12,7 +12,7 @@ import pytest
 from attrs import evolve
 from each_api import PREMIUM, connect, each_api, each_api_with_history, over
 from in_memory import Answer, Gate, Gateway, accept, client_of, fail, lose_answer, refuse, respond
-from postgres_server import execute
+from postgres_server import count_clients, execute
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job
 from procrastinate.manager import JobManager
@@ -368,9 +368,8 @@ async def test_a_worker_can_be_stopped_while_it_connects(
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(work, PATIENCE)
     await queue.aclose()
-    own = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     async with asyncio.timeout(PATIENCE):
-        while execute(queue_database, own) != [(0,)]:
+        while count_clients(queue_database):
             await asyncio.sleep(0.01)
 
 

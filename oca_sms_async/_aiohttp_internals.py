@@ -26,6 +26,10 @@ class Steps:
         self.interruption: BaseException | None = None
         self.trace = trace
 
+    def forget(self) -> None:
+        """Let the request go: this task's context keeps its steps until its next one."""
+        self.failure = self.interruption = self.trace = None
+
     async def report_failure(self, failure: BaseException) -> None:
         """Tell the trace of a connection that did not come about."""
         if self.trace is not None:

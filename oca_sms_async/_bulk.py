@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from operator import itemgetter
 from types import TracebackType
 from typing import Self
 
@@ -86,8 +85,8 @@ class BulkRun(AsyncIterator[Outcome]):
 
     async def report(self) -> BulkReport:
         """Return all outcomes that are still to come, in the order of their messages."""
-        numbered = list[tuple[int, Outcome]]()
-        while (one := await self._pool.next_outcome()) is not None:
-            numbered.append(one)
-        numbered.sort(key=itemgetter(0))
-        return BulkReport(tuple(outcome for _, outcome in numbered), self.stopped_by)
+        outcomes = dict[int, Outcome]()
+        while (numbered := await self._pool.next_outcome()) is not None:
+            number, outcome = numbered
+            outcomes[number] = outcome
+        return BulkReport(tuple(outcomes[number] for number in sorted(outcomes)), self.stopped_by)

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from functools import partial
 from types import TracebackType
 from typing import Final, Self, Unpack, overload
 
@@ -11,7 +10,6 @@ import httpx
 
 from oca_sms_async._bulk import BulkRun
 from oca_sms_async._call import CallState
-from oca_sms_async._deadline import find_deadline
 from oca_sms_async._dispatch import Dispatcher
 from oca_sms_async._journal import Journal, JournalRun
 from oca_sms_async._limiter import RateLimiter, TokenBucket
@@ -145,8 +143,9 @@ class AsyncOcaSms(Questions):
         sent.
         """
         self._dispatcher.check_open()
-        deadline = partial(find_deadline, expires_in=expires_in, expires_at=expires_at)
-        return await self._sender.send(phone, message, CallState(), Priority(priority), deadline, key=key)
+        return await self._sender.send(
+            phone, message, CallState(), Priority(priority), key=key, expires_in=expires_in, expires_at=expires_at
+        )
 
     def bulk(
         self,

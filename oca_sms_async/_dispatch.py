@@ -4,7 +4,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable
-from functools import partial
 from typing import Final, TypeVar
 
 import httpx
@@ -25,7 +24,7 @@ from oca_sms_async._requests import HttpRequests
 from oca_sms_async._retry import RetryPolicy, retry
 from oca_sms_async._scrub import scrub
 from oca_sms_async._statistics import Counts
-from oca_sms_async._transport import Reply, UnderWay, exchange
+from oca_sms_async._transport import UnderWay, exchange
 from oca_sms_async._waiting import PrioritySemaphore
 from oca_sms_async._wire import Api, Request
 
@@ -98,24 +97,40 @@ class Dispatcher:
 
     def request(self, request: Request[_T], options: CallOptions, call: CallState) -> Awaitable[_T]:
         """Return the gateway's answer, or raise the one error of the whole call."""
-        return retry(partial(self._attempt, request, options, call), self._back_off, self._policy, options, call)
+        if options.deadline is not None and options.deadline.has_passed():
+            raise ExpiredError("the message has expired already: expires_in or expires_at has passed")
+        return retry(self, self._policy, request, options, call)
 
-    async def _attempt(self, request: Request[_T], options: CallOptions, call: CallState) -> _T:
+    async def attempt(self, request: Request[_T], options: CallOptions, call: CallState) -> _T:
         """Make one attempt.
 
         The slot comes before the token. A request that waited for a connection after its token would start late, and
         a stall of the gateway would end in a burst above the limit.
         """
-        outer, clock = sys.exception(), asyncio.get_running_loop().time
+        outer, loop = sys.exception(), asyncio.get_running_loop()
         self.counts.under_way += 1
-        since = clock()
+        since = loop.time()
         try:
             with await self._slots.acquire(options.priority, options.until):
                 try:
                     await self._token(options)
                 finally:
-                    call.waited += clock() - since
-                reply = await self._exchange(request, options, call)
+                    call.waited += loop.time() - since
+                http = await self._prepare(request, options, call)
+                self.counts.in_flight += 1
+                call.started()
+                try:
+                    reply = await exchange(
+                        self._client,
+                        http,
+                        options,
+                        max_body=request.max_body,
+                        under_way=self._under_way,
+                        gate=self._start if self._limiter.has_start else None,
+                    )
+                finally:
+                    call.left_wire()
+                    self.counts.in_flight -= 1
         except TimeoutError as refusal:  # of a slot or a limiter; exchange raises errors of ours alone
             if isinstance(refusal, OcaSmsError):
                 raise
@@ -145,7 +160,8 @@ class Dispatcher:
         finally:
             self.counts.limiter_wait += clock() - since
 
-    async def _back_off(self, seconds: float) -> None:
+    async def back_off(self, seconds: float) -> None:
+        """Wait between two attempts, unless the client is closed meanwhile."""
         try:
             with self._waits.endable():
                 await asyncio.sleep(seconds)
@@ -153,37 +169,26 @@ class Dispatcher:
             self.check_open()
             raise
 
-    async def _exchange(self, request: Request[_T], options: CallOptions, call: CallState) -> Reply:
-        """Send the request and return the reply, unless something has changed while it waited."""
-        gate = partial(self._limiter.start, partial(self._token, options)) if self._limiter.has_start else None
+    async def _prepare(self, request: Request[_T], options: CallOptions, call: CallState) -> httpx.Request:
+        """Return the request that has a token, unless something has changed while it waited."""
         try:
             if call.attempts:
                 _check_not_cut(call)
             else:
                 await call.before_first_send()
-            if gate is not None:
-                await gate()
+            if self._limiter.has_start:
+                await self._start(options)
             self._check_start(options)
-            http = self._requests.make(request)
+            self._pid = self._pid or os.getpid()
+            return self._requests.make(request)
         except BaseException:
             self._limiter.give_back()
             raise
-        self._pid = self._pid or os.getpid()
-        self.counts.in_flight += 1
-        call.started()
-        try:
-            return await exchange(
-                self._client,
-                http,
-                seconds=options.seconds,
-                deadline=options.until,
-                max_body=request.max_body,
-                under_way=self._under_way,
-                gate=gate,
-            )
-        finally:
-            call.left_wire()
-            self.counts.in_flight -= 1
+
+    async def _start(self, options: CallOptions) -> None:
+        """Return when a request with a token may start; one that a stall has made too late takes another token."""
+        while not await self._limiter.start():
+            await self._token(options)
 
     def _check_start(self, options: CallOptions) -> None:
         """Raise the error of a request that must not start any more."""

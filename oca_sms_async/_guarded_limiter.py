@@ -49,12 +49,11 @@ class GuardedLimiter:
         except Exception as error:  # noqa: BLE001 - see above
             raise _explain(error) from scrub(error, outer)
 
-    async def start(self, take_another: Callable[[], Awaitable[None]]) -> None:
-        """Return when a request with a token may start; one that a stall has made too late takes another token."""
+    async def start(self) -> bool:
+        """Return when a request with a token may start; False if it is too late and needs another token."""
         outer = sys.exception()
         try:
-            while self._start is not None and await self._start() is False:
-                await take_another()
+            return self._start is None or await self._start() is not False
         except _KNOWN:
             raise
         except Exception as error:  # noqa: BLE001 - see above

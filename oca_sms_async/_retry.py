@@ -2,8 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import tenacity
 from attrs import Attribute, field, frozen
@@ -21,6 +20,7 @@ from oca_sms_async._errors import (
 from oca_sms_async._log import log
 from oca_sms_async._scrub import scrub
 from oca_sms_async._settings import is_finite
+from oca_sms_async._wire import Request
 
 _T = TypeVar("_T")
 
@@ -67,10 +67,22 @@ class RetryPolicy:
         )
 
 
+class Attempts(Protocol):
+    """Makes the attempts of a call, and waits between two of them."""
+
+    async def attempt(self, request: Request[_T], options: CallOptions, call: CallState) -> _T:
+        """Make one attempt."""
+        ...
+
+    async def back_off(self, seconds: float) -> None:
+        """Wait before the next one."""
+        ...
+
+
 async def retry(
-    attempt: Callable[[], Awaitable[_T]],
-    back_off: Callable[[float], Awaitable[None]],
+    attempts: Attempts,
     policy: RetryPolicy,
+    request: Request[_T],
     options: CallOptions,
     call: CallState,
 ) -> _T:
@@ -86,7 +98,7 @@ async def retry(
     try:
         while True:
             try:
-                return await attempt()
+                return await attempts.attempt(request, options, call)
             except OcaSmsError as error:
                 call.failed(error)
                 if call.is_cut:
@@ -101,7 +113,7 @@ async def retry(
             event = "send.retry" if call.sends else "lookup.retry"
             number, last = call.attempts + 1, call.last_error
             log(event, phone=options.number, attempt=number, wait=round(wait, 3), error=last)
-            await back_off(wait)
+            await attempts.back_off(wait)
             state.prepare_for_next_attempt()
     except OcaSmsError as error:
         call.conclude(error)

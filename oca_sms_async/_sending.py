@@ -1,15 +1,15 @@
 """One message on its way: checked, sent, counted and told of. Every send of a client begins and ends here."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
+from datetime import datetime, timedelta
 from functools import partial
 
 from attrs import evolve
 
 from oca_sms_async._call import CallOptions, CallState
-from oca_sms_async._deadline import Deadline, find_deadline
+from oca_sms_async._deadline import find_deadline
 from oca_sms_async._dispatch import Dispatcher
-from oca_sms_async._errors import ExpiredError
 from oca_sms_async._journal import ClaimLostError, Journal
 from oca_sms_async._keyed import KeyedSends
 from oca_sms_async._log import log
@@ -47,16 +47,9 @@ class Sender:
         """Return the E.164 number of a phone in any spelling."""
         return check_number(phone, self._region)
 
-    async def _request(self, request: Request[SendReceipt], options: CallOptions, call: CallState) -> SendReceipt:
-        if options.deadline is not None and options.deadline.has_passed():
-            raise ExpiredError("the message has expired already: expires_in or expires_at has passed")
-        receipt = await self._dispatcher.request(request, options, call)
-        return receipt if call.attempts == 1 else evolve(receipt, attempts=call.attempts)
-
     def send_sms(self, sms: Sms, call: CallState) -> Awaitable[SendReceipt]:
         """Send one message of a bulk."""
-        deadline = partial(find_deadline, expires_at=sms.expires_at)
-        return self.send(sms.phone, sms.message, call, Priority.BULK, deadline)
+        return self.send(sms.phone, sms.message, call, Priority.BULK, expires_at=sms.expires_at)
 
     async def send(
         self,
@@ -64,11 +57,12 @@ class Sender:
         message: str,
         call: CallState,
         priority: Priority,
-        deadline: Callable[[], Deadline | None],
         *,
         key: str | None = None,
+        expires_in: float | timedelta | None = None,
+        expires_at: datetime | None = None,
     ) -> SendReceipt:
-        """Send one message and return its receipt; `deadline` is asked once, so that its errors count too.
+        """Send one message and return its receipt.
 
         With a `key`, the journal decides. A key without a journal is a `ValueError`.
         """
@@ -78,13 +72,13 @@ class Sender:
         number: str | None = None
         end: BaseException | None = None
         try:
-            until = deadline()
+            until = find_deadline(expires_in=expires_in, expires_at=expires_at)
             number = self.normalize(phone)
             check_text(message)
             check_key(key)
             options, request = CallOptions(priority, self._timeout, until, number), self._api.send(number, message)
             if key is None or self._keyed is None:
-                return await self._request(request, options, call)
+                return _count_attempts(await self._dispatcher.request(request, options, call), call)
             send = partial(self._request, request, options)
             return await self._keyed.send(key, number, message, deadline=options.until, send=send, call=call)
         except BaseException as error:
@@ -102,3 +96,10 @@ class Sender:
             if ended_here and self._observer is not None:
                 tell(self._observer, call, end, priority, asyncio.get_running_loop().time() - began)
             del end  # a traceback that holds this frame would hold itself
+
+    async def _request(self, request: Request[SendReceipt], options: CallOptions, call: CallState) -> SendReceipt:
+        return _count_attempts(await self._dispatcher.request(request, options, call), call)
+
+
+def _count_attempts(receipt: SendReceipt, call: CallState) -> SendReceipt:
+    return receipt if call.attempts == 1 else evolve(receipt, attempts=call.attempts)

@@ -7,15 +7,17 @@ import socket
 import ssl
 import sys
 import zlib
+from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 import httpx
 
+from oca_sms_async._call import CallOptions
 from oca_sms_async._connections import ExactConnectErrors
 from oca_sms_async._errors import ConnectionFailedError, DeliveryUnknownError, ExpiredError, OcaSmsError
 from oca_sms_async._httpx_internals import BOUND, transport_of
 from oca_sms_async._scrub import chain, scrub
-from oca_sms_async._trace import Gate, Trace
+from oca_sms_async._trace import Trace
 
 _PROOF: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 # OpenSSL's words for an answer that is no TLS; the last one is that of OpenSSL 3.2 and later.
@@ -30,6 +32,7 @@ class Reply(NamedTuple):
     body: bytes | None
 
 
+Gate = Callable[[CallOptions], Awaitable[None]]
 UnderWay = dict[
     asyncio.Timeout, asyncio.AbstractEventLoop
 ]  # the bound of each request, so that it can be ended earlier
@@ -38,24 +41,23 @@ UnderWay = dict[
 async def exchange(
     client: httpx.AsyncClient,
     request: httpx.Request,
+    options: CallOptions,
     *,
-    seconds: float,
-    deadline: float | None,
     max_body: int,
     under_way: UnderWay,
     gate: Gate | None = None,
 ) -> Reply:
-    """Return the answer to a request, first byte to last within `seconds` and before `deadline` (the loop's time).
+    """Return the answer to a request, first byte to last within the `seconds` and before the deadline of `options`.
 
     `gate` is awaited right before the first byte if the request is late, for example because the name server stalled.
     It needs a transport of ours or of httpx. Its time does not count, but the deadline holds. An `OcaSmsError` of the
     gate comes out as it is.
     """
     outer, loop = sys.exception(), asyncio.get_running_loop()
-    now = loop.time()
-    until = now + seconds
+    now, deadline = loop.time(), options.until
+    until = now + options.seconds
     timeout = asyncio.timeout_at(until if deadline is None else min(until, deadline))
-    trace = Trace(now, None if gate is None else functools.partial(_pause, timeout, until, deadline, gate))
+    trace = Trace(now, None if gate is None else functools.partial(_pause, timeout, until, options, gate))
     request.extensions["trace"] = trace
     request.extensions[BOUND] = timeout
     under_way[timeout] = loop
@@ -82,12 +84,12 @@ async def exchange(
     return Reply(response.status_code, response.headers, body)
 
 
-async def _pause(bound: asyncio.Timeout, until: float, deadline: float | None, gate: Gate) -> None:
+async def _pause(bound: asyncio.Timeout, until: float, options: CallOptions, gate: Gate) -> None:
     """Await the gate while only the deadline runs, and then let the time-out go on."""
-    loop = asyncio.get_running_loop()
+    loop, deadline = asyncio.get_running_loop(), options.until
     since = loop.time()
     bound.reschedule(deadline)
-    await gate()
+    await gate(options)
     if bound.when() == deadline:  # else closing the client has moved it, and the request ends at once
         until += loop.time() - since
         bound.reschedule(until if deadline is None else min(until, deadline))

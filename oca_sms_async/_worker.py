@@ -79,6 +79,10 @@ class Run(Protocol):
         """Return the next message, or `None` after the last one."""
         ...
 
+    def hand_over(self, number: int, outcome: Outcome) -> None:
+        """Take the outcome of the message at this place of the input."""
+        ...
+
     def stop(self, reason: OcaSmsError | None = None) -> None:
         """Start nothing new."""
         ...
@@ -91,10 +95,9 @@ class _StoppedError(Exception):
 class Worker:
     """Sends one message after the other, and hands each outcome over with its message's place in the input."""
 
-    def __init__(self, run: Run, send: Send, hand_over: Callable[[int, Outcome], None]) -> None:
+    def __init__(self, run: Run, send: Send) -> None:
         self._run = run
         self._send = send
-        self._hand_over = hand_over
         self._task: asyncio.Task[Any] | None = None
         self._call: CallState | None = None
         self._intent: Intent | None = None
@@ -103,8 +106,9 @@ class Worker:
     async def work(self) -> None:
         """Work until the run stops or its messages end."""
         self._task = asyncio.current_task()
+        before_first_send, on_error = self._before_first_send, self._on_error  # bound once for all messages
         while self._run.stage is _RUNNING and (pulled := await self._run.pull()) is not None:
-            call = self._call = CallState(self._before_first_send, self._on_error)
+            call = self._call = CallState(before_first_send, on_error)
             try:
                 if self._run.journal is None or pulled.lookup is None:
                     outcome = await self._deliver(pulled.sms, call)
@@ -113,9 +117,10 @@ class Worker:
             except BaseException:
                 # A bug, a Ctrl-C, or a cancellation from outside. The message has its outcome all the same.
                 if self._run.stage < Stage.ABORTED:
-                    self._hand_over(pulled.number, self._end_without_answer(pulled.sms, call))
+                    self._run.hand_over(pulled.number, self._end_without_answer(pulled.sms, call))
                 raise
-            self._hand_over(pulled.number, outcome)
+            self._run.hand_over(pulled.number, outcome)
+        self._call = None  # it holds this worker: both would wait for the garbage collector
 
     def stop(self) -> None:
         """Let a request on the wire be the message's last one; end a wait, a pull or a back-off now."""

@@ -46,11 +46,11 @@ class WorkerPool:
     @property
     def is_started(self) -> bool:
         """True from `start` on."""
-        return bool(self._workers)
+        return self._ended or bool(self._workers)
 
     def start(self) -> None:
         """Start the workers."""
-        self._workers = [Worker(self, self._send, self._hand_over) for _ in range(self._concurrency)]
+        self._workers = [Worker(self, self._send) for _ in range(self._concurrency)]
         working = len(self._workers)
 
         def end(task: asyncio.Task[None]) -> None:
@@ -61,6 +61,7 @@ class WorkerPool:
                 task.exception()  # retrieved: a Ctrl-C has come out of the loop already
             if not working:
                 self._ended = True
+                self._workers.clear()  # they hold this pool
                 self._news.set()
 
         for worker in self._workers:
@@ -70,12 +71,12 @@ class WorkerPool:
 
     async def next_outcome(self) -> tuple[int, Outcome] | None:
         """Return the next outcome with its message's place in the input; `None`, or the failure, after the last one."""
-        if not self._workers:
-            raise RuntimeError("enter the bulk first: async with client.bulk(...) as run")
         while not self._outcomes:
             if self._ended:
                 self.raise_failure()
                 return None
+            if not self._workers:
+                raise RuntimeError("enter the bulk first: async with client.bulk(...) as run")
             self._news.clear()
             await self._news.wait()
         self._room.release()
@@ -102,6 +103,11 @@ class WorkerPool:
         # Looked up in input order, so that every run tells equal messages apart in the same way: no other task has run
         # since the message was pulled.
         return Pulled(self.pulled - 1, sms, None if self.journal is None else self.journal.lookup(sms))
+
+    def hand_over(self, number: int, outcome: Outcome) -> None:
+        """Keep an outcome for the caller, with its message's place in the input."""
+        self._outcomes.append((number, outcome))
+        self._news.set()
 
     def stop(self, reason: OcaSmsError | None = None) -> None:
         """Start nothing new: cancel workers that pull, wait or back off, and let requests on the wire finish."""
@@ -149,7 +155,3 @@ class WorkerPool:
     def _fail(self, failure: Exception) -> None:
         self._failure = self._failure or failure
         self.stop()
-
-    def _hand_over(self, number: int, outcome: Outcome) -> None:
-        self._outcomes.append((number, outcome))
-        self._news.set()

@@ -127,6 +127,8 @@ class _Transport(AiohttpTransport, ExactConnectErrors):
                 request=request,
                 extensions={"http_version": b"HTTP/1.1", "reason_phrase": (response.reason or "").encode()},
             )
+        finally:
+            steps.forget()
         # Raised here, so that aiohttp's own is not its context: that one holds the request's headers and the answer.
         raise mapped
 

@@ -17,7 +17,7 @@ from attrs.exceptions import FrozenInstanceError
 from each_api import each_api
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from in_memory import TEXT, WITHOUT_WAITS, Answer, Gateway, client_of, delay, fail, hang, make_messages, refuse
+from in_memory import PHONE, TEXT, WITHOUT_WAITS, Answer, Gateway, client_of, delay, fail, hang, make_messages, refuse
 from moved_clock import HANG, until
 from virtual_time import in_virtual_time, now, run
 
@@ -55,8 +55,10 @@ from oca_sms_async import (
 from oca_sms_async._bulk import BulkRun
 from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._retry import retry
+from oca_sms_async._wire._regular_v1 import RegularV1
 from oca_sms_async.sandbox import Sandbox
 
+REQUEST = RegularV1("user@example.com", "secret").send(PHONE, TEXT)
 OPTIONS = CallOptions(Priority.BULK, seconds=10.0)
 ONE_WAIT = RetryPolicy(max_attempts=4, initial_wait=100, max_wait=100)  # random.uniform decides how much of it
 TAKEN = delay(1)
@@ -112,7 +114,7 @@ class Wire:
         try:
             if plan.refused is not None:
                 raise self._end(number, plan.refused())
-            receipt = await retry(lambda: self._attempt(number, plan, call), asyncio.sleep, self.policy, OPTIONS, call)
+            receipt = await retry(Attempts(self, number), self.policy, REQUEST, OPTIONS, call)
         except asyncio.CancelledError:
             if self.log[-1:] != [("cut", number)]:
                 self.log.append(("idle", number))
@@ -124,7 +126,9 @@ class Wire:
         finally:
             self.under_way -= 1
 
-    async def _attempt(self, number: int, plan: Plan, call: CallState) -> SendReceipt:
+    async def attempt(self, number: int) -> SendReceipt:
+        """Make one attempt of a message."""
+        plan, call = self.plans[number], self.calls[number]
         await asyncio.sleep(plan.waits)
         if plan.before is not None and not call.attempts:
             raise self._end(number, plan.before())
@@ -157,6 +161,22 @@ class Wire:
     def errors(self, number: int) -> list[OcaSmsError]:
         """Return the errors of this message's attempts, up to now."""
         return [entry[2] for entry in self.log if entry[:2] == ("end", number) and entry[2] is not None]
+
+
+@frozen
+class Attempts:
+    """The attempts of one message."""
+
+    wire: Wire
+    number: int
+
+    async def attempt(self, *_: object) -> Any:
+        """Make one."""
+        return await self.wire.attempt(self.number)
+
+    async def back_off(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
 
 
 class Source(Iterator[Sms]):
@@ -608,7 +628,9 @@ async def test_a_bulk_is_entered_before_it_is_iterated_and_only_once() -> None:
     with pytest.raises(RuntimeError, match="async with"):
         await anext(bulk)
     async with bulk:
-        pass
+        with pytest.raises(RuntimeError, match="another run"):
+            await bulk.__aenter__()
+        assert [outcome async for outcome in bulk] == []
     with pytest.raises(RuntimeError, match="another run"):
         await bulk.__aenter__()
 

@@ -344,7 +344,7 @@ async def test_bad_input_is_refused_before_anything_is_sent(
 @pytest.mark.parametrize("expires_in", [0, -1.0, timedelta(seconds=-5)])
 async def test_a_message_that_has_expired_already_is_not_sent(client: AsyncOcaSms, expires_in: float) -> None:
     """A message without time left is an `ExpiredError`, which is a `TimeoutError` too."""
-    with pytest.raises(ExpiredError) as caught:
+    with pytest.raises(ExpiredError, match="expired already: expires_in or expires_at") as caught:
         await client.send(PHONE, TEXT, expires_in=expires_in)
     assert isinstance(caught.value, TimeoutError)
     assert not caught.value.may_have_been_sent

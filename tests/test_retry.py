@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -69,6 +70,7 @@ from oca_sms_async._wire._regular_v1 import RegularV1
 
 API = RegularV1("user@example.com", "secret")
 OPTIONS = CallOptions(Priority.BULK, seconds=10.0)
+REQUEST = API.send(PHONE, TEXT)
 INTERNAL_ERROR = refuse(500, 13)
 
 
@@ -81,7 +83,7 @@ class Attempts:
     options: CallOptions = OPTIONS
     moments: list[float] = field(factory=list)
 
-    async def __call__(self) -> str:
+    async def attempt(self, *_: object) -> Any:
         """Make one attempt."""
         self.moments.append(now())
         self.call.started()
@@ -89,6 +91,10 @@ class Attempts:
         if outcome is not None:
             raise outcome
         return "a receipt"
+
+    async def back_off(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
 
 
 def try_call(
@@ -103,7 +109,7 @@ def try_call(
 
     async def main() -> object:
         try:
-            return await retry(attempts, asyncio.sleep, policy, attempts.options, attempts.call)
+            return await retry(attempts, policy, REQUEST, attempts.options, attempts.call)
         except BaseException as error:  # noqa: BLE001 - the caller asks for any error
             return error
 
@@ -364,17 +370,17 @@ def test_no_attempt_follows_the_last_one(monkeypatch: pytest.MonkeyPatch) -> Non
     error = InternalError(500, 13)
 
     class Stopped(Attempts):
-        async def __call__(self) -> str:
+        async def attempt(self, *_: object) -> Any:
             if len(self.moments) == 1:
                 call.cut()
-            return await super().__call__()
+            return await super().attempt()
 
     attempts = Stopped([InternalError(500, 13), error], call)
 
     async def main() -> None:
         begin = now()
         with pytest.raises(InternalError) as caught:
-            await retry(attempts, asyncio.sleep, RetryPolicy(), OPTIONS, call)
+            await retry(attempts, RetryPolicy(), REQUEST, OPTIONS, call)
         assert caught.value is error
         assert now() - begin == pytest.approx(0.5)  # the one wait before the second attempt
 
@@ -390,14 +396,15 @@ async def test_concurrent_calls_keep_their_errors_apart() -> None:
         errors: list[BaseException | None] = [InternalError(500, 13) for _ in range(4)]
         if number % 3:
             errors[number % 3] = None
-        attempts = Attempts(errors, CallState())
 
-        async def attempt() -> tuple[int, str]:
-            await asyncio.sleep(number % 7 / 10)
-            return number, await attempts()
+        class Slow(Attempts):
+            async def attempt(self, *_: object) -> Any:
+                await asyncio.sleep(number % 7 / 10)
+                return number, await super().attempt()
 
+        attempts = Slow(errors, CallState())
         try:
-            outcome: object = await retry(attempt, asyncio.sleep, RetryPolicy(), OPTIONS, attempts.call)
+            outcome: Any = await retry(attempts, RetryPolicy(), REQUEST, OPTIONS, attempts.call)
         except InternalError as error:
             outcome = error
         if number % 3:
@@ -421,14 +428,15 @@ def test_a_cancelled_call_is_not_tried_again(
     monkeypatch.setattr(random, "uniform", lambda _, high: high)
     call = CallState()
 
-    async def attempt() -> None:
-        call.started()
-        await asyncio.sleep(1)
-        raise InternalError(500, 13)
+    class Slow(Attempts):
+        async def attempt(self, *_: object) -> Any:
+            self.call.started()
+            await asyncio.sleep(1)
+            raise InternalError(500, 13)
 
     async def main() -> None:
         begin = now()
-        task = asyncio.ensure_future(retry(attempt, asyncio.sleep, policy, OPTIONS, call))
+        task = asyncio.ensure_future(retry(Slow([], call), policy, REQUEST, OPTIONS, call))
         await asyncio.sleep(moment)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -464,7 +472,7 @@ def test_an_expired_back_off_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> 
         attempts = Attempts([ConnectionFailedError()], CallState(), options)
         begin = now()
         with pytest.raises(ExpiredError) as caught:
-            await retry(attempts, asyncio.sleep, RetryPolicy(retry_unsent=True), options, attempts.call)
+            await retry(attempts, RetryPolicy(retry_unsent=True), REQUEST, options, attempts.call)
         assert now() == begin
         assert isinstance(caught.value.__cause__, ConnectionFailedError)
         assert not caught.value.may_have_been_sent

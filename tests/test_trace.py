@@ -4,6 +4,7 @@ And the gate, which a late request passes before its first byte.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,11 +23,14 @@ from oca_sms_async import (
     ExpiredError,
     LimiterUnavailableError,
     OcaSmsError,
+    Priority,
     RetryPolicy,
     Sms,
     _trace,
 )
+from oca_sms_async._call import CallOptions
 from oca_sms_async._connections import ExactConnectErrors, own_client
+from oca_sms_async._deadline import Deadline
 from oca_sms_async._httpx_internals import report_lost
 from oca_sms_async._trace import Trace
 from oca_sms_async._transport import Reply, UnderWay, exchange
@@ -423,7 +427,9 @@ async def post(
     request = httpx.Request("POST", f"{gateway.base_url}/sms", content=b"{}")
     request.read()
     under_way = UnderWay() if under_way is None else under_way
-    return await exchange(client, request, seconds=10, deadline=deadline, max_body=999, under_way=under_way, gate=gate)
+    end = None if deadline is None else Deadline(deadline, math.inf)
+    options, start = CallOptions(Priority.BULK, 10, end), None if gate is None else lambda _: gate()
+    return await exchange(client, request, options, max_body=999, under_way=under_way, gate=start)
 
 
 @asynccontextmanager

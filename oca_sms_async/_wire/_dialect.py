@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -44,14 +44,13 @@ class Dialect:
     def send(self, submission: Submission) -> Request[SendReceipt]:
         """Return the request that sends a message."""
         body = write_json(_converter_of(self).unstructure(submission))
-        return Request("POST", self.send_path, functools.partial(self._parse, SendReceipt, True), body)
+        return Request("POST", self.send_path, _parser(self, SendReceipt), body)
 
     def history(self) -> Request[list[SmsRecord]]:
         """Return the request for the history: all of it, there is no paging."""
         if self.history_path is None:
             raise UnsupportedError(f"{self.name} has no history; SMS Regular has one")
-        parse = functools.partial(self._parse, list[SmsRecord], False)
-        return Request("GET", self.history_path, parse, max_body=_MAX_HISTORY)
+        return Request("GET", self.history_path, _parser(self, list[SmsRecord]), max_body=_MAX_HISTORY)
 
     def status(self, msg_uid: str) -> Request[SmsRecord]:
         """Return the request for one message's record; `ValueError` for a value that cannot be an id."""
@@ -62,17 +61,17 @@ class Dialect:
         segment = quote(msg_uid, safe="", errors="surrogatepass")
         if set(segment) == {"."}:  # «.» and «..» would be taken for steps through the path
             segment = segment.replace(".", "%2E")
-        return Request("GET", self.status_path + segment, functools.partial(self._parse, SmsRecord, False))
+        return Request("GET", self.status_path + segment, _parser(self, SmsRecord))
 
     def _parse(
         self,
         model: type[_T],
-        about_sending: bool,  # noqa: FBT001 - bound by position, so that an answer's three parts follow
         status_code: int,
         headers: Mapping[str, str],
         body: bytes | None,
     ) -> _T:
         """Return the model that an answer holds, or raise the gateway's refusal."""
+        about_sending = model is SendReceipt
         document, cause = read_json(body)
         errors: Any = document.get("errors") if isinstance(document, dict) else None
         if errors or not 200 <= status_code < 300:
@@ -94,3 +93,8 @@ class Dialect:
 @functools.cache
 def _converter_of(dialect: Dialect) -> Converter:
     return make_converter(dialect.shapes)
+
+
+@functools.cache  # each message takes the same one
+def _parser(dialect: Dialect, model: type[_T]) -> Callable[[int, Mapping[str, str], bytes | None], _T]:
+    return functools.partial(dialect._parse, model)  # noqa: SLF001 - of this room

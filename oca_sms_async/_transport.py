@@ -32,10 +32,8 @@ class Reply(NamedTuple):
     body: bytes | None
 
 
-Gate = Callable[[CallOptions], Awaitable[None]]
-UnderWay = dict[
-    asyncio.Timeout, asyncio.AbstractEventLoop
-]  # the bound of each request, so that it can be ended earlier
+# The bound of each request, so that it can be ended earlier.
+UnderWay = dict[asyncio.Timeout, asyncio.AbstractEventLoop]
 
 
 async def exchange(
@@ -45,7 +43,7 @@ async def exchange(
     *,
     max_body: int,
     under_way: UnderWay,
-    gate: Gate | None = None,
+    gate: Callable[[CallOptions], Awaitable[None]] | None = None,
 ) -> Reply:
     """Return the answer to a request, first byte to last within the `seconds` and before the deadline of `options`.
 
@@ -84,7 +82,9 @@ async def exchange(
     return Reply(response.status_code, response.headers, body)
 
 
-async def _pause(bound: asyncio.Timeout, until: float, options: CallOptions, gate: Gate) -> None:
+async def _pause(
+    bound: asyncio.Timeout, until: float, options: CallOptions, gate: Callable[[CallOptions], Awaitable[None]]
+) -> None:
     """Await the gate while only the deadline runs, and then let the time-out go on."""
     loop, deadline = asyncio.get_running_loop(), options.until
     since = loop.time()

@@ -19,7 +19,6 @@ from oca_sms_async._options import ClientOptions, EnvironmentOptions, options_fr
 from oca_sms_async._outcomes import BulkReport, ReconcileReport
 from oca_sms_async._phone import check_region
 from oca_sms_async._questions import Questions
-from oca_sms_async._reconcile import reconcile
 from oca_sms_async._retry import RetryPolicy
 from oca_sms_async._sending import Sender
 from oca_sms_async._settings import ENVIRONMENT, Environment, check_base_url, positive_seconds
@@ -200,6 +199,8 @@ class AsyncOcaSms(Questions):
         incomplete. Errors as those of `history`, and `JournalError`; they change nothing. `UnsupportedError` comes
         first, even if nothing is in doubt.
         """
+        from oca_sms_async._reconcile import reconcile  # noqa: PLC0415 - few programs ask
+
         self._api.history()  # raises where there is none
         return await reconcile(
             JournalRun(journal, self._sender.normalize), messages, self._sender.normalize, self.history

@@ -21,7 +21,7 @@ from oca_sms_async._guarded_limiter import GuardedLimiter
 from oca_sms_async._httpx_internals import transport_of
 from oca_sms_async._limiter import RateLimiter
 from oca_sms_async._requests import HttpRequests
-from oca_sms_async._retry import RetryPolicy, retry
+from oca_sms_async._retry import RetryPolicy, load_tenacity, retry
 from oca_sms_async._scrub import scrub
 from oca_sms_async._statistics import Counts
 from oca_sms_async._transport import UnderWay, exchange
@@ -53,6 +53,7 @@ class Dispatcher:
             raise TypeError("http_client must be an httpx.AsyncClient")
         if not isinstance(policy, RetryPolicy):  # as above
             raise TypeError("retry must be a RetryPolicy")
+        load_tenacity()
         self._base_url = base_url
         self._limiter = GuardedLimiter(limiter)
         self._policy = policy

@@ -8,7 +8,6 @@ from oca_sms_async._call import CallOptions, CallState
 from oca_sms_async._dispatch import Dispatcher
 from oca_sms_async._models import Sms, SmsRecord
 from oca_sms_async._polling import poll
-from oca_sms_async._reconcile import earliest
 from oca_sms_async._sending import Sender
 from oca_sms_async._settings import positive_seconds
 from oca_sms_async._waiting import Priority
@@ -72,6 +71,8 @@ class Questions:
         whose date cannot be read counts, after all those with a date. `InvalidMessageError` for an impossible number,
         else errors as those of `history`.
         """
+        from oca_sms_async._reconcile import earliest  # noqa: PLC0415 - few programs ask
+
         if since.utcoffset() is None:
             raise ValueError("since must be an aware datetime: give it a tzinfo")
         self._sender.normalize(sms.phone)

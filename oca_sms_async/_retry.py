@@ -2,9 +2,9 @@
 
 import asyncio
 import sys
-from typing import Protocol, TypeVar, cast
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
-import tenacity
 from attrs import Attribute, field, frozen
 
 from oca_sms_async._call import CallOptions, CallState
@@ -21,6 +21,9 @@ from oca_sms_async._log import log
 from oca_sms_async._scrub import scrub
 from oca_sms_async._settings import is_finite
 from oca_sms_async._wire import Request
+
+if TYPE_CHECKING:
+    import tenacity
 
 _T = TypeVar("_T")
 
@@ -57,14 +60,27 @@ class RetryPolicy:
         unsent = isinstance(error, ConnectionFailedError | RateLimitedError) and not error.may_have_been_sent
         return isinstance(error, InternalError) or (self.retry_unsent and unsent)
 
-    def _retrying(self) -> tenacity.AsyncRetrying:
-        """Return tenacity's policy. It is a fresh one for each call: calls that share one lose each other's errors."""
-        return tenacity.AsyncRetrying(
+    def _begin(self) -> "tuple[tenacity.AsyncRetrying, tenacity.RetryCallState]":
+        """Return tenacity's policy and its state of one call.
+
+        The policy is a fresh one for each call: calls that share one lose each other's errors.
+        """
+        tenacity = load_tenacity()
+        retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self.max_attempts),
             wait=tenacity.wait_random_exponential(multiplier=self.initial_wait, max=self.max_wait),
             retry=tenacity.retry_if_exception(self._repeats),
             reraise=True,
         )
+        retrying.begin()
+        return retrying, tenacity.RetryCallState(retrying, None, (), {})
+
+
+def load_tenacity() -> ModuleType:
+    """Load tenacity. A client does so when it is made: the first failure would be too late to find it missing."""
+    import tenacity  # noqa: PLC0415 - a program that imports this library starts sooner
+
+    return tenacity
 
 
 class Attempts(Protocol):
@@ -104,9 +120,7 @@ async def retry(
                 if call.is_cut:
                     raise
                 if retrying is None:
-                    retrying = policy._retrying()  # noqa: SLF001 - not for the user, and this is its room
-                    retrying.begin()
-                    state = tenacity.RetryCallState(retrying, None, (), {})
+                    retrying, state = policy._begin()  # noqa: SLF001 - not for the user, and this is its room
                 state.set_exception(sys.exc_info())  # type: ignore[arg-type] # within an except block it is complete
             wait = cast(float, await retrying.iter(state))  # it raises the error that is not tried again
             _check_in_time(wait, options, call)

@@ -6,6 +6,8 @@ import itertools
 import json
 import math
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
@@ -123,6 +125,16 @@ def test_the_default_policy() -> None:
     """A policy makes four attempts, waits half a second at first and eight at most, and repeats 500/13 alone."""
     policy = RetryPolicy()
     assert (policy.max_attempts, policy.initial_wait, policy.max_wait, policy.retry_unsent) == (4, 0.5, 8.0, False)
+
+
+def test_a_client_that_is_made_has_tenacity() -> None:
+    """An import of this library does without, and the first failure of a send finds it loaded."""
+    script = (
+        "import sys; from oca_sms_async import AsyncOcaSms; print('tenacity' in sys.modules);"
+        "AsyncOcaSms('user@example.com', 'secret'); print('tenacity' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["False", "True"]
 
 
 @pytest.mark.parametrize("attempts", [0, -1, 1.5, 4.0, math.nan, math.inf, "4", None])

@@ -79,6 +79,7 @@ index.fill(Record(f"{at:032x}", "0" * 32, "sent", 1, 1.0, 2.0).encode().encode()
 before = read("status", "VmHWM")
 with index.transaction():
     for at in range(0, 50_000, 10):
+        index.get(f"{at:032x}")
         index.touch(f"{at:032x}", 1)
 print(read("status", "VmHWM") - before)
 """

@@ -5,7 +5,8 @@ disk, so memory stays flat however long the list of messages is. Each trouble wi
 
 The speed must stay flat too. Digests have no order, so in a tree of digests each message lies on a page of its own,
 and a long list would read and write a page for each. So the records lie in the order in which they came, which is the
-order of the next pass over the list. Only the small index of their digests is out of order.
+order of the next pass over the list. Only the small index of their digests is out of order. A pass in the same order
+does not read it, because it looks for each record behind the one before.
 """
 
 import contextlib
@@ -30,11 +31,16 @@ INSERT INTO message VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (identity) DO UPDATE SET status = excluded.status, uid = excluded.uid, run = excluded.run,
     ended = excluded.ended, record = excluded.record
 """
+_UPDATE: Final = """
+UPDATE message SET status = ?2, uid = ?3, run = ?4, ended = ?5, record = ?6 WHERE identity = ?1 AND rowid = ?7
+"""
+_FIND: Final = "SELECT record, run, rowid FROM message WHERE identity = ?"
 _OLD: Final = """
 SELECT record FROM message WHERE ended > 0 AND ended < ?
 AND (status != ? OR ? AND lower(hex(identity)) NOT IN (SELECT value FROM json_each(?))) LIMIT ?
 """
 _PAGE: Final = 5000
+_RECENT: Final = 1000
 _FORGOTTEN: Final = "forgotten"  # the status of a record that removes its message
 
 
@@ -43,6 +49,9 @@ class Index:
 
     def __init__(self) -> None:
         self._db = open_database()
+        # Guesses, each checked when it is used: a transaction may have been undone.
+        self._places: dict[bytes, int] = {}  # of messages found lately
+        self._next = 0  # the place behind the last one of them; 0 if the messages are new
 
     def fill(self, commits: Iterable[bytes]) -> int:
         """Take in the commits of a file, and return how many messages are in doubt."""
@@ -72,20 +81,32 @@ class Index:
 
     def get(self, identity: str) -> tuple[Record, int] | None:
         """Return a message's record and its run."""
-        row = self._db.execute(
-            "SELECT record, run FROM message WHERE identity = ?", (bytes.fromhex(identity),)
-        ).fetchone()
-        return None if row is None else (Record.decode(row[0]), row[1])
+        digest = bytes.fromhex(identity)
+        place = self._places.get(digest, self._next)
+        found = self._db.execute(f"{_FIND} AND rowid = ?", (digest, place)).fetchone() if place else None
+        if found is None and (found := self._db.execute(_FIND, (digest,)).fetchone()) is None:
+            self._next = 0
+            return None
+        if self._places.get(digest) != found[2]:
+            if len(self._places) == _RECENT:
+                self._places.clear()
+            self._places[digest] = found[2]
+            self._next = found[2] + 1
+        return Record.decode(found[0]), found[1]
 
     def put(self, record: Record, run: int) -> str:
         """Store a message's record, and return it encoded for the file."""
         text = record.encode()
-        self._db.execute(_PUT, _row(record, text, run=run))
+        row = _row(record, text, run=run)
+        place = self._places.get(row[0])
+        if place is None or not self._db.execute(_UPDATE, (*row, place)).rowcount:
+            self._db.execute(_PUT, row)
         return text
 
     def touch(self, identity: str, run: int) -> None:
-        """Note the run that looked a message up."""
-        self._db.execute("UPDATE message SET run = ? WHERE identity = ?", (run, bytes.fromhex(identity)))
+        """Note the run that looked a message up, right after `get` found it."""
+        digest = bytes.fromhex(identity)
+        self._db.execute("UPDATE message SET run = ? WHERE rowid = ?", (run, self._places[digest]))
 
     def forget(self, before: float, *, doubtful: bool, busy: Collection[str]) -> list[str]:
         """Remove at most a page of messages without news since a time, and return the records that say so.

@@ -209,7 +209,7 @@ def examples(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run all benchmarks, for half an hour on an idle machine, and leave their tables; `-- NAME` only shows one."""
+    """Run all benchmarks, for 25 to 40 minutes on an idle machine, and leave their tables; `-- NAME` only shows one."""
     install(session, "tests", "bench")  # the tests find a PostgreSQL and a redis-server
     session.run("python", "benchmarks/run.py", *session.posargs)
 

@@ -1,6 +1,6 @@
 """Runs all benchmarks, and leaves their tables in `benchmarks/results` and plots of some in `docs/figures`.
 
-That takes about half an hour, most of it for a campaign of a million messages. Nothing else may run meanwhile, so it
+That takes 25 to 40 minutes, most of it for a campaign of a million messages. Nothing else may run meanwhile, so it
 waits for an idle machine, ten minutes at most. The tables are written at the end: they are always of one run on one
 machine.
 

@@ -1,8 +1,8 @@
 """The retry policy: tenacity decides what is tried again and how long the back-off lasts."""
 
 import asyncio
+import importlib
 import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from attrs import Attribute, field, frozen
@@ -65,7 +65,8 @@ class RetryPolicy:
 
         The policy is a fresh one for each call: calls that share one lose each other's errors.
         """
-        tenacity = load_tenacity()
+        import tenacity  # noqa: PLC0415 - loaded by `load_tenacity`
+
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self.max_attempts),
             wait=tenacity.wait_random_exponential(multiplier=self.initial_wait, max=self.max_wait),
@@ -76,11 +77,9 @@ class RetryPolicy:
         return retrying, tenacity.RetryCallState(retrying, None, (), {})
 
 
-def load_tenacity() -> ModuleType:
-    """Load tenacity. A client does so when it is made: the first failure would be too late to find it missing."""
-    import tenacity  # noqa: PLC0415 - a program that imports this library starts sooner
-
-    return tenacity
+def load_tenacity() -> None:
+    """Load tenacity when a client is made. An import would be slower, and the first failure too late to miss it."""
+    importlib.import_module("tenacity")
 
 
 class Attempts(Protocol):

@@ -1,6 +1,7 @@
 """The start of a program: imports beyond httpx's own, a client made, and `oca-sms --help`; the best of fresh processes.
 
-All is imported out of compiled files. The last row is the whole process, from its start to its end.
+All is imported out of compiled files. The last row is the whole process, from its start to its end. A machine's speed
+changes within seconds, so the rows take turns.
 """
 
 import os
@@ -8,11 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from table import show
 
-RUNS = 20
+ROUNDS = 40
 IMPORTS = """
 import time
 started = time.perf_counter()
@@ -49,22 +51,21 @@ def time_help(folder: str) -> tuple[float]:
     return (time.perf_counter() - started,)
 
 
-def find_best(measure: Callable[[], tuple[float, ...]]) -> list[float]:
-    """Return the best of each figure, in milliseconds. The first run compiles, and does not count."""
-    measure()
-    runs = [measure() for _ in range(RUNS)]
-    return [min(column) * 1e3 for column in zip(*runs, strict=True)]
+def find_best(measures: Sequence[Callable[[], tuple[float, ...]]]) -> list[list[float]]:
+    """Return the best of each measure's figures, in milliseconds. The first round compiles, and does not count."""
+    rounds = [[measure() for measure in measures] for _ in range(1 + ROUNDS)][1:]
+    return [[min(column) * 1e3 for column in zip(*runs, strict=True)] for runs in zip(*rounds, strict=True)]
 
 
 def main() -> None:
     """Measure each statement after httpx, and the command."""
-    rows: list[list[object]] = []
     with tempfile.TemporaryDirectory(prefix="oca-sms-") as folder:
-        for name, statement in STATEMENTS.items():
-            theirs, added = find_best(lambda statement=statement: time_imports(folder, statement))  # type: ignore[misc] # mypy takes no default here
-            rows.append([name, theirs + added, added, (theirs + added) / theirs])
-        (whole,) = find_best(lambda: time_help(folder))
-    rows.insert(0, ["import httpx", theirs, None, 1.0])
+        measures = [partial(time_imports, folder, statement) for statement in STATEMENTS.values()]
+        *imports, (whole,) = find_best([*measures, partial(time_help, folder)])
+    alone = min(theirs for theirs, _ in imports)
+    rows: list[list[object]] = [["import httpx", alone, None, 1.0]]
+    for name, (_, added) in zip(STATEMENTS, imports, strict=True):
+        rows.append([name, alone + added, added, (alone + added) / alone])
     rows.append(["oca-sms --help", whole, None, None])
     show(__doc__.splitlines()[0] if __doc__ else "", ["start", "ms", "beyond httpx, ms", "to httpx"], rows)
 

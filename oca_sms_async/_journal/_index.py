@@ -32,7 +32,7 @@ ON CONFLICT (identity) DO UPDATE SET status = excluded.status, uid = excluded.ui
     ended = excluded.ended, record = excluded.record
 """
 _UPDATE: Final = """
-UPDATE message SET status = ?2, uid = ?3, run = ?4, ended = ?5, record = ?6 WHERE identity = ?1 AND rowid = ?7
+UPDATE message SET status = ?, uid = ?, run = ?, ended = ?, record = ? WHERE identity = ? AND rowid = ?
 """
 _FIND: Final = "SELECT record, run, rowid FROM message WHERE identity = ?"
 _OLD: Final = """
@@ -99,7 +99,7 @@ class Index:
         text = record.encode()
         row = _row(record, text, run=run)
         place = self._places.get(row[0])
-        if place is None or not self._db.execute(_UPDATE, (*row, place)).rowcount:
+        if place is None or not self._db.execute(_UPDATE, (*row[1:], row[0], place)).rowcount:
             self._db.execute(_PUT, row)
         return text
 
